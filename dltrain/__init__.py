@@ -1,0 +1,1 @@
+"""dltrain: train deep learning's classic systems from one command."""

@@ -1,0 +1,1 @@
+"""Batched transforms on whole tensors, each sample with its own draw."""

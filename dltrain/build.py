@@ -1,0 +1,156 @@
+"""From config nodes to objects, with every mistake that can be seen before the first step named by its key."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from dltrain.augment.pipeline import Augment
+from dltrain.batches import seed_of
+from dltrain.callbacks.chance import StepSeeds
+from dltrain.callbacks.pictures import Pictures
+from dltrain.callbacks.progress import Display
+from dltrain.callbacks.record import Board, MetricsFile, Readings
+from dltrain.callbacks.saving import Saving
+from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
+from dltrain.checkpoints import DurableIO
+from dltrain.errors import DataError, MachineError, UserError
+
+
+def build(node: DictConfig, **more: Any) -> Any:
+    """What a node describes: its `_target_` called with its other keys and `more`. `batch` serves the pair check only.
+
+    Nodes below with a `_target_` of their own are built first. ValueError and ImportError come back as UserError."""
+    try:
+        target = hydra.utils.get_object(node._target_)
+        keys = {str(key): hydra.utils.instantiate(value, _convert_="all") if isinstance(value, DictConfig | ListConfig)
+                else value for key, value in node.items() if key not in ("_target_", "batch")}
+        inspect.signature(target).bind(**keys, **more)
+        return target(**keys, **more)
+    except (ValueError, ImportError, TypeError, hydra.errors.InstantiationException) as error:
+        if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is not None and (
+                "bind" not in error.__traceback__.tb_next.tb_frame.f_code.co_name):
+            raise  # a mistake inside the class, not in its keys
+        cause = error.__cause__ or error
+        raise UserError(f"{node._target_}: {' '.join(str(cause).split())}") from error
+
+
+def build_data(config: DictConfig) -> Any:
+    """The data, loaded, with the sizes that only the files know written into the config."""
+    data = build(config.data, seed=config.seed)
+    data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
+    data.max_batches = config.trainer.smoke_steps
+    data.load()
+    for part in ("train", "val", "test"):
+        if not data.num_samples(part):
+            raise DataError(f"data={config.choices.data}: the {part} part has no samples")
+    if not len(data.train_dataloader()):
+        raise DataError(f"data={config.choices.data}: {data.num_samples('train')} training samples are fewer than the "
+                        f"{data.world_size} processes")
+    if config.data.num_classes is None:
+        config.data.num_classes = data.num_classes
+    return data
+
+
+def build_task(config: DictConfig) -> Any:
+    """The task with its model, initialised as a function of the seed alone."""
+    torch.manual_seed(seed_of("init", config.seed))
+    model = build(config.model)
+    augment = build(config.augment, channels=config.data.channels, image_px=config.data.image_px)
+    assert isinstance(augment, Augment) or callable(augment)
+    task = build(config.task, model=model, augment=augment, num_classes=config.data.num_classes, seed=config.seed)
+    if config.trainer.memory_format == "channels_last":
+        task.model.to(memory_format=torch.channels_last)
+    if config.trainer.compile:
+        task.model.compile()
+    return task
+
+
+def check_shapes(config: DictConfig, data: Any, task: Any) -> None:
+    """The first batch of the training and validation parts against its type, and through the model, before step one."""
+    for part in ("train", "val"):
+        few = torch.arange(min(2, data.num_samples(part)))
+        batch = next(iter(data.read(part, [few])))
+        batch.check(config.data.num_classes)
+        training = task.training
+        try:
+            with torch.no_grad():
+                out = task.eval()(batch.images)
+        except RuntimeError as error:
+            raise UserError(f"model={config.choices.model} does not take the images of data={config.choices.data}, "
+                            f"{tuple(batch.images.shape[1:])}: {str(error).splitlines()[0]}") from error
+        finally:
+            task.train(training)
+        wanted = (len(few), config.data.num_classes)
+        if tuple(out.shape) != wanted:
+            raise UserError(f"model={config.choices.model} must give logits {wanted} for {len(few)} images, but gives "
+                            f"{tuple(out.shape)}")
+
+
+def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:
+    """Optimizer steps in all, and the epochs they take."""
+    keys = config.trainer
+    per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
+    if keys.smoke_steps is not None:
+        return per_epoch, 1
+    if keys.max_epochs is None and keys.max_steps is None:
+        raise UserError("trainer.max_epochs and trainer.max_steps are both null: one must say how long to train")
+    limits = [keys.max_epochs * per_epoch] if keys.max_epochs is not None else []
+    total = min([*limits, keys.max_steps] if keys.max_steps is not None else limits)
+    return total, math.ceil(total / per_epoch)
+
+
+def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals, resumed_at: int | None
+                  ) -> tuple[pl.Trainer, Saving]:
+    """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
+    keys = config.trainer
+    check_device(keys)
+    task.total_steps, epochs = planned_steps(config, len(data.train_dataloader()))
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
+                    keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
+    readings = Readings(keys.log_every_n_steps)
+    loggers = [MetricsFile(path / "metrics.csv", from_step=resumed_at or 0),
+               Board(path, name="", version="", default_hp_metric=False, purge_step=resumed_at)]
+    strategy: Any = "auto"
+    if keys.devices > 1:
+        from pytorch_lightning.strategies import DDPStrategy
+
+        strategy = DDPStrategy(find_unused_parameters=getattr(task.model, "drops_blocks", False))
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+    return pl.Trainer(
+        accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
+        deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
+        accumulate_grad_batches=keys.accumulate_batches, max_epochs=epochs, log_every_n_steps=keys.log_every_n_steps,
+        callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
+                   readings, Pictures(), Display(readings, task.total_steps), saving],
+        plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    ), saving
+
+
+def check_device(keys: DictConfig) -> None:
+    if keys.accelerator == "gpu" and not torch.cuda.is_available():
+        raise MachineError("trainer.accelerator=gpu: no GPU is visible to torch; trainer=cpu or trainer=auto goes on")
+    if keys.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise MachineError("trainer.accelerator=mps: not available here; trainer=cpu or trainer=auto goes on")
+    if keys.accelerator != "cpu" and torch.cuda.is_available() and keys.devices > torch.cuda.device_count():
+        raise MachineError(f"trainer.devices={keys.devices}: only {torch.cuda.device_count()} GPUs are visible")
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+

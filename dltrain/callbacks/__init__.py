@@ -1,0 +1,1 @@
+"""What watches a run: checkpoints, guards, records, pictures, progress."""

@@ -1,0 +1,234 @@
+"""From the words on the command line to one checked config, without torch.
+
+Hydra composes; what it refuses comes back as one line with the nearest real name. Then the composed values are held
+against the rules in the yaml comments (rules.py) and the model's batch type against the data's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dltrain import choices, rules
+from dltrain.errors import UserError, nearest
+
+Place = tuple[Path, str]  # a yaml file and the package its keys stand under
+
+
+@dataclass
+class Composed:
+    config: DictConfig
+    chosen: dict[str, str]  # group -> name, as Hydra resolved them
+    places: list[Place]  # the yaml files in the order in which they were merged
+    overrides: list[Override]  # the command line's own assignments
+    folders: list[Path] = field(default_factory=list)  # the user's config folders
+    hydra: DictConfig | None = None
+
+
+def loader(config_dir: str | None) -> ConfigLoaderImpl:
+    version.setbase("1.3")
+    setup_globals()
+    JobRuntime.instance().set("name", "dltrain")
+    search_path = create_config_search_path(str(choices.CONFIGS))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir: no folder '{config_dir}'")
+        search_path.append(provider="command-line", path=f"file://{Path(config_dir).absolute()}")
+    return ConfigLoaderImpl(config_search_path=search_path)
+
+
+def compose(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
+    """The composed and checked config of `words` (Hydra overrides). Of a sweep: its first job, after a look at every
+    name in it. Raises UserError for whatever a person can mend."""
+    composed = compose_unchecked(words, config_dir, multirun)
+    check_values(composed)
+    check_pair(composed)
+    return composed
+
+
+def compose_unchecked(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
+    load = loader(config_dir)
+    try:
+        overrides = OverridesParser.create(config_loader=load).parse_overrides(words)
+    except OverrideParseException as error:
+        raise UserError(f"cannot read '{error.override}': an override is key=value, as in task.optimizer.lr=0.05 "
+                        f"(quote blanks and commas: 'key=\"a b\"')") from None
+    folders = user_folders(config_dir, overrides)
+    for override in overrides:
+        refuse_unknown_choice(override, folders)
+    if multirun:
+        words = [first_of_sweep(override) for override in overrides]
+        overrides = OverridesParser.create(config_loader=load).parse_overrides(words)
+    try:
+        whole = load.load_configuration("train", words, run_mode=RunMode.RUN)
+    except MissingConfigException as error:
+        raise missing_choice(error, folders) from None
+    except ConfigCompositionException as error:
+        raise unknown_key(error, words, config_dir, overrides) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from None
+    chosen = {group: name for group, name in whole.hydra.runtime.choices.items() if not group.startswith("hydra")}
+    hydra_config = whole.hydra
+    OmegaConf.set_struct(whole, False)
+    config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    OmegaConf.set_struct(config, True)
+    recipe = chosen.get("recipe")
+    if recipe and choices.path_of("recipe", recipe, *folders) is None:
+        chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file
+    places = merged_places(load, words, folders)
+    mine = [override for override in overrides if not override.is_hydra_override()]
+    return Composed(config, chosen, places, mine, folders, hydra_config)
+
+
+def merged_places(load: ConfigLoaderImpl, words: list[str], folders: list[Path]) -> list[Place]:
+    listed = load.compute_defaults_list("train", words, RunMode.RUN)
+    places: list[Place] = []
+    for item in listed.defaults:
+        name = item.config_path
+        if name is None or name.startswith("hydra/"):
+            continue
+        for folder in (choices.CONFIGS, *folders):
+            if (path := folder / f"{name}.yaml").is_file():
+                places.append((path, item.package or ""))
+                break
+    return places
+
+
+def user_folders(config_dir: str | None, overrides: list[Override]) -> list[Path]:
+    folders = [Path(config_dir)] if config_dir else []
+    for override in overrides:
+        if override.key_or_group == "hydra.searchpath" and isinstance(value := override.value(), list):
+            folders += [Path(str(entry).removeprefix("file://")) for entry in value]
+    return folders
+
+
+def first_of_sweep(override: Override) -> str:
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    first = next(iter(override.sweep_string_iterator()))
+    return f"{override.get_key_element()}={first}"
+
+
+def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
+    group = override.key_or_group
+    if group not in choices.GROUPS or override.is_delete():
+        return
+    if override.is_sweep_override():
+        asked = [name.strip("'\"") for name in override.sweep_string_iterator()]
+    else:
+        asked = [str(override.value())] if override.value() is not None else []
+    for name in asked:
+        if choices.path_of(group, name, *folders) is None:
+            raise unknown_choice(group, name, folders)
+
+
+def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
+    known = choices.names(group, *folders)
+    hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
+    return UserError(f"unknown {group} '{name}'{hint}")
+
+
+def missing_choice(error: MissingConfigException, folders: list[Path]) -> UserError:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    return unknown_choice(group, name, folders) if group else UserError(one_line(error))
+
+
+def unknown_key(error: Exception, words: list[str], config_dir: str | None, overrides: list[Override]) -> UserError:
+    """Hydra advises `+key` for a typo, which would add a key that nothing reads: name the nearest real one."""
+    key = match[1] if (match := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", str(error))) else ""
+    if not key:
+        return UserError(one_line(error))
+    rest = [o.input_line or "" for o in overrides if o.key_or_group != key]
+    try:
+        known = flat_keys(compose_unchecked(rest, config_dir).config)
+    except UserError:
+        known = []
+    own = key.rpartition(".")[2]
+    hint = nearest(key, known) or nearest(own, [k.rpartition(".")[2] for k in known])
+    return UserError(f"unknown key '{key}'{hint or '; dltrain --cfg job shows every key'}")
+
+
+def one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ and str(error.__cause__) else ""
+    return " ".join(lines)[:400] + cause
+
+
+def flat_keys(config: DictConfig) -> list[str]:
+    keys: list[str] = []
+
+    def visit(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            name = f"{prefix}{key}"
+            keys.append(name)
+            value = node._get_node(key)
+            if isinstance(value, DictConfig) and not value._is_none():
+                visit(value, f"{name}.")
+
+    visit(config, "")
+    return keys
+
+
+def check_values(composed: Composed) -> None:
+    """Every value against the last rule stated for its key, or its default's type. Raises UserError by key."""
+    stated: dict[str, str] = {}
+    for file, package in composed.places:
+        for key, found in rules.assignments(file, package).items():
+            if rule := rules.rule_of(found.comment):
+                stated[key] = rule
+            elif key not in stated and (rule := rules.rule_from_default(found.value)):
+                interpolated = isinstance(found.value, str) and "${" in found.value
+                if not interpolated:
+                    stated[key] = rule
+    for key, rule in stated.items():
+        try:
+            value = OmegaConf.select(composed.config, key)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {one_line(error)}") from None
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if fault := rules.broken(rule, plain):
+            shown = f"'{plain}'" if isinstance(plain, str) else "null" if plain is None else str(plain)
+            raise UserError(f"{key}={shown}: {fault}{set_by(composed, key)}")
+    name = composed.config.get("name")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", name):
+        raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
+
+
+def set_by(composed: Composed, key: str) -> str:
+    if any(override.key_or_group == key for override in composed.overrides):
+        return ""
+    for file, package in reversed(composed.places):
+        if found := rules.assignments(file, package).get(key):
+            return f" (set in {file}:{found.line})"
+    return ""
+
+
+def check_pair(composed: Composed) -> None:
+    """The task's batch type must be the data's: checked on the final choices, so also after an experiment."""
+    wanted = OmegaConf.select(composed.config, "task.batch")
+    given = OmegaConf.select(composed.config, "data.batch")
+    if wanted is None or given is None or wanted == given:
+        return
+    fitting = choices.data_that_fits(wanted, *composed.folders)
+    raise UserError(f"model={composed.chosen.get('model')} trains on {wanted}, but data={composed.chosen.get('data')} "
+                    f"yields {given}. Data that fits: {', '.join(fitting) or 'none yet'}.")
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts, lists and numbers, interpolations resolved."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

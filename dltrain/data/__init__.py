@@ -1,0 +1,1 @@
+"""What makes typed batches: one file per batch type and per embedded source."""

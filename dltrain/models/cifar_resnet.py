@@ -1,0 +1,131 @@
+"""Images (B, C, H, W) to class logits (B, num_classes): the plain and residual nets for 32x32 images.
+
+K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, section 4.2.
+G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382.
+
+A 3x3 convolution of 16 channels; three stages of n blocks with 16, 32, 64 channels, the second and third starting with
+stride 2; global average pooling; one linear layer. `basic`: two 3x3 convolutions a block, depth 6n + 2. `bottleneck`:
+1x1, 3x3, 1x1 with four times the channels at its ends, depth 9n + 2 (K. He et al., "Identity Mappings in Deep Residual
+Networks", 2016, arXiv 1603.05027, compares this depth-164 net).
+
+Differs from the papers: the bottleneck net is the original, post-activation one. `norm="none"` has convolution biases
+in the place of batch normalisation. A block that stochastic depth drops gets no gradient at all in that step, so with
+SGD its weight decay and momentum rest too.
+
+B batch, C channels, H, W height and width, L residual blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EXPANSION = {"basic": 1, "bottleneck": 4}
+CONVOLUTIONS = {"basic": 2, "bottleneck": 3}
+
+
+def conv(c_in: int, c_out: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
+    """A convolution that keeps H and W at stride 1, then batch normalisation (no bias) or none (bias)."""
+    layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=norm == "none")]
+    if norm == "batch":
+        layers.append(nn.BatchNorm2d(c_out))
+    return nn.Sequential(*layers)
+
+
+class ZeroPad(nn.Module):
+    """Shortcut A: every stride-th pixel, and zeros for the channels that the block adds. No parameters."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.stride, self.added = stride, c_out - c_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+
+
+def shortcut(kind: str, c_in: int, c_out: int, stride: int, norm: str) -> nn.Module | None:
+    """Section 4.1: A zero-padded identity, B projection where the shape changes, C projection always; None: plain."""
+    changes = stride != 1 or c_in != c_out
+    if kind == "none":
+        return None
+    if kind == "C" or (kind == "B" and changes):
+        return conv(c_in, c_out, 1, stride, norm)
+    return ZeroPad(c_in, c_out, stride) if changes else nn.Identity()
+
+
+class Block(nn.Module):
+    """relu(F(x) + shortcut(x)), equation 1. With survival p < 1 (Huang et al., section 3): in training F is computed
+    with chance p, by the caller's coin; in testing its output is scaled by p (equation 5)."""
+
+    def __init__(self, kind: str, c_in: int, c: int, stride: int, shortcut_kind: str, norm: str, survival: float):
+        super().__init__()
+        c_out = c * EXPANSION[kind]
+        if kind == "basic":
+            shapes = [(c_in, c, 3, stride), (c, c, 3, 1)]
+        else:
+            shapes = [(c_in, c, 1, 1), (c, c, 3, stride), (c, c_out, 1, 1)]
+        self.convs = nn.ModuleList(conv(*shape, norm) for shape in shapes)
+        self.shortcut = shortcut(shortcut_kind, c_in, c_out, stride, norm)
+        self.survival = survival
+
+    def forward(self, x: Tensor, computed: bool = True) -> Tensor:
+        if not computed:
+            assert self.shortcut is not None
+            return F.relu(self.shortcut(x))
+        out = x
+        for layer in self.convs[:-1]:
+            out = F.relu(layer(out))
+        out = self.convs[-1](out)
+        if not self.training and self.survival < 1:
+            out = out * self.survival
+        if self.shortcut is not None:
+            out = out + self.shortcut(x)
+        return F.relu(out)
+
+
+class CifarResNet(nn.Module):
+    """See the module. `survival` is p_L: block l of L survives with p_l = 1 - l / L * (1 - p_L) (equation 4).
+
+    Raises ValueError for a depth that is not 6n + 2 (basic) or 9n + 2 (bottleneck), n >= 1, and for stochastic depth
+    without shortcuts.
+    """
+
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, block: str = "basic",
+                 shortcut: str = "A", norm: str = "batch", survival: float = 1.0):
+        super().__init__()
+        per_block = 3 * CONVOLUTIONS[block]
+        blocks_per_stage, rest = divmod(depth - 2, per_block)
+        if rest or blocks_per_stage < 1:
+            raise ValueError(f"depth must be {per_block}n + 2 for {block} blocks, but is {depth}")
+        if survival < 1 and shortcut == "none":
+            raise ValueError("survival must be 1 without shortcuts: a dropped block would leave nothing")
+        self.drops_blocks = survival < 1
+        self.stem = conv(in_channels, 16, 3, 1, norm)
+        num_blocks = 3 * blocks_per_stage
+        blocks: list[Block] = []
+        c_in = 16
+        for number in range(1, num_blocks + 1):
+            stage, place = divmod(number - 1, blocks_per_stage)
+            stride = 2 if stage > 0 and place == 0 else 1
+            p = 1 - number / num_blocks * (1 - survival)
+            blocks.append(Block(block, c_in, 16 << stage, stride, shortcut, norm, p))
+            c_in = (16 << stage) * EXPANSION[block]
+        self.blocks = nn.ModuleList(blocks)
+        self.chances = [b.survival for b in blocks]
+        self.head = nn.Linear(c_in, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.stem(images))
+        if self.training and self.drops_blocks:  # one coin a block a mini-batch, all drawn at once on the CPU
+            coins = [u < p for u, p in zip(torch.rand(len(self.blocks)).tolist(), self.chances, strict=True)]
+        else:
+            coins = [True] * len(self.blocks)
+        for block, computed in zip(self.blocks, coins, strict=True):
+            x = block(x, computed)
+        return self.head(x.mean(dim=(2, 3)))

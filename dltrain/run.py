@@ -1,0 +1,126 @@
+"""The story of one run, in order: data, model and task, trainer, fit, test. All it needs stands in its config."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torchvision.io import write_png
+
+from dltrain import checkpoints, folder
+from dltrain.augment.pipeline import STATISTICS_IMAGES
+from dltrain.build import build_data, build_task, build_trainer, check_shapes, device_name
+from dltrain.callbacks.progress import duration
+from dltrain.callbacks.saving import Saving
+from dltrain.callbacks.stopping import Signals
+
+log = logging.getLogger("dltrain")
+
+
+def train(config: DictConfig, path: Path) -> dict[str, Any]:
+    """Trains in the run folder `path`, from its newest checkpoint where it has one, tests the best weights and returns
+    the result. A finished run is not touched."""
+    if (path / "result.json").is_file():
+        print(f"{path} is finished, nothing to do; another name= makes another run")
+        return dict(json.loads((path / "result.json").read_text()))
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, the one that writes and speaks
+    with folder.locked(path, first), folder.logging_to(path, first), Signals() as signals:
+        data = build_data(config)
+        config.class_names = data.class_names
+        task = build_task(config)
+        source, note = checkpoints.newest(path / "checkpoints")
+        saved = checkpoints.load(source) if source else None
+        trainer, saving = build_trainer(config, path, data, task, signals, saved["global_step"] if saved else None)
+        if first:
+            folder.write_config(path, saving.config)
+            folder.write_command(path)
+            folder.write_environment(path, device_name(trainer))
+        check_shapes(config, data, task)
+        if saved:
+            saving.load_state_dict(saved["callbacks"]["Saving"])
+            log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
+                     f"of {task.total_steps}")
+        else:
+            task.augment.normalize.fit(data.training_pixels(STATISTICS_IMAGES))
+            log.info(introduction(data, task, trainer))
+
+        if saved is None or saved["global_step"] < task.total_steps or saving.validation_due:
+            launch_from_folder(path)
+            trainer.fit(task, datamodule=data, ckpt_path=source)
+        task.load_state_dict(checkpoints.load(path / "checkpoints" / checkpoints.BEST)["state_dict"])
+        tested = trainer.test(task, datamodule=data, verbose=False)[0]
+
+        result = {**tested, task.headline: saving.best, "best_epoch": saving.best_epoch, "headline": task.headline,
+                  "steps": task.total_steps, "seconds": round(saving.seconds(), 1),
+                  "parameters": count(task.model), "seed": config.seed, "folder": str(path), **config.choices}
+        if first:
+            record(trainer, saving, result, path)
+            write_samples(data, path / "samples")
+            log.info(closing_words(result, path, trainer))
+        return result
+
+
+def launch_from_folder(path: Path) -> None:
+    """Lightning starts the other processes of a run by running the command line again. Let it be one that joins this
+    folder, whatever was typed: with the words of a sweep or a verb they would train something else."""
+    sys.argv = [sys.argv[0], "resume", f"run={path}"]
+    HydraConfig.instance().cfg = None
+
+
+def introduction(data: Any, task: Any, trainer: pl.Trainer) -> str:
+    sizes = ", ".join(f"{data.num_samples(part):,} {part}" for part in ("train", "val", "test"))
+    return (f"{count(task.model):,} parameters; {sizes}; {task.total_steps:,} steps in {trainer.max_epochs} epochs "
+            f"on {device_name(trainer)}")
+
+
+def count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
+    """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
+    folder.write(path / "result.json", json.dumps(result, indent=1) + "\n")
+    flat = flatten({key: value for key, value in saving.config.items() if key != "class_names"})
+    metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
+    for logger in trainer.loggers:
+        logger.log_hyperparams(flat, metrics)
+        logger.finalize("success")
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+def write_samples(data: Any, path: Path, at_most: int = 10) -> None:
+    """A few test pictures as files, so that `predict` has something to be tried on."""
+    path.mkdir(exist_ok=True)
+    few = torch.arange(min(at_most, data.num_samples("test")))
+    batch = next(iter(data.read("test", [few])))
+    for number, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
+        name = "".join(c if c.isalnum() else "_" for c in data.class_names[int(label)])
+        write_png(image, str(path / f"{number:02d}_{name}.png"))
+
+
+def closing_words(result: dict[str, Any], path: Path, trainer: pl.Trainer) -> str:
+    rate = result["steps"] / max(result["seconds"], 1e-9)
+    headline = result["headline"]
+    tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("test/"))
+    return "\n".join([
+        tests,
+        f"best epoch {result['best_epoch']} of {trainer.max_epochs}: {headline} {result[headline]:.4f}",
+        f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
+        f"{path}",
+        f"next: dltrain predict run={path} input={path}/samples",
+        "      tensorboard --logdir outputs",
+    ])
