@@ -6,13 +6,16 @@ about to. Everything after the verb is Hydra's own syntax.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from dltrain.errors import InterruptedRun, UserError, nearest
 
+SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
 VERBS = ("train", "resume", "eval", "predict", "ls", "why")
 
 
@@ -36,25 +39,155 @@ def main() -> int:
 
 def command(argv: list[str]) -> int:
     if "COMP_LINE" in os.environ:
-        return complete(argv)
+        return complete()
     verb, words = split_verb(argv)
-    if any(word in ("--help", "-h") for word in words):
-        return show(lambda: __import__("dltrain.listing", fromlist=["_"]).help_text())
-    if verb == "ls":
-        return show(lambda: __import__("dltrain.listing", fromlist=["_"]).ls(words))
+    if verb == "ls" or any(word in ("--help", "-h") for word in words):
+        from dltrain import listing
+
+        print(listing.help_text() if verb != "ls" or {"--help", "-h"} & {*words} else listing.ls(words))
+        return 0
     if verb == "why":
         return explain(words)
     if verb == "train":
         return train(words)
-    from dltrain import verbs
+    pairs = key_values(verb, words)
+    from dltrain import verbs  # torch from here on
 
-    return getattr(verbs, {"resume": "resume", "eval": "evaluate", "predict": "predict"}[verb])(words)
+    return {"resume": verbs.resume, "eval": verbs.evaluate, "predict": verbs.predict}[verb](pairs)
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     """`train` is the verb when none is given. A bare first word that is no verb is refused."""
-    if not argv or argv[0].startswith("-") or "=" in argv[0] or argv[0][0] in "+~":
+    if not argv or argv[0][:1] in ("-", "+", "~") or "=" in argv[0]:
         return "train", argv
     if argv[0] in VERBS:
         return argv[0], argv[1:]
     raise UserError(f"unknown command '{argv[0]}'{nearest(argv[0], list(VERBS)) or '; there are: ' + ', '.join(VERBS)}")
+
+
+def key_values(verb: str, words: list[str]) -> dict[str, str]:
+    """The key=value words of resume, eval and predict, checked against the run's own config. Raises UserError."""
+    from dltrain import folder
+
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")
+        pairs[key] = value
+    if "run" not in pairs:
+        raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
+    if verb == "predict" and "input" not in pairs:
+        raise UserError("predict needs input=FILE, input=A.png,B.png or input=FOLDER")
+    folder.read_config(Path(pairs["run"]))
+    return pairs
+
+
+def explain(words: list[str]) -> int:
+    from dltrain import why
+
+    flags = hydra_flags(words)
+    if not flags.overrides:
+        raise UserError("why needs a key: dltrain why task.optimizer.lr model=resnet56 data=cifar10")
+    print(why.why(flags.overrides[0], flags.overrides[1:], flags.config_dir))
+    return 0
+
+
+def hydra_flags(words: list[str]) -> argparse.Namespace:
+    """Hydra's own flags, wherever they stand among the overrides."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; dltrain --help and dltrain --hydra-help show the flags")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(words)
+
+
+def train(words: list[str]) -> int:
+    """Composes and checks without torch, then hands over to Hydra, which calls the job once or, in a sweep, often."""
+    flags = hydra_flags(words)
+    if flags.shell_completion or flags.hydra_help or flags.info:
+        return hand_to_hydra(flags)
+    from dltrain import choices, compose, folder
+
+    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
+    for own in composed.folders:
+        for name in choices.shadowed(own):
+            print(f"dltrain: warning: {own}/{name}.yaml is not used: dltrain has its own {name}; rename yours",
+                  file=sys.stderr)
+    if flags.cfg:
+        return hand_to_hydra(flags)
+    config, root = composed.config, Path(composed.config.output_dir)
+    sweep = flags.multirun or composed.starts_sweep
+    flags.overrides.append("hydra.output_subdir=null")  # config.yaml holds what Hydra would put there
+    if sweep:
+        path = folder.named(root, config.name) if config.name else folder.timed(root / "sweeps")
+        flags.overrides += [f"hydra.sweep.dir={quoted(path)}", f"hydra.sweep.subdir={SWEEP_JOB}"]
+    else:
+        pair = f"{composed.chosen['model']}-on-{composed.chosen['data']}"
+        path = folder.named(root, config.name) if config.name else folder.timed(root / pair)
+        folder.refuse_other_config(path, compose.to_plain(config))
+        flags.overrides += [f"hydra.run.dir={quoted(path)}"]
+        print(announcement(composed.chosen, path), flush=True)
+    from dltrain import verbs  # torch from here on
+
+    jobs = verbs.Jobs(path, sweep, flags.config_dir)
+    hand_to_hydra(flags, jobs)
+    return jobs.finish()
+
+
+def announcement(chosen: dict[str, str], path: Path) -> str:
+    recipe = chosen.get("recipe")
+    tail = f"recipe {recipe}" if recipe not in (None, "none") else "no recipe for this pair, defaults"
+    return f"{chosen['model']} on {chosen['data']}, {tail}; folder {path}"
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar, whatever is in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def hand_to_hydra(flags: argparse.Namespace, job: Callable[[Any], Any] = print) -> int:
+    """What `hydra.main` does with the command line, once it is parsed."""
+    from hydra import version
+    from hydra._internal.utils import _run_hydra, get_args_parser
+
+    from dltrain.choices import CONFIGS
+
+    version.setbase("1.3")
+    _run_hydra(args=flags, args_parser=get_args_parser(), task_function=job, config_path=str(CONFIGS),
+               config_name="train")
+    return 0
+
+
+def complete() -> int:
+    """Tab completion: Hydra reads the typed line from COMP_LINE, where the verb must not stand. The first word may be
+    a verb; run= completes to run folders."""
+    line = os.environ["COMP_LINE"]
+    words = line.split()
+    typing = "" if line.endswith(" ") else words[-1]
+    done = words[1:] if line.endswith(" ") else words[1:-1]
+    if not done and "=" not in typing:
+        print(" ".join(verb for verb in VERBS if verb.startswith(typing)), end=" ")
+    verb = done[0] if done and done[0] in VERBS else "train"
+    if verb in ("resume", "eval", "predict"):
+        found = sorted(str(path.parent) for path in Path("outputs").glob("**/config.yaml"))
+        print(" ".join(f"run={path}" for path in found if f"run={path}".startswith(typing)))
+        return 0
+    if verb == "ls":
+        from dltrain.listing import TOPICS
+
+        print(" ".join(topic for topic in TOPICS if topic.startswith(typing)))
+        return 0
+    if done and done[0] in VERBS:
+        line = line.replace(f"{done[0]} ", "", 1)
+        os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    return hand_to_hydra(hydra_flags(["-sc", "query=bash"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

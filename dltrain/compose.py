@@ -35,7 +35,7 @@ class Composed:
     places: list[Place]  # the yaml files in the order in which they were merged
     overrides: list[Override]  # the command line's own assignments
     folders: list[Path] = field(default_factory=list)  # the user's config folders
-    hydra: DictConfig | None = None
+    starts_sweep: bool = False  # an experiment may be a sweep by itself
 
 
 def loader(config_dir: str | None) -> ConfigLoaderImpl:
@@ -81,7 +81,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     chosen = {group: name for group, name in whole.hydra.runtime.choices.items() if not group.startswith("hydra")}
-    hydra_config = whole.hydra
+    starts_sweep = str(whole.hydra.mode) in ("RunMode.MULTIRUN", "MULTIRUN")
     OmegaConf.set_struct(whole, False)
     config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
     OmegaConf.set_struct(config, True)
@@ -90,7 +90,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file
     places = merged_places(load, words, folders)
     mine = [override for override in overrides if not override.is_hydra_override()]
-    return Composed(config, chosen, places, mine, folders, hydra_config)
+    return Composed(config, chosen, places, mine, folders, starts_sweep)
 
 
 def merged_places(load: ConfigLoaderImpl, words: list[str], folders: list[Path]) -> list[Place]:

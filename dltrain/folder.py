@@ -101,10 +101,36 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
+FREE = {"name", "output_dir", "choices", "class_names", "data.root", "data.download", "data.num_workers",
+        "trainer.log_every_n_steps", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
+
+
+def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
+    """A run goes on with the config it was begun with. FREE keys may change, they change no weight. Raises UserError
+    with the keys that differ."""
+    if not (folder / "config.yaml").is_file():
+        return
+    begun, now = flatten(read_config(folder)), flatten(asked)
+    differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
+              and begun.get(key) != now.get(key) and not (key == "data.num_classes" and now.get(key) is None)]
+    if differ:
+        shown = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
+        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise UserError(f"{folder} was begun with another config: {shown}{more}; choose another name=, or delete it")
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def write_command(folder: Path) -> None:
     with open(folder / "command.txt", "a", encoding="utf-8") as file:
         typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        file.write(f"{datetime.now().isoformat(timespec='seconds')}  {os.environ.get('DLTRAIN_TYPED', typed)}\n")
+        file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
 
 
 def write_environment(folder: Path, device: str) -> None:

@@ -88,18 +88,12 @@ def count(model: Any) -> int:
 def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
     """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
     folder.write(path / "result.json", json.dumps(result, indent=1) + "\n")
-    flat = flatten({key: value for key, value in saving.config.items() if key != "class_names"})
+    plain = {key: value for key, value in saving.config.items() if key != "class_names"}
+    flat = {key: str(value) for key, value in folder.flatten(plain).items()}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
         logger.log_hyperparams(flat, metrics)
         logger.finalize("success")
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
-    return flat
 
 
 def write_samples(data: Any, path: Path, at_most: int = 10) -> None:

@@ -44,7 +44,7 @@ class MetricsFile(Logger):
         """config.yaml has them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row: dict[str, Any] = {"step": step, "epoch": int(metrics.get("epoch", 0))}
+        row: dict[str, Any] = {"step": step, "epoch": metrics.get("epoch", "")}
         row.update({key: f"{value:.6g}" for key, value in metrics.items() if key not in FIRST})
         self.rows.append(row)
         if new := [key for key in row if key not in self.columns]:
@@ -81,8 +81,9 @@ class Board(TensorBoardLogger):
         self.failed = True
 
     def finalize(self, status: str) -> None:
+        """Flushes; the file stays open, because a test follows the training."""
         try:
-            super().finalize(status)
+            self.experiment.flush()
         except OSError as error:
             self.give_up(error)
 
@@ -117,8 +118,10 @@ class Readings(pl.Callback):
             self.read(trainer, pl_module)
         self.step = trainer.global_step
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.read(trainer, pl_module)
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """An epoch's rest is read before its validation, so that a run stopped in between loses no reading."""
+        if trainer.state.fn == "fit":
+            self.read(trainer, pl_module)
 
     def read(self, trainer: pl.Trainer, pl_module: Any) -> None:
         values = pl_module.read_training_metrics()
@@ -128,9 +131,20 @@ class Readings(pl.Callback):
         if self.images:
             values["images_per_second"] = self.images / (time.perf_counter() - self.since)
         self.start_clock()
-        self.latest.update(values)
-        for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch + 1}, trainer.global_step)
+        self.write(trainer, values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.latest.update({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+        if trainer.state.fn == "fit":
+            self.write(trainer, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+            self.start_clock()
+
+    def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        self.latest.update(values)
+        for logger in trainer.loggers:
+            logger.log_metrics({**values, "epoch": epochs_begun(trainer)}, trainer.global_step)
+
+
+def epochs_begun(trainer: pl.Trainer) -> int:
+    """1 in the first epoch and in its validation, and so on, also where a resume stands between the two."""
+    loader = trainer.train_dataloader
+    return -(-loader.position // len(loader)) if loader is not None else 0

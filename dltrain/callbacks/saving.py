@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from dltrain import checkpoints
+from dltrain.callbacks.record import epochs_begun
 from dltrain.callbacks.stopping import Signals
 from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 
@@ -42,6 +43,10 @@ class Saving(pl.Callback):
 
     # what a checkpoint holds of this callback
 
+    @property
+    def state_key(self) -> str:
+        return "Saving"
+
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "validation_due": self.validation_due,
                 "seconds": self.seconds()}
@@ -54,10 +59,9 @@ class Saving(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
                            ) -> None:
         checkpoint["dltrain"] = {"config": self.config}
-        loader = trainer.fit_loop._combined_loader
-        if "loops" in checkpoint and loader is not None:
-            position = loader.flattened[0].position
-            set_position(checkpoint["loops"]["fit_loop"], position, len(loader.flattened[0]), trainer.global_step)
+        if "loops" in checkpoint:
+            loader = trainer.train_dataloader
+            set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)
 
     # when to save
 
@@ -97,9 +101,8 @@ class Saving(pl.Callback):
             logged = sorted(trainer.callback_metrics)
             raise UserError(f"no metric '{self.headline}'{nearest(self.headline, logged)} (logged: {', '.join(logged)})")
         value = float(trainer.callback_metrics[self.headline])
-        if self.best is None or self.sign * value > self.sign * self.best:
-            loader = trainer.fit_loop._combined_loader.flattened[0]
-            self.best, self.best_epoch = value, -(-loader.position // len(loader))
+        if self.best is None or self.sign * value >= self.sign * self.best:  # of equals the later
+            self.best, self.best_epoch = value, epochs_begun(trainer)
             trainer.save_checkpoint(self.folder / checkpoints.BEST, weights_only=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -68,7 +68,8 @@ class Classification(pl.LightningModule):
     def evaluation_end(self, part: str) -> None:
         matrix = self.confusion.compute()
         loss, count = self.trainer.strategy.reduce(self.eval_loss, reduce_op="sum")
-        self.log_dict({f"{part}/accuracy": matrix.diag().sum() / matrix.sum(), f"{part}/loss": loss / count})
+        self.log_dict({f"{part}/accuracy": matrix.diag().sum() / matrix.sum(), f"{part}/loss": loss / count},
+                      logger=False)  # the callback that reads the training metrics writes these too
         self.last_confusion = matrix.cpu()  # (num_classes, num_classes): row = true class, column = predicted
         self.confusion.reset()
         self.eval_loss.zero_()

@@ -1,0 +1,40 @@
+"""Shared by the tests: a config as the command line would compose it, and runs that take less than a second."""
+
+import os
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU everywhere
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain.compose import compose
+
+# 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
+TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=3", "trainer=cpu",
+        "data._target_=tests.tiny.FewDigits", "task.optimizer.lr=0.05"]
+
+
+@pytest.fixture
+def config():
+    """config("model=plain20", ...) -> the composed DictConfig, with its choices, as run.train takes it."""
+
+    def composed(*words: str, config_dir: str | None = None) -> DictConfig:
+        found = compose(list(words), config_dir)
+        OmegaConf.set_struct(found.config, False)
+        found.config.choices = found.chosen
+        return found.config
+
+    return composed
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path):
+    """run_folder("a") -> a new folder for a run."""
+
+    def made(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    return made
