@@ -113,7 +113,7 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
     keys = config.trainer
     check_device(keys)
-    task.total_steps, epochs = planned_steps(config, len(data.train_dataloader()))
+    task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
@@ -130,9 +130,9 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     return pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
-        accumulate_grad_batches=keys.accumulate_batches, max_epochs=epochs, log_every_n_steps=keys.log_every_n_steps,
+        accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Display(readings, task.total_steps), saving],
+                   readings, Pictures(), Display(readings, task.total_steps, task.total_epochs), saving],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     ), saving

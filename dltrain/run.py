@@ -64,7 +64,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         if first:
             record(trainer, saving, result, path)
             write_samples(data, path / "samples")
-            log.info(closing_words(result, path, trainer))
+            log.info(closing_words(result, path, task.total_epochs))
         return result
 
 
@@ -77,7 +77,7 @@ def launch_from_folder(path: Path) -> None:
 
 def introduction(data: Any, task: Any, trainer: pl.Trainer) -> str:
     sizes = ", ".join(f"{data.num_samples(part):,} {part}" for part in ("train", "val", "test"))
-    return (f"{count(task.model):,} parameters; {sizes}; {task.total_steps:,} steps in {trainer.max_epochs} epochs "
+    return (f"{count(task.model):,} parameters; {sizes}; {task.total_steps:,} steps in {task.total_epochs} epochs "
             f"on {device_name(trainer)}")
 
 
@@ -106,13 +106,13 @@ def write_samples(data: Any, path: Path, at_most: int = 10) -> None:
         write_png(image, str(path / f"{number:02d}_{name}.png"))
 
 
-def closing_words(result: dict[str, Any], path: Path, trainer: pl.Trainer) -> str:
+def closing_words(result: dict[str, Any], path: Path, total_epochs: int) -> str:
     rate = result["steps"] / max(result["seconds"], 1e-9)
     headline = result["headline"]
     tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("test/"))
     return "\n".join([
         tests,
-        f"best epoch {result['best_epoch']} of {trainer.max_epochs}: {headline} {result[headline]:.4f}",
+        f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
         f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
         f"{path}",
         f"next: dltrain predict run={path} input={path}/samples",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from dltrain.callbacks.record import Readings
+from dltrain.callbacks.record import Readings, epochs_begun
 
 PLAIN_EVERY_SECONDS = 15
 log = logging.getLogger("dltrain")
@@ -26,8 +26,8 @@ class TimeLeft(ProgressColumn):
 class Display(pl.Callback):
     """One line: epoch, bar, loss, accuracy, images/s, time left. The values are the latest readings."""
 
-    def __init__(self, readings: Readings, total_steps: int):
-        self.readings, self.total_steps = readings, total_steps
+    def __init__(self, readings: Readings, total_steps: int, total_epochs: int):
+        self.readings, self.total_steps, self.total_epochs = readings, total_steps, total_epochs
         self.console = Console(file=sys.stdout, highlight=False)
         self.bar: Progress | None = None
         self.said_at = 0.0
@@ -72,7 +72,7 @@ class Display(pl.Callback):
         self.said_at = time.monotonic()
 
     def epoch(self, trainer: pl.Trainer) -> str:
-        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        return f"epoch {epochs_begun(trainer)}/{self.total_epochs}"
 
     def values(self) -> str:
         now = self.readings.latest

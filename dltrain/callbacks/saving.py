@@ -137,12 +137,13 @@ class Saving(pl.Callback):
 def set_position(fit_loop: dict[str, Any], position: int, batches_per_epoch: int, global_step: int) -> None:
     """Rewrites Lightning's loop counters, in place, to "between two batches, `position` batches done"."""
     epoch, batch = divmod(position, batches_per_epoch)
-    unfinished = 1 if batch else 0  # between epochs the next one has not been begun
-    for scope in ("total", "current"):
-        fit_loop["epoch_progress"][scope].update(
-            ready=epoch + unfinished, started=epoch + unfinished, processed=epoch, completed=epoch)
-    done = dict.fromkeys(("ready", "started", "processed", "completed"))
-    for scope, count in (("total", position), ("current", batch)):
-        fit_loop["epoch_loop.batch_progress"][scope].update(dict.fromkeys(done, count))
-    fit_loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    begun = epoch + 1 if batch else epoch  # between epochs the next one has not been begun
+    counts = {"epoch_progress": ((begun, epoch), (begun, epoch)),
+              "epoch_loop.batch_progress": ((position, position), (batch, batch)),
+              "epoch_loop.val_loop.batch_progress": ((0, 0), (0, 0))}
+    for name, (total, current) in counts.items():
+        for scope, (started, completed) in (("total", total), ("current", current)):
+            fit_loop[name][scope].update(ready=started, started=started, processed=completed, completed=completed)
+        if "is_last_batch" in fit_loop[name]:
+            fit_loop[name]["is_last_batch"] = False
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step

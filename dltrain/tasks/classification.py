@@ -33,7 +33,7 @@ class Classification(pl.LightningModule):
         self.model, self.augment = model, augment
         self.seed, self.label_smoothing = seed, label_smoothing
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
-        self.total_steps = 1  # optimizer steps of the whole run, set before fit
+        self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
         self.register_buffer("sums", torch.zeros(3))  # loss * B, correct, B since the last reading; never synced
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=NOT_SCORED, validate_args=False)
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored samples
