@@ -108,7 +108,8 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
     return total, math.ceil(total / per_epoch)
 
 
-def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals, resumed_at: int | None
+def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals,
+                  saved: dict[str, Any] | None
                   ) -> tuple[pl.Trainer, Saving]:
     """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
     keys = config.trainer
@@ -119,8 +120,9 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
                     keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
     readings = Readings(keys.log_every_n_steps)
-    loggers = [MetricsFile(path / "metrics.csv", from_step=resumed_at or 0),
-               Board(path, name="", version="", default_hp_metric=False, purge_step=resumed_at)]
+    loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
+               Board(path, name="", version="", default_hp_metric=False, 
+                    purge_step=saved["global_step"] if saved else None)]
     strategy: Any = "auto"
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy

@@ -38,7 +38,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         task = build_task(config)
         source, note = checkpoints.newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
-        trainer, saving = build_trainer(config, path, data, task, signals, saved["global_step"] if saved else None)
+        trainer, saving = build_trainer(config, path, data, task, signals, saved)
         if first:
             folder.write_config(path, saving.config)
             folder.write_command(path)

@@ -18,9 +18,9 @@ FIRST = ("step", "epoch")
 class MetricsFile(Logger):
     """metrics.csv: a row a reading, a column a metric; blank where a reading does not have it.
 
-    A resumed run drops the rows after the step it goes on from, so the file reads as if nothing had happened."""
+    A resumed run keeps the rows that its checkpoint counted, so the file reads as if nothing had happened."""
 
-    def __init__(self, path: Path, from_step: int = 0):
+    def __init__(self, path: Path, keep_rows: int = 0):
         super().__init__()
         self.path = path
         self.rows: list[dict[str, Any]] = []
@@ -28,7 +28,7 @@ class MetricsFile(Logger):
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self.rows = [row for row in reader if row.get("step") and int(row["step"]) <= from_step]
+                self.rows = list(reader)[:keep_rows]
                 self.columns = list(reader.fieldnames or FIRST)
             self.rewrite()
 

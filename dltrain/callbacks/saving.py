@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from dltrain import checkpoints
-from dltrain.callbacks.record import epochs_begun
+from dltrain.callbacks.record import MetricsFile, epochs_begun
 from dltrain.callbacks.stopping import Signals
 from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 
@@ -58,7 +58,8 @@ class Saving(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
                            ) -> None:
-        checkpoint["dltrain"] = {"config": self.config}
+        rows = [len(logger.rows) for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        checkpoint["dltrain"] = {"config": self.config, "metrics_rows": sum(rows)}
         if "loops" in checkpoint:
             loader = trainer.train_dataloader
             set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)
