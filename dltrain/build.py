@@ -121,8 +121,8 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
                     keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
     readings = Readings(keys.log_every_n_steps)
     loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
-               Board(path, name="", version="", default_hp_metric=False, 
-                    purge_step=saved["global_step"] if saved else None)]
+               Board(path, name="", version="", default_hp_metric=False,
+                    purge_step=saved["global_step"] + 1 if saved else None)]
     strategy: Any = "auto"
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy

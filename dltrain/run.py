@@ -56,7 +56,8 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
             launch_from_folder(path)
             trainer.fit(task, datamodule=data, ckpt_path=source)
         task.load_state_dict(checkpoints.load(path / "checkpoints" / checkpoints.BEST)["state_dict"])
-        tested = trainer.test(task, datamodule=data, verbose=False)[0]
+        trainer.test(task, datamodule=data, verbose=False)
+        tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
         result = {**tested, task.headline: saving.best, "best_epoch": saving.best_epoch, "headline": task.headline,
                   "steps": task.total_steps, "seconds": round(saving.seconds(), 1),

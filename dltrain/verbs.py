@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -25,7 +26,7 @@ from dltrain.errors import DataError, MachineError, UserError, nearest
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def reported(path: Path, story: Callable[[], Any]) -> int:
+def reported(path: Path, story: Callable[[], Any], begun_only: bool = False) -> int:
     """Tells the story and returns its exit code: what went wrong is one line, and a traceback in the run folder."""
     try:
         try:
@@ -35,7 +36,7 @@ def reported(path: Path, story: Callable[[], Any]) -> int:
             raise MachineError("out of memory on the device; try a smaller data.batch_size, with "
                                "trainer.accumulate_batches to keep the step's size") from error
     except UserError as error:
-        failed(path, str(error))
+        failed(path, str(error), begun_only)
         return error.exit_code
     except SystemExit as error:
         failed(path, f"the code ended the program with exit code {error.code}")
@@ -46,9 +47,12 @@ def reported(path: Path, story: Callable[[], Any]) -> int:
         return 1
 
 
-def failed(path: Path, message: str) -> None:
+def failed(path: Path, message: str, begun_only: bool = False) -> None:
+    """One line on standard error and error.txt; a folder in which nothing was begun is removed where `begun_only`."""
     print(f"dltrain: error: {message}", file=sys.stderr, flush=True)
-    if path.is_dir():
+    if begun_only and path.is_dir() and not (path / "config.yaml").exists():
+        shutil.rmtree(path)
+    elif path.is_dir():
         (path / "error.txt").write_text(f"{message}\n\n{traceback.format_exc()}", encoding="utf-8")
 
 
@@ -63,7 +67,7 @@ class Jobs:
     def __call__(self, _: DictConfig) -> float | None:
         path = Path(os.path.relpath(HydraConfig.get().runtime.output_dir)) if self.sweep else self.path
         words = list(HydraConfig.get().overrides.task)
-        self.exit_code = reported(path, lambda: self.job(words, path))
+        self.exit_code = reported(path, lambda: self.job(words, path), begun_only=not self.sweep)
         (path / "error.txt").unlink(missing_ok=True) if self.exit_code == 0 else None
         found = read_result(path)
         return found[found["headline"]] if found else None
@@ -177,7 +181,8 @@ def evaluate(pairs: dict[str, str]) -> int:
                                  logger=False, enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty(),
                                  enable_model_summary=False, default_root_dir=path)
             measure = trainer.test if part == "test" else trainer.validate
-            values = measure(task, datamodule=data, verbose=False)[0]
+            measure(task, datamodule=data, verbose=False)
+            values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         for key, value in values.items():
             print(f"{key} {value:.4f}")
         changed = {key: value for key, value in pairs.items() if key not in ("run", "part")}
