@@ -14,6 +14,7 @@ from typing import Any
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime, setup_globals
@@ -46,7 +47,8 @@ def loader(config_dir: str | None) -> ConfigLoaderImpl:
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: no folder '{config_dir}'")
-        search_path.append(provider="command-line", path=f"file://{Path(config_dir).absolute()}")
+        search_path.prepend(provider="command-line", path=f"file://{Path(config_dir).absolute()}",
+                            anchor=SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(config_search_path=search_path)
 
 

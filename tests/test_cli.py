@@ -1,0 +1,177 @@
+"""What the command line answers without torch: exit codes, one line on standard error, the nearest real name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASK = """
+import sys
+sys.argv = ["dltrain", *sys.argv[1:]]
+from dltrain.cli import main
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+assert "torch" not in sys.modules, "torch was imported"
+sys.exit(code)
+"""
+
+
+def ask(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command that must not import torch; with `env`, as in shell completion."""
+    import os
+
+    return subprocess.run([sys.executable, "-c", ASK, *words], capture_output=True, text=True, cwd=cwd,
+                          env={**os.environ, **(env or {})}, check=False)
+
+
+REFUSED = {
+    "unknown model": (["model=rsnet56"], "unknown model 'rsnet56'; did you mean 'resnet56'?"),
+    "unknown data": (["data=cifar"], "unknown data 'cifar'; did you mean 'cifar10'?"),
+    "unknown in a sweep": (["-m", "model=resnet20,plainn20"], "unknown model 'plainn20'; did you mean 'plain20'?"),
+    "unknown recipe": (["recipe=resnet20-on-digit"], "did you mean 'resnet20-on-digits'?"),
+    "unknown verb": (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+    "typo in a key": (["model=resnet20", "task.optimizer.lrr=1"],
+                      "unknown key 'task.optimizer.lrr'; did you mean 'task.optimizer.lr'?"),
+    "typo in a container": (["task.optimiser.lr=1"], "did you mean 'task.optimizer.lr'?"),
+    "wrong type": (["model.depth=abc"], "model.depth='abc': must be an integer"),
+    "wrong range": (["data.batch_size=0"], "data.batch_size=0: must be an integer >= 1"),
+    "wrong rest": (["model.depth=21"], "model.depth=21: must be an integer >= 8, = 2 mod 6"),
+    "wrong word": (["model.shortcut=D"], "model.shortcut='D': must be one of A, B, C, none"),
+    "wrong bool": (["trainer.compile=3"], "trainer.compile=3: must be true or false"),
+    "null where a number belongs": (["seed=null"], "seed=null: must be an integer >= 0"),
+    "wrong list": (["task.schedule.milestones=[0.5,2]"], "each must be a number in (0, 1)"),
+    "bad name": (["name=a b"], "name='a b': must be letters"),
+    "no override": (["train", "resnet20"], "cannot read 'resnet20'"),
+    "a list without a sweep": (["seed=0,1"], "Ambiguous value for argument 'seed=0,1'"),
+    "unknown flag": (["--fast"], "unrecognized arguments: --fast"),
+    "no such folder": (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
+    "no run": (["resume", "run=outputs/none"], "run=outputs/none: not a run folder"),
+    "no run given": (["eval"], "eval needs run=FOLDER"),
+    "nothing to predict": (["predict", "run=x"], "predict needs input="),
+    "unknown list": (["ls", "model"], "unknown list 'model'; did you mean 'models'?"),
+    "why nothing": (["why"], "why needs a key"),
+    "why a typo": (["why", "task.optimizer.lrr"], "did you mean 'task.optimizer.lr'?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case, tmp_path):
+    words, said = REFUSED[case]
+    answer = ask(*words, cwd=tmp_path)
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.startswith("dltrain: error: ")
+    assert answer.stderr.count("\n") == 1
+    assert said in answer.stderr
+    assert answer.stdout == ""
+    assert not list(tmp_path.iterdir()), "a refused command must leave nothing behind"
+
+
+def test_help_teaches():
+    answer = ask("--help")
+    assert answer.returncode == 0
+    examples = answer.stdout.partition("Examples\n")[2].partition("Choices")[0].strip().splitlines()
+    assert len(examples) == 6
+    for word in ("resume", "predict", "resnet1202", "sdresnet110", "fashion_mnist", "smoke", "-m ", "tensorboard"):
+        assert word in answer.stdout
+
+
+def test_examples_in_help_compose():
+    """Every training example in the help text is a command that is not refused."""
+    from dltrain.compose import compose
+    from dltrain.listing import help_text
+
+    for line in help_text().partition("Examples\n")[2].partition("Choices")[0].strip().splitlines():
+        words = line.split("  ")[0].split() if line.startswith("dltrain") else line.strip().split("  ")[0].split()
+        words = [word for word in words[1:] if not word.startswith("-")]
+        if words[:1] != ["why"]:
+            compose(words, multirun="," in "".join(words))
+
+
+def test_ls_lists_everything():
+    answer = ask("ls")
+    assert answer.returncode == 0
+    for word in ("models", "resnet164", "ClassificationBatch", "image_folder", "resnet56-on-cifar10", "6.97"):
+        assert word in answer.stdout
+
+
+def test_cfg_job_shows_the_composed_config():
+    answer = ask("--cfg", "job", "model=plain20", "seed=7")
+    assert answer.returncode == 0
+    assert "shortcut: none" in answer.stdout
+    assert "seed: 7" in answer.stdout
+
+
+@pytest.mark.parametrize(("typed", "offered"), [
+    ("dltrain re", "resume"), ("dltrain model=resnet5", "model=resnet56"), ("dltrain train model=resnet5", "model=resnet56"),
+    ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
+    ("dltrain ls mo", "models")])
+def test_completion(typed, offered):
+    answer = ask("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
+    assert answer.returncode == 0
+    assert offered in answer.stdout.split()
+
+
+def test_why_names_file_and_line_down_to_the_command_line():
+    answer = ask("why", "task.optimizer.lr", "model=resnet56", "data=cifar10", "task.optimizer.lr=0.3")
+    assert answer.returncode == 0
+    lines = answer.stdout.splitlines()
+    assert lines[0] == "task.optimizer.lr = 0.3"
+    assert "set by the command line" in lines[1]
+    for line, (name, value) in zip(lines[2:], (("recipe/base/he2015_cifar.yaml", "0.1"),
+                                               ("task/classification.yaml", "0.1")), strict=False):
+        place, number = line.split()[1].rsplit(":", 1)
+        assert place.endswith(name)
+        assert value in Path(place).read_text().splitlines()[int(number) - 1]
+
+
+def test_why_explains_a_choice():
+    answer = ask("why", "augment", "data=cifar10")
+    assert answer.stdout.startswith("augment = cifar\n")
+    assert "data/cifar10.yaml:4" in answer.stdout
+
+
+def own_configs(folder: Path, **files: str) -> str:
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder)
+
+
+LETTERS = "# @package _global_\n# Letters\ndata:\n  _target_: x.Y\n  batch: TokenBatch\n  num_classes: 3\n  channels: 1\n"
+
+
+def test_wrong_pair_is_refused_with_what_fits(tmp_path):
+    folder = own_configs(tmp_path / "own", data__letters=LETTERS)
+    answer = ask("--config-dir", folder, "model=resnet20", "data=letters")
+    assert answer.returncode == 2
+    assert "model=resnet20 trains on ClassificationBatch, but data=letters yields TokenBatch" in answer.stderr
+    assert "cifar10" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_wrong_pair_made_by_experiment_and_model(tmp_path):
+    """The experiment fixed the data; the model named beside it does not fit them."""
+    folder = own_configs(tmp_path / "own", data__letters=LETTERS,
+                         experiment__e1="# @package _global_\n# E\ndefaults:\n  - override /data: letters\n")
+    answer = ask("--config-dir", folder, "experiment=e1", "model=resnet20")
+    assert answer.returncode == 2
+    assert "trains on ClassificationBatch, but data=letters yields TokenBatch" in answer.stderr
+
+
+def test_own_rule_is_held(tmp_path):
+    folder = own_configs(tmp_path / "own", model__mine="# @package _global_\n# Mine\ndefaults:\n  - /task: classification\n"
+                         "model:\n  _target_: x.Y\n  width: 4  # int in [1, 8]: channels\n")
+    answer = ask("--config-dir", folder, "model=mine", "model.width=9")
+    assert answer.returncode == 2
+    assert "model.width=9: must be an integer in [1, 8]" in answer.stderr
+
+
+def test_hidden_own_config_is_warned_of(tmp_path):
+    folder = own_configs(tmp_path / "own", model__resnet20="# Mine\n")
+    answer = ask("--config-dir", folder, "--cfg", "job")
+    assert answer.returncode == 0
+    assert "model/resnet20.yaml is not used: dltrain has its own model/resnet20; rename yours" in answer.stderr

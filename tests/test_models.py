@@ -1,0 +1,199 @@
+"""The CIFAR family against the papers' counts, torchvision's block and a double-precision loop; stochastic depth."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from dltrain.compose import compose
+from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
+from dltrain.models.imagenet_resnet import imagenet_resnet
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("depth", "millions", "digits"), [
+    (20, 0.27, 2), (32, 0.46, 2), (44, 0.66, 2), (56, 0.85, 2), (110, 1.7, 1), (1202, 19.4, 1)])
+def test_parameters_are_the_papers(depth, millions, digits):
+    """He et al. 2015, table 6."""
+    with torch.device("meta"):
+        assert round(parameters(CifarResNet(depth)) / 1e6, digits) == millions
+        assert parameters(CifarResNet(depth, shortcut="none")) == parameters(CifarResNet(depth))
+
+
+def test_bottleneck_164_has_the_papers_parameters():
+    """He et al. 2016: 1.7 M, as many as ResNet-110."""
+    with torch.device("meta"):
+        assert round(parameters(CifarResNet(164, block="bottleneck", shortcut="B")) / 1e6, 1) == 1.7
+
+
+def test_parameters_from_a_hand_count():
+    """3x3 convolutions and their norms, stage by stage, for depth 6n + 2."""
+    n = 3
+    convs = 3 * 16 * 9 + 2 * n * 16 * 16 * 9
+    convs += 16 * 32 * 9 + (2 * n - 1) * 32 * 32 * 9 + 32 * 64 * 9 + (2 * n - 1) * 64 * 64 * 9
+    norms = 2 * (16 + 2 * n * (16 + 32 + 64))
+    assert parameters(CifarResNet(20)) == convs + norms + 64 * 10 + 10
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(18, 11.7), (34, 21.8), (50, 25.6), (101, 44.5), (152, 60.2)])
+def test_imagenet_parameters(depth, millions):
+    with torch.device("meta"):
+        assert round(parameters(imagenet_resnet(depth)) / 1e6, 1) == millions
+
+
+def test_imagenet_net_takes_grey_images():
+    net = imagenet_resnet(18, num_classes=5, in_channels=1).eval()
+    assert net(torch.rand(2, 1, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "plain20", "sdresnet56", "resnet164"])
+def test_layers_with_weights_are_the_depth(model):
+    """Convolutions (shortcuts not counted) and the linear layer."""
+    keys = compose([f"model={model}"]).config.model
+    net = CifarResNet(**{k: v for k, v in keys.items() if k != "_target_"})
+    counted = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+               and "shortcut" not in name]
+    assert len(counted) == keys.depth
+
+
+@pytest.mark.parametrize(("depth", "block"), [(21, "basic"), (2, "basic"), (20, "nothing"), (164 + 6, "bottleneck")])
+def test_wrong_depth_is_refused(depth, block):
+    with pytest.raises((ValueError, KeyError)):
+        CifarResNet(depth, block=block)
+
+
+def copy_weights(ours: Block, theirs: torch.nn.Module) -> None:
+    pairs = [(ours.convs[i][0], getattr(theirs, f"conv{i + 1}")) for i in range(len(ours.convs))]
+    pairs += [(ours.convs[i][1], getattr(theirs, f"bn{i + 1}")) for i in range(len(ours.convs))]
+    if theirs.downsample is not None:
+        pairs += list(zip(ours.shortcut, theirs.downsample, strict=True))
+    for a, b in pairs:
+        for value in (p for m in (a,) for p in m.parameters()):
+            torch.nn.init.normal_(value, std=0.3)
+        b.load_state_dict(a.state_dict())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kind", "reference"), [("basic", BasicBlock), ("bottleneck", Bottleneck)])
+def test_block_equals_torchvisions(kind, reference, stride):
+    """Projection shortcut B, in training and in evaluation, outputs and input gradients."""
+    torch.manual_seed(0)
+    c_in, c = 16, 16 * stride
+    ours = Block(kind, c_in, c, stride, "B", "batch", 1.0)
+    c_out = c * (4 if kind == "bottleneck" else 1)
+    down = torch.nn.Sequential(torch.nn.Conv2d(c_in, c_out, 1, stride, bias=False), torch.nn.BatchNorm2d(c_out))
+    theirs = reference(c_in, c, stride, down if stride != 1 or c_in != c_out else None)
+    copy_weights(ours, theirs)
+    for training in (True, False):
+        x = torch.randn(4, c_in, 8, 8)
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        out_a, out_b = ours.train(training)(a), theirs.train(training)(b)
+        torch.testing.assert_close(out_a, out_b)
+        (out_a.square().sum()).backward()
+        (out_b.square().sum()).backward()
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def conv_by_loop(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
+    """(C, H, W) and (O, C, K, K) in double precision, zero-padded by K // 2."""
+    k = weight.shape[2]
+    padded = np.pad(x, ((0, 0), (k // 2,) * 2, (k // 2,) * 2))
+    h, w = (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1
+    out = np.zeros((weight.shape[0], h, w))
+    for o in range(weight.shape[0]):
+        for i in range(h):
+            for j in range(w):
+                out[o, i, j] = (padded[:, i * stride : i * stride + k, j * stride : j * stride + k] * weight[o]).sum()
+    return out
+
+
+def test_shortcut_a_block_equals_a_loop():
+    """relu(conv(relu(conv(x))) + every second pixel, zeros for the new channels), without norm, in double precision."""
+    torch.manual_seed(0)
+    block = Block("basic", 2, 4, 2, "A", "none", 1.0).double()
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    first, second = (layer[0] for layer in block.convs)
+    hidden = np.maximum(conv_by_loop(x[0].numpy(), first.weight.detach().numpy(), 2)
+                        + first.bias.detach().numpy()[:, None, None], 0)
+    out = conv_by_loop(hidden, second.weight.detach().numpy(), 1) + second.bias.detach().numpy()[:, None, None]
+    out[:2] += x[0, :, ::2, ::2].numpy()
+    np.testing.assert_allclose(block(x)[0].detach().numpy(), np.maximum(out, 0), rtol=1e-10)
+
+
+def test_gradient_equals_finite_differences():
+    torch.manual_seed(0)
+    net = CifarResNet(8, num_classes=3, in_channels=1, norm="none").double()
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(net(x), torch.tensor([0, 2]))
+
+    loss().backward()
+    for parameter in (net.stem[0].weight, net.blocks[1].convs[0][0].weight, net.head.bias):
+        flat, at, eps = parameter.data.view(-1), parameter.numel() // 2, 1e-6
+        before = float(flat[at])
+        flat[at] = before + eps
+        up = float(loss())
+        flat[at] = before - eps
+        down = float(loss())
+        flat[at] = before
+        assert abs((up - down) / (2 * eps) - float(parameter.grad.view(-1)[at])) < 1e-6
+
+
+def test_plain_net_has_no_shortcut_and_a_b_c_differ():
+    kinds = {kind: CifarResNet(8, shortcut=kind) for kind in ("none", "A", "B", "C")}
+    assert all(block.shortcut is None for block in kinds["none"].blocks)
+    assert [type(block.shortcut).__name__ for block in kinds["A"].blocks] == ["Identity", "ZeroPad", "ZeroPad"]
+    assert isinstance(kinds["A"].blocks[1].shortcut, ZeroPad)
+    added = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert parameters(kinds["B"]) - parameters(kinds["A"]) == added
+    assert parameters(kinds["C"]) - parameters(kinds["B"]) == 16 * 16 + 2 * 16
+
+
+def test_survival_decays_linearly():
+    """Equation 4: p_l = 1 - l / L (1 - p_L)."""
+    net = CifarResNet(20, survival=0.5)
+    assert net.chances == pytest.approx([1 - (number / 9) * 0.5 for number in range(1, 10)])
+
+
+def test_dropped_blocks_are_not_computed_and_the_share_is_right():
+    torch.manual_seed(0)
+    net = CifarResNet(20, in_channels=1, survival=0.5).train()
+    calls = [0] * 9
+    for number, block in enumerate(net.blocks):
+        block.convs[0].register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
+    trials = 400
+    with torch.no_grad():
+        for _ in range(trials):
+            net(torch.rand(2, 1, 4, 4))
+    for count, p in zip(calls, net.chances, strict=True):
+        assert abs(count / trials - p) < 4 * (p * (1 - p) / trials) ** 0.5 + 1e-9
+    calls[:] = [0] * 9
+    with torch.no_grad():
+        net.eval()(torch.rand(2, 1, 4, 4))
+    assert calls == [1] * 9, "all blocks are computed in testing"
+
+
+def test_testing_scales_by_the_survival():
+    """Equation 5: out = relu(p F(x) + x)."""
+    torch.manual_seed(0)
+    block = Block("basic", 4, 4, 1, "A", "batch", 0.3).eval()
+    x = torch.randn(2, 4, 5, 5)
+    f = block.convs[1](F.relu(block.convs[0](x)))
+    torch.testing.assert_close(block(x), F.relu(0.3 * f + x))
+
+
+def test_stochastic_depth_without_shortcuts_is_refused():
+    with pytest.raises(ValueError, match="survival"):
+        CifarResNet(20, shortcut="none", survival=0.5)
+
+
+def test_initial_weights_have_hes_variance():
+    """Section 3.4 cites He et al. 2015b: std sqrt(2 / fan)."""
+    torch.manual_seed(0)
+    weight = CifarResNet(20).blocks[-1].convs[1][0].weight
+    assert float(weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
