@@ -74,8 +74,10 @@ def build_task(config: DictConfig) -> Any:
     return task
 
 
-def check_shapes(config: DictConfig, data: Any, task: Any) -> None:
-    """The first batch of the training and validation parts against its type, and through the model, before step one."""
+def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
+    """Before anything is written: the optimizer can be made, and a batch of the training and of the validation part
+    is of its type and goes through the model."""
+    task.configure_optimizers()
     for part in ("train", "val"):
         few = torch.arange(min(2, data.num_samples(part)))
         batch = next(iter(data.read(part, [few])))

@@ -196,6 +196,8 @@ def check_values(composed: Composed) -> None:
                 if not interpolated:
                     stated[key] = rule
     for key, rule in stated.items():
+        if key.startswith("hydra."):
+            continue
         try:
             value = OmegaConf.select(composed.config, key)
         except OmegaConfBaseException as error:

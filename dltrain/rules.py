@@ -48,10 +48,11 @@ def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
             return
         for key, value in node.value:
             name = f"{prefix}.{key.value}" if prefix else str(key.value)
-            if name == "defaults":
+            if node is root and key.value == "defaults":
                 continue
-            line = lines[value.end_mark.line] if value.end_mark.line < len(lines) else ""
-            comment = "" if isinstance(value, yaml.MappingNode) else line[value.end_mark.column :].partition("#")[2]
+            block = not isinstance(value, yaml.ScalarNode) and not value.flow_style  # ends on the next key's line
+            line = lines[value.end_mark.line] if not block and value.end_mark.line < len(lines) else ""
+            comment = line[value.end_mark.column :].partition("#")[2]
             plain = yaml.load(yaml.serialize(value), Loader=Loader)
             found[name] = Assignment(file, key.start_mark.line + 1, plain, comment.strip())
             visit(value, name)

@@ -17,7 +17,7 @@ from torchvision.io import write_png
 
 from dltrain import checkpoints, folder
 from dltrain.augment.pipeline import STATISTICS_IMAGES
-from dltrain.build import build_data, build_task, build_trainer, check_shapes, device_name
+from dltrain.build import build_data, build_task, build_trainer, check_first_step, device_name
 from dltrain.callbacks.progress import duration
 from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals
@@ -38,12 +38,12 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         task = build_task(config)
         source, note = checkpoints.newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
+        check_first_step(config, data, task)
         trainer, saving = build_trainer(config, path, data, task, signals, saved)
         if first:
             folder.write_config(path, saving.config)
             folder.write_command(path)
             folder.write_environment(path, device_name(trainer))
-        check_shapes(config, data, task)
         if saved:
             saving.load_state_dict(saved["callbacks"]["Saving"])
             log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "

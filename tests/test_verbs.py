@@ -1,0 +1,295 @@
+"""A run as its user drives it: train, the same again, resume, eval, predict, sweeps; a model and data of one's own."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dltrain import cli
+from tests.conftest import TINY
+
+SMALL = [word for word in TINY if not word.startswith("data._target_")]
+
+
+@pytest.fixture
+def dltrain(tmp_path, monkeypatch, capsys):
+    """dltrain("train", ...) -> (exit code, standard output, standard error), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dltrain", *words])
+        code = cli.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+def test_a_run_leaves_what_was_promised(dltrain, tmp_path):
+    code, out, err = dltrain(*TINY)
+    assert (code, err) == (0, "")
+    folder = next((tmp_path / "outputs/sdresnet56-on-digits").iterdir())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "command.txt", "environment.json", "metrics.csv", "checkpoints", "log.txt", "result.json",
+            "samples"} <= names
+    assert not {"error.txt", ".hydra"} & names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
+    for path in folder.rglob("*"):
+        assert not {"=", ":", " "} & set(path.name), path
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["num_classes"] == 10, "interpolations are resolved"
+    assert config["choices"]["model"] == "sdresnet56"
+    result = json.loads((folder / "result.json").read_text())
+    assert all(not isinstance(value, dict | list) for value in result.values()), "one flat object"
+    assert {"test/accuracy", "test/loss", "val/accuracy", "seconds", "steps", "folder"} <= result.keys()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    assert {"step", "epoch", "train/loss", "train/accuracy", "lr", "images_per_second", "val/accuracy"} <= rows[0].keys()
+    assert [row["step"] for row in rows if row["val/accuracy"]] == ["3", "6", "9"]
+    ending = out.strip().splitlines()[-6:]
+    assert ending[0].startswith("test/accuracy")
+    assert "dltrain predict run=" in ending[-2]
+    assert "tensorboard --logdir" in ending[-1]
+
+
+def test_tensorboard_shows_scalars_pictures_and_hparams(dltrain, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dltrain("name=a", "trainer.log_every_n_steps=1", *TINY)
+    board = EventAccumulator(str(tmp_path / "outputs/a"), size_guidance={"images": 0})
+    board.Reload()
+    tags = board.Tags()
+    assert {"train/loss", "train/accuracy", "lr", "images_per_second", "val/accuracy", "val/loss"} <= {*tags["scalars"]}
+    assert {"train/augmented_batch", "val/confusion", "test/confusion"} <= {*tags["images"]}
+    assert len(board.Scalars("train/loss")) == 9
+    with_hparams = [e for e in (tmp_path / "outputs/a").glob("events.out*") if b"hparams" in e.read_bytes()]
+    assert with_hparams
+    assert {"test/accuracy"} <= {*tags["scalars"]}
+
+
+def test_same_name_again_changed_or_not(dltrain, tmp_path):
+    assert dltrain("name=a", *TINY)[0] == 0
+    code, out, _ = dltrain("name=a", *TINY)
+    assert code == 0
+    assert "outputs/a is finished" in out
+    code, _, err = dltrain("name=a", "task.optimizer.momentum=0.5", *TINY)
+    assert code == 2
+    assert "outputs/a was begun with another config: task.optimizer.momentum (0.9, now 0.5)" in err
+
+
+def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
+    dltrain("name=a", *TINY)
+    folder = tmp_path / "outputs/a"
+    accuracy = json.loads((folder / "result.json").read_text())["test/accuracy"]
+    code, out, _ = dltrain("eval", "run=outputs/a", "data.batch_size=7")
+    assert code == 0
+    assert f"test/accuracy {accuracy:.4f}" in out
+    assert json.loads((folder / "eval.json").read_text())["test/accuracy"] == pytest.approx(accuracy)
+    code, out, _ = dltrain("predict", "run=outputs/a", "input=outputs/a/samples")
+    assert code == 0
+    found = json.loads((folder / "predictions.json").read_text())
+    assert len(found) == 10
+    assert all(len(one["top"]) == 5 for one in found)
+    one = str(folder / "samples" / Path(found[3]["file"]).name)
+    two = str(folder / "samples" / Path(found[5]["file"]).name)
+    code, out, _ = dltrain("predict", "run=outputs/a", f"input={one},{two}")
+    assert code == 0
+    again = json.loads((folder / "predictions.json").read_text())
+    assert [p["top"] for p in again] == [found[3]["top"], found[5]["top"]]
+    (folder / "result.json").unlink()
+    code, out, _ = dltrain("resume", "run=outputs/a")
+    assert code == 0
+    assert json.loads((folder / "result.json").read_text())["test/accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [
+    (["predict", "run=outputs/a", "input=none.png"], 3, "input=none.png: no such file"),
+    (["predict", "run=outputs/a", "input=outputs/a/checkpoints"], 3, "no pictures in this folder"),
+    (["predict", "run=outputs/a", "input=outputs/a/config.yaml"], 3, "config.yaml: not an image"),
+    (["eval", "run=outputs/a", "data.batchsize=3"], 2, "unknown key 'data.batchsize'; did you mean 'data.batch_size'"),
+    (["eval", "run=outputs/a", "model.depth=14"], 2, "model.depth cannot change"),
+    (["resume", "run=outputs/a", "task.optimizer.lr=1"], 2, "task.optimizer.lr cannot change"),
+    (["eval", "run=outputs/a", "part=train"], 2, "part=train: must be val or test"),
+    (["trainer=gpu"], 6, "trainer.accelerator=gpu: no GPU is visible"),
+    (["data=cifar10", "data.download=false"], 3, "CIFAR10 is not in data"),
+    (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
+    (["task.optimizer.name=sdg", "recipe=none"], 2, "did you mean 'sgd'"),
+    (["model._target_=dltrain.models.nothing.Net", "recipe=none"], 2, "dltrain.models.nothing"),
+    (["+model.width=3", "recipe=none"], 2, "width"),
+])
+def test_mistakes_are_one_line_with_their_exit_code(words, code, said, dltrain, tmp_path, request):
+    if "run=outputs/a" in words:
+        dltrain("name=a", *TINY)
+    got, _, err = dltrain(*words)
+    assert (got, err.count("\n")) == (code, 1), err
+    assert err.startswith("dltrain: error: ")
+    assert said in err
+    assert not [p for p in (tmp_path / "outputs").glob("*-on-*/*")], "nothing was begun, so nothing is left"
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path):
+    from dltrain.folder import timed
+
+    folders = {timed(tmp_path) for _ in range(5)}
+    assert len(folders) == 5
+
+
+def test_a_second_writer_is_refused(dltrain, tmp_path):
+    from dltrain import folder
+
+    dltrain("name=a", *TINY)
+    (tmp_path / "outputs/a/result.json").unlink()
+    with folder.locked(tmp_path / "outputs/a"):
+        code, _, err = dltrain("name=a", *TINY)
+    assert code == 2
+    assert re.search(r"outputs/a is in use by process \d+ on", err)
+
+
+def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
+    code, out, err = dltrain("-m", "model=plain20,resnet20", "seed=0,1", "trainer=smoke", "recipe=none")
+    assert (code, err) == (0, "")
+    sweep = next((tmp_path / "outputs/sweeps").iterdir())
+    assert sorted(p.name for p in sweep.iterdir() if p.is_dir()) == [
+        "0-plain20-on-digits", "1-plain20-on-digits", "2-resnet20-on-digits", "3-resnet20-on-digits"]
+    rows = list(csv.DictReader(open(sweep / "results.csv")))
+    assert {(row["model"], row["seed"]) for row in rows} == {(m, s) for m in ("plain20", "resnet20") for s in "01"}
+    values = [float(row["test/accuracy"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert "4 of 4 jobs done" in out
+
+
+def test_a_failing_job_is_reported_at_once_and_the_others_run(dltrain, tmp_path):
+    code, out, err = dltrain("-m", "model.block=basic,bottleneck", "model.depth=14", "trainer=smoke", "recipe=none",
+                             "seed=0,1")
+    assert code == 7
+    assert err.count("dltrain: error: ") == 2
+    assert "depth must be 9n + 2 for bottleneck blocks, but is 14" in err
+    assert "2 of 4 jobs done" in out
+    rows = list(csv.DictReader(open(next((tmp_path / "outputs/sweeps").iterdir()) / "results.csv")))
+    assert [row["state"].partition(":")[0] for row in rows] == ["done", "done", "failed", "failed"]
+
+
+def test_named_sweep_again_skips_what_is_done(dltrain, tmp_path):
+    words = ("-m", "name=s", "seed=0,1", "trainer=smoke", "recipe=none")
+    dltrain(*words)
+    (tmp_path / "outputs/s/1-resnet20-on-digits/result.json").unlink()
+    code, out, _ = dltrain(*words)
+    assert code == 0
+    assert out.count("is finished") == 1
+    assert "2 of 2 jobs done" in out
+
+
+def test_code_that_exits_does_not_end_a_sweep(dltrain, tmp_path, monkeypatch):
+    from dltrain import run
+
+    real = run.train
+
+    def leaves(config, path):
+        if config.seed == 0:
+            sys.exit(3)
+        return real(config, path)
+
+    monkeypatch.setattr(run, "train", leaves)
+    code, out, err = dltrain("-m", "seed=0,1", "trainer=smoke", "recipe=none")
+    assert code == 7
+    assert "ended the program with exit code 3" in err
+    assert "1 of 2 jobs done" in out
+
+
+def test_experiment_may_be_a_sweep(dltrain, tmp_path):
+    own = tmp_path / "own/experiment"
+    own.mkdir(parents=True)
+    (own / "seeds.yaml").write_text("# @package _global_\n# Two seeds\nhydra:\n  mode: MULTIRUN\n  sweeper:\n"
+                                    "    params:\n      seed: 3,4\n")
+    code, out, _ = dltrain("--config-dir", str(tmp_path / "own"), "experiment=seeds", "trainer=smoke", "recipe=none")
+    assert code == 0
+    assert "2 of 2 jobs done" in out
+
+
+MODEL = '''
+import torch
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self, width, num_classes):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(width), torch.nn.ReLU(),
+                                       torch.nn.LazyLinear(num_classes))
+        self.net(torch.zeros(1, 1, 8, 8))
+
+    def forward(self, images):
+        return self.net(images)
+'''
+MODEL_YAML = """# @package _global_
+# Two linear layers
+defaults:
+  - /task: classification
+model:
+  _target_: mine.TwoLayers
+  width: 32  # int >= 1: hidden units
+  num_classes: ${data.num_classes}
+"""
+DATA = '''
+import torch
+from dltrain.data.classification import Part, ResidentImages
+
+class Stripes(ResidentImages):
+    """Bright rows or bright columns."""
+
+    def load(self):
+        draws = torch.Generator().manual_seed(0)
+        labels = torch.randint(0, 2, (300,), generator=draws)
+        images = torch.randint(0, 90, (300, 1, 8, 8), generator=draws, dtype=torch.uint8)
+        images[labels == 0, :, ::2] += 150
+        images[labels == 1, :, :, ::2] += 150
+        self.parts = {"train": Part(images[:200], labels[:200]), "val": Part(images[200:250], labels[200:250]),
+                      "test": Part(images[250:], labels[250:])}
+        self.class_names = ["rows", "columns"]
+'''
+DATA_YAML = """# @package _global_
+# Rows or columns
+data:
+  _target_: mine.Stripes
+  batch: ClassificationBatch
+  channels: 1
+  num_classes: 2
+  image_px: 8
+  batch_size: 50  # int >= 1: images a step
+"""
+
+
+def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
+    """The README's claim: a file and a few lines each, outside the package, and they train."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text(MODEL + DATA)
+    for name, text in {"model/two_layers": MODEL_YAML, "data/stripes": DATA_YAML,
+                       "recipe/two_layers-on-stripes": "# @package _global_\n# Mine\ntrainer:\n  max_epochs: 8\n"}.items():
+        path = tmp_path / f"conf/{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert len(MODEL_YAML.splitlines()) <= 9
+    code, out, err = dltrain("--config-dir", "conf", "model=two_layers", "data=stripes", "name=mine")
+    assert (code, err) == (0, "")
+    assert "recipe two_layers-on-stripes" in out
+    result = json.loads((tmp_path / "outputs/mine/result.json").read_text())
+    assert result["test/accuracy"] > 0.9
+    assert dltrain("predict", "run=outputs/mine", "input=outputs/mine/samples")[0] == 0
+
+
+def test_ls_runs_compares(dltrain):
+    dltrain("name=a", *TINY)
+    _, out, _ = dltrain("ls", "runs")
+    assert re.search(r"outputs/a +sdresnet56 on digits +seed 0 +done +test/accuracy 0\.\d{4}", out)
+
+
+def test_smoke_takes_two_steps_of_everything(dltrain, tmp_path):
+    code, out, _ = dltrain("trainer=smoke", "name=a")
+    assert code == 0
+    assert json.loads((tmp_path / "outputs/a/result.json").read_text())["steps"] == 2
