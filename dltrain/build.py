@@ -120,7 +120,7 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
-                    keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
+                    keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
     readings = Readings(keys.log_every_n_steps)
     loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
                Board(path, name="", version="", default_hp_metric=False,
@@ -130,7 +130,7 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
         from pytorch_lightning.strategies import DDPStrategy
 
         strategy = DDPStrategy(find_unused_parameters=getattr(task.model, "drops_blocks", False))
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # time for nothing
     return pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
@@ -138,7 +138,8 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
                    readings, Pictures(), Display(readings, task.total_steps, task.total_epochs), saving],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
     ), saving
 
 

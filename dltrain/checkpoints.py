@@ -89,7 +89,7 @@ def newest(folder: Path) -> tuple[Path | None, str]:
     are checkpoints but none is whole. Stray temporary files of a killed save are removed."""
     for stray in folder.glob(".*.ckpt.*.tmp"):
         stray.unlink(missing_ok=True)
-    faults = {}
+    faults: dict[str, str] = {}
     for name in (LAST, PREVIOUS):
         path = folder / name
         if not path.exists():

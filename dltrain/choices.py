@@ -55,7 +55,8 @@ def chosen_by(path: Path, group: str) -> str | None:
     answer = None
     for entry in content(path).get("defaults", []):
         if isinstance(entry, str):
-            if entry.startswith("/") and (base := path_of(*entry[1:].rsplit("/", 1))):
+            folder, _, name = entry.removeprefix("/").rpartition("/")
+            if folder and (base := path_of(folder, name)):
                 answer = chosen_by(base, group) or answer
             continue
         for key, value in entry.items():

@@ -85,7 +85,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     chosen = {group: name for group, name in whole.hydra.runtime.choices.items() if not group.startswith("hydra")}
     starts_sweep = str(whole.hydra.mode) in ("RunMode.MULTIRUN", "MULTIRUN")
     OmegaConf.set_struct(whole, False)
-    config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
     OmegaConf.set_struct(config, True)
     recipe = chosen.get("recipe")
     if recipe and choices.path_of("recipe", recipe, *folders) is None:
@@ -174,7 +174,7 @@ def flat_keys(config: DictConfig) -> list[str]:
 
     def visit(node: DictConfig, prefix: str) -> None:
         for key in node:
-            name = f"{prefix}{key}"
+            name = f"{prefix}{key!s}"
             keys.append(name)
             value = node._get_node(key)
             if isinstance(value, DictConfig) and not value._is_none():

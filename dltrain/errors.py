@@ -6,7 +6,7 @@
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend: the message names it and says how. Here: command or config."""
+    """What the person at the keyboard can mend: the message names it and says how. By itself: command or config."""
 
     exit_code = 2
 

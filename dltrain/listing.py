@@ -1,8 +1,9 @@
-"""`dltrain ls` and `dltrain --help`: what exists, which pairs fit, how the runs compare. Reads text; imports no torch."""
+"""`dltrain ls` and `dltrain --help`: what exists, which pairs fit, how the runs compare. Reads text, no torch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def ls(words: list[str]) -> str:
         "\n\nA model trains on any data of its batch type; dltrain ls runs compares the runs in outputs.")
 
 
-def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
+def table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> str:
     """Columns as wide as their widest cell; the last one is left ragged."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
     return "\n".join(indent + "  ".join([*(cell.ljust(w) for cell, w in zip(row[:-1], widths, strict=True)), row[-1]])

@@ -123,6 +123,6 @@ def in_words(conditions: str) -> str:
 
 
 def rule_from_default(value: Any) -> str | None:
-    """The rule of a key that states none: it keeps its default's type. None where the default is null or a container."""
+    """The rule of a key that states none: its default's type. None where the default is null or a container."""
     kinds = {bool: "bool", int: "int", float: "float", str: "str"}
     return kinds.get(type(value))

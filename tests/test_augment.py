@@ -58,7 +58,8 @@ def test_same_position_same_batch_and_samples_differ(transform):
     assert len(torch.unique(once.flatten(1), dim=0)) > 1
 
 
-@pytest.mark.parametrize(("make", "said"), [(lambda: PadCrop(-1), "padding_px"), (lambda: HorizontalFlip(1.5), "p must")])
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda: PadCrop(-1), "padding_px"), (lambda: HorizontalFlip(1.5), "p must")])
 def test_ranges_are_held(make, said):
     with pytest.raises(ValueError, match=said):
         make()

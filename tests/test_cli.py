@@ -105,7 +105,8 @@ def test_cfg_job_shows_the_composed_config():
 
 
 @pytest.mark.parametrize(("typed", "offered"), [
-    ("dltrain re", "resume"), ("dltrain model=resnet5", "model=resnet56"), ("dltrain train model=resnet5", "model=resnet56"),
+    ("dltrain re", "resume"), ("dltrain model=resnet5", "model=resnet56"),
+    ("dltrain train model=resnet5", "model=resnet56"),
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain ls mo", "models")])
 def test_completion(typed, offered):
@@ -141,7 +142,22 @@ def own_configs(folder: Path, **files: str) -> str:
     return str(folder)
 
 
-LETTERS = "# @package _global_\n# Letters\ndata:\n  _target_: x.Y\n  batch: TokenBatch\n  num_classes: 3\n  channels: 1\n"
+LETTERS = """# @package _global_
+# Letters
+data:
+  _target_: x.Y
+  batch: TokenBatch
+  num_classes: 3
+  channels: 1
+"""
+MINE = """# @package _global_
+# Mine
+defaults:
+  - /task: classification
+model:
+  _target_: x.Y
+  width: 4  # int in [1, 8]: channels
+"""
 
 
 def test_wrong_pair_is_refused_with_what_fits(tmp_path):
@@ -163,8 +179,7 @@ def test_wrong_pair_made_by_experiment_and_model(tmp_path):
 
 
 def test_own_rule_is_held(tmp_path):
-    folder = own_configs(tmp_path / "own", model__mine="# @package _global_\n# Mine\ndefaults:\n  - /task: classification\n"
-                         "model:\n  _target_: x.Y\n  width: 4  # int in [1, 8]: channels\n")
+    folder = own_configs(tmp_path / "own", model__mine=MINE)
     answer = ask("--config-dir", folder, "model=mine", "model.width=9")
     assert answer.returncode == 2
     assert "model.width=9: must be an integer in [1, 8]" in answer.stderr

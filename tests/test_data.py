@@ -188,7 +188,8 @@ def test_one_folder_is_split_by_shares(tmp_path):
     assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 8, "val": 4, "test": 4}
     paths = [path for part in data.samples.values() for path, _ in part]
     assert len(paths) == len(set(paths)) == 16
-    assert all(label == ["cat", "dog"].index(path.parent.name) for part in data.samples.values() for path, label in part)
+    for part in data.samples.values():
+        assert all(label == ["cat", "dog"].index(path.parent.name) for path, label in part)
 
 
 def test_given_parts_are_used(tmp_path):
@@ -228,9 +229,9 @@ def test_what_is_wrong_in_a_folder_is_named(spoil, said, tmp_path):
 
 
 def test_folder_missing_or_not_given(tmp_path):
-    with pytest.raises(DataError, match="needs data.root"):
-        ImageFolder(channels=3, num_classes=None, image_px=8, batch_size=4, val_share=0.25, test_share=0.25, num_workers=0,
-                    root=None).load()
+    with pytest.raises(DataError, match=r"needs data\.root"):
+        ImageFolder(channels=3, num_classes=None, image_px=8, batch_size=4, val_share=0.25, test_share=0.25,
+                    num_workers=0, root=None).load()
     with pytest.raises(DataError, match="no such folder"):
         folder(tmp_path / "nowhere").load()
     with pytest.raises(DataError, match="0 class folders"):

@@ -191,16 +191,16 @@ def test_control_without_position(monkeypatch, config, run_folder, reference):
     monkeypatch.setattr(TrainLoader, "load_state_dict", lambda *_: None)
     monkeypatch.setattr(FewDigits, "load_state_dict", lambda *_: None)
     path = run_folder("crashed")
-    with pytest.raises((AssertionError, Crash)):
-        crashed_and_resumed(monkeypatch, config, path, "on_train_batch_end", [4])
+    seen = crashed_and_resumed(monkeypatch, config, path, "on_train_batch_end", [4])
+    assert seen != reference[1]
+    with pytest.raises(AssertionError, match="weights"):
         assert_same(path, reference[0])
 
 
 def test_control_without_canonical_counters(monkeypatch, config, run_folder, reference):
-    """Lightning's own counters, saved on an epoch's last batch, skip that epoch's validation or the next epoch."""
+    """Lightning's own counters, saved on an epoch's last batch again and again, lose count of the epochs."""
     monkeypatch.setattr("dltrain.callbacks.saving.set_position", lambda *_: None)
     path = run_folder("crashed")
-    with pytest.raises((AssertionError, Crash, KeyError, AttributeError, RuntimeError)):
-        crashed_and_resumed(monkeypatch, config, path, "on_validation_batch_end", [3])
+    crashed_and_resumed(monkeypatch, config, path, "on_validation_batch_end", [3, 6, 9])
+    with pytest.raises(AssertionError, match="weights"):
         assert_same(path, reference[0])
-        assert rows(path) == rows(reference[0])

@@ -75,10 +75,10 @@ def test_signal_saves_and_exits_by_its_number(signum, code, uninterrupted):
     process = start(uninterrupted, name)
     wait_for_step(uninterrupted, name, 1)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert re.fullmatch(rf"dltrain: {signum.name}: saved outputs/{name}/checkpoints/last.ckpt at step \d+; dltrain resume "
-                        rf"run=outputs/{name} goes on\n", err)
+    assert re.fullmatch(rf"dltrain: {signum.name}: saved outputs/{name}/checkpoints/last.ckpt at step \d+; "
+                        rf"dltrain resume run=outputs/{name} goes on\n", err)
     finish(uninterrupted, name)
     assert_same_bits(uninterrupted, name)
 
@@ -94,5 +94,5 @@ def test_two_processes_train_as_one(tmp_path):
         assert done.returncode == 0, done.stderr
     one = torch.load(tmp_path / "outputs/one/checkpoints/last.ckpt", weights_only=True)
     many = torch.load(tmp_path / "outputs/many/0-resnet20-on-digits/checkpoints/last.ckpt", weights_only=True)
-    assert one["global_step"] == 2 * -(-1257 // 2 // -128) * -1 or one["global_step"] == 10
+    assert one["global_step"] == 10  # 628 samples a process in batches of 128, twice
     assert all(torch.equal(one["state_dict"][k], many["state_dict"][k]) for k in one["state_dict"])

@@ -102,8 +102,9 @@ def test_schedules(keys, steps, expected):
     assert shares == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW),
-                                            ("rmsprop", torch.optim.RMSprop), ("torch.optim.Adagrad", torch.optim.Adagrad)])
+@pytest.mark.parametrize(("name", "kind"), [
+    ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("rmsprop", torch.optim.RMSprop),
+    ("torch.optim.Adagrad", torch.optim.Adagrad)])
 def test_optimizers_by_name(name, kind):
     built = optim.optimizer(torch.nn.Linear(2, 2), name, lr=0.3, weight_decay=0.01, momentum=0.8)
     assert type(built) is kind

@@ -30,6 +30,11 @@ def dltrain(tmp_path, monkeypatch, capsys):
     return command
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_run_leaves_what_was_promised(dltrain, tmp_path):
     code, out, err = dltrain(*TINY)
     assert (code, err) == (0, "")
@@ -51,8 +56,8 @@ def test_a_run_leaves_what_was_promised(dltrain, tmp_path):
     assert {"test/accuracy", "test/loss", "val/accuracy", "seconds", "steps", "folder"} <= result.keys()
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
-    rows = list(csv.DictReader(open(folder / "metrics.csv")))
-    assert {"step", "epoch", "train/loss", "train/accuracy", "lr", "images_per_second", "val/accuracy"} <= rows[0].keys()
+    rows = table(folder / "metrics.csv")
+    assert {"step", "epoch", "train/loss", "train/accuracy", "lr", "images_per_second"} <= rows[0].keys()
     assert [row["step"] for row in rows if row["val/accuracy"]] == ["3", "6", "9"]
     ending = out.strip().splitlines()[-6:]
     assert ending[0].startswith("test/accuracy")
@@ -132,7 +137,7 @@ def test_mistakes_are_one_line_with_their_exit_code(words, code, said, dltrain, 
     assert (got, err.count("\n")) == (code, 1), err
     assert err.startswith("dltrain: error: ")
     assert said in err
-    assert not [p for p in (tmp_path / "outputs").glob("*-on-*/*")], "nothing was begun, so nothing is left"
+    assert not list((tmp_path / "outputs").glob("*-on-*/*")), "nothing was begun, so nothing is left"
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
@@ -159,7 +164,7 @@ def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
     sweep = next((tmp_path / "outputs/sweeps").iterdir())
     assert sorted(p.name for p in sweep.iterdir() if p.is_dir()) == [
         "0-plain20-on-digits", "1-plain20-on-digits", "2-resnet20-on-digits", "3-resnet20-on-digits"]
-    rows = list(csv.DictReader(open(sweep / "results.csv")))
+    rows = table(sweep / "results.csv")
     assert {(row["model"], row["seed"]) for row in rows} == {(m, s) for m in ("plain20", "resnet20") for s in "01"}
     values = [float(row["test/accuracy"]) for row in rows]
     assert values == sorted(values, reverse=True)
@@ -173,7 +178,7 @@ def test_a_failing_job_is_reported_at_once_and_the_others_run(dltrain, tmp_path)
     assert err.count("dltrain: error: ") == 2
     assert "depth must be 9n + 2 for bottleneck blocks, but is 14" in err
     assert "2 of 4 jobs done" in out
-    rows = list(csv.DictReader(open(next((tmp_path / "outputs/sweeps").iterdir()) / "results.csv")))
+    rows = table(next((tmp_path / "outputs/sweeps").iterdir()) / "results.csv")
     assert [row["state"].partition(":")[0] for row in rows] == ["done", "done", "failed", "failed"]
 
 
@@ -269,8 +274,9 @@ def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
     """The README's claim: a file and a few lines each, outside the package, and they train."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine.py").write_text(MODEL + DATA)
+    recipe = "# @package _global_\n# Mine\ntrainer:\n  max_epochs: 8\n"
     for name, text in {"model/two_layers": MODEL_YAML, "data/stripes": DATA_YAML,
-                       "recipe/two_layers-on-stripes": "# @package _global_\n# Mine\ntrainer:\n  max_epochs: 8\n"}.items():
+                       "recipe/two_layers-on-stripes": recipe}.items():
         path = tmp_path / f"conf/{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -290,6 +296,6 @@ def test_ls_runs_compares(dltrain):
 
 
 def test_smoke_takes_two_steps_of_everything(dltrain, tmp_path):
-    code, out, _ = dltrain("trainer=smoke", "name=a")
+    code, _, _ = dltrain("trainer=smoke", "name=a")
     assert code == 0
     assert json.loads((tmp_path / "outputs/a/result.json").read_text())["steps"] == 2

@@ -1,5 +1,7 @@
 """A data set small enough that a whole run takes a fraction of a second, with distinct samples."""
 
+from typing import ClassVar
+
 from dltrain.data.classification import Part
 from dltrain.data.digits import Digits
 
@@ -7,7 +9,7 @@ from dltrain.data.digits import Digits
 class FewDigits(Digits):
     """The first 96 + 40 + 40 digits. `seen` collects, over all loaders of a process, the labels' sample numbers."""
 
-    seen: list[int] = []
+    seen: ClassVar[list[tuple[int, ...]]] = []
 
     def load(self) -> None:
         super().load()

@@ -1,4 +1,4 @@
-"""Transforms that move pixels. Each sample of a batch has its own draw, made on the CPU and moved along: no host sync."""
+"""Transforms that move pixels. Each sample has its own draw, made on the CPU and moved along: no host sync."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ class Pictures(pl.Callback):
         self.draw_confusion(trainer, pl_module, "test")
 
     def draw_confusion(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
-        if boards(trainer) and hasattr(pl_module, "last_confusion") and trainer.datamodule is not None:
-            drawn = confusion(pl_module.last_confusion, trainer.datamodule.class_names)
+        data = getattr(trainer, "datamodule", None)
+        if boards(trainer) and hasattr(pl_module, "last_confusion") and data is not None:
+            drawn = confusion(pl_module.last_confusion, data.class_names)
             add(trainer, f"{part}/confusion", drawn, trainer.fit_loop.epoch_loop.global_step)
 
 

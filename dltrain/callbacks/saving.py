@@ -1,7 +1,7 @@
 """`last.ckpt` and `best.ckpt`, two different things, and the resume to the same bits.
 
-`last` is unmonitored: written after every epoch, every few minutes and when a signal asks the run to stop. `best` is the
-weights with the best headline metric so far.
+`last` is unmonitored: written after every epoch, every few minutes and when a signal asks the run to stop. `best` is
+the weights with the best headline metric so far.
 
 Lightning's own loop counters differ with the hook that a save happens in, and on a restart it skips the validation of
 an epoch whose last step was saved, or a whole epoch. So every save here stores the counters in one canonical form: the
@@ -27,10 +27,11 @@ from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 
 class Saving(pl.Callback):
     def __init__(self, folder: Path, headline: str, mode: str, config: dict[str, Any], signals: Signals,
-                 every_minutes: float, every_steps: int | None = None):
+                 every_minutes: float, every_steps: int | None, agree_every_n_steps: int):
         self.folder, self.headline, self.config, self.signals = folder / "checkpoints", headline, config, signals
         self.sign = 1 if mode == "max" else -1
         self.every_seconds, self.every_steps = 60 * every_minutes, every_steps
+        self.agree_every_n_steps = agree_every_n_steps  # when several processes ask one another about a signal
         self.best: float | None = None
         self.best_epoch = 0
         self.validation_due = False
@@ -61,7 +62,7 @@ class Saving(pl.Callback):
         rows = [len(logger.rows) for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         checkpoint["dltrain"] = {"config": self.config, "metrics_rows": sum(rows)}
         if "loops" in checkpoint:
-            loader = trainer.train_dataloader
+            loader: Any = trainer.train_dataloader
             set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)
 
     # when to save
@@ -100,7 +101,8 @@ class Saving(pl.Callback):
         self.validation_due = False
         if self.headline not in trainer.callback_metrics:
             logged = sorted(trainer.callback_metrics)
-            raise UserError(f"no metric '{self.headline}'{nearest(self.headline, logged)} (logged: {', '.join(logged)})")
+            raise UserError(f"no metric '{self.headline}'{nearest(self.headline, logged)} (logged: {', '.join(logged)})"
+                            )
         value = float(trainer.callback_metrics[self.headline])
         if self.best is None or self.sign * value >= self.sign * self.best:  # of equals the later
             self.best, self.best_epoch = value, epochs_begun(trainer)
@@ -115,7 +117,7 @@ class Saving(pl.Callback):
         asked = self.signals.received is not None
         if trainer.world_size == 1:
             return asked
-        if trainer.global_step % trainer.log_every_n_steps and not self.validation_due:
+        if trainer.global_step % self.agree_every_n_steps and not self.validation_due:
             return False
         return trainer.strategy.reduce_boolean_decision(asked, all=False)
 

@@ -26,6 +26,9 @@ class Classification(pl.LightningModule):
     batch_type = ClassificationBatch
     headline, headline_mode = "val/accuracy", "max"
     sums: Tensor
+    eval_loss: Tensor
+    confusion: MulticlassConfusionMatrix
+    augment: Augment
 
     def __init__(self, model: nn.Module, augment: Augment, num_classes: int, seed: int, optimizer: Mapping[str, Any],
                  schedule: Mapping[str, Any], label_smoothing: float = 0.0):
