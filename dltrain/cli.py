@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from dltrain.errors import InterruptedRun, UserError, nearest
 
 SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
+HYDRA_STAYS_QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
 VERBS = ("train", "resume", "eval", "predict", "ls", "why")
 
 
@@ -122,7 +123,7 @@ def train(words: list[str]) -> int:
         return hand_to_hydra(flags)
     config, root = composed.config, Path(composed.config.output_dir)
     sweep = flags.multirun or composed.starts_sweep
-    flags.overrides.append("hydra.output_subdir=null")  # config.yaml holds what Hydra would put there
+    flags.overrides += HYDRA_STAYS_QUIET
     if sweep:
         path = folder.named(root, config.name) if config.name else folder.timed(root / "sweeps")
         flags.overrides += [f"hydra.sweep.dir={quoted(path)}", f"hydra.sweep.subdir={SWEEP_JOB}"]
