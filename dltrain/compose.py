@@ -93,8 +93,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         load._apply_overrides_to_config(listed.config_overrides, config)
     except (HydraException, OmegaConfBaseException) as error:
         raise unknown_key(error, config) from None
-    chosen = {str(group): name for group, name in listed.overrides.known_choices.items()
-              if not group.startswith("hydra") and "/" not in group}
+    chosen = {str(group): str(name) for group, name in listed.overrides.known_choices.items()
+              if name is not None and not group.startswith("hydra") and "/" not in group}
     recipe = chosen.get("recipe")
     if recipe and choices.path_of("recipe", recipe, *folders) is None:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file

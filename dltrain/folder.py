@@ -160,6 +160,7 @@ def logging_to(folder: Path, speaks: bool = True) -> Iterator[None]:
     root, lightning = logging.getLogger(), logging.getLogger("pytorch_lightning")
     before = (root.handlers[:], root.level, lightning.handlers[:], log.handlers[:])
     root.handlers, lightning.handlers, lightning.propagate = [file], [], True
+    lightning.setLevel(logging.WARNING)
     log.handlers = [terminal] if speaks else []
     root.setLevel(logging.INFO)
     log.setLevel(logging.INFO)

@@ -89,8 +89,9 @@ def count(model: Any) -> int:
 def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
     """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
     folder.write(path / "result.json", json.dumps(result, indent=1) + "\n")
-    plain = {key: value for key, value in saving.config.items() if key != "class_names"}
-    flat = {key: str(value) for key, value in folder.flatten(plain).items()}
+    unwanted = ("_target_", "batch", "class_names", "name", "output_dir", "task", "experiment")
+    flat = {key.removeprefix("choices."): str(value) for key, value in folder.flatten(saving.config).items()
+            if key.removeprefix("choices.").rpartition(".")[2] not in unwanted}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
         logger.log_hyperparams(flat, metrics)

@@ -73,12 +73,14 @@ class Jobs:
         return found[found["headline"]] if found else None
 
     def job(self, words: list[str], path: Path) -> None:
+        if self.sweep:
+            print(f"\n{path.name}: {' '.join(words)}", flush=True)
+            folder.write(path / "overrides.txt", "\n".join(words) + "\n")
         composed = compose.compose(words, self.config_dir)  # of a sweep only the first job has been checked yet
         config = composed.config
         OmegaConf.set_struct(config, False)
         config.choices = composed.chosen
         if self.sweep:
-            print(f"\n{path.name}: {' '.join(words)}", flush=True)
             folder.refuse_other_config(path, compose.to_plain(config))
         if self.sweep and config.trainer.devices > 1:  # processes of its own: they cannot be started twice from one
             folder.write_config(path, compose.to_plain(config))
@@ -101,20 +103,18 @@ def finish_sweep(path: Path) -> int:
     """Prints and writes the table of all jobs, best first, failed ones last. Returns 7 where one failed."""
     jobs = sorted((child for child in path.iterdir() if child.is_dir()), key=lambda p: int(p.name.partition("-")[0]))
     results = {job: read_result(job) for job in jobs}
-    configs = {job: folder.flatten(yaml.safe_load((job / "config.yaml").read_text())) if
-               (job / "config.yaml").is_file() else {} for job in jobs}
+    asked = {job: asked_of(job) for job in jobs}
     done = [job for job in jobs if results[job]]
     headline = next((results[job]["headline"] for job in done), "")
     tested = headline.replace("val/", "test/")
     done.sort(key=lambda job: -results[job].get(tested, 0))
-    every = sorted({key for config in configs.values() for key in config} - {"class_names", "name"})
-    varied = [key for key in every if len({str(config.get(key)) for config in configs.values() if config}) > 1
-              and key.startswith(("choices.", "seed", "task.optimizer", "trainer.", "data.", "augment."))][:8]
+    every = dict.fromkeys(key for words in asked.values() for key in words)
+    varied = [key for key in every if len({words.get(key) for words in asked.values() if words}) > 1]
     rows = []
     for job in [*done, *(job for job in jobs if not results[job])]:
-        result, config = results[job], configs[job]
+        result = results[job]
         reason = (job / "error.txt").read_text().splitlines()[0] if (job / "error.txt").is_file() else "unfinished"
-        rows.append({"job": job.name, **{key.removeprefix("choices."): str(config.get(key, "")) for key in varied},
+        rows.append({"job": job.name, **{key: asked[job].get(key, "") for key in varied},
                      **{key: f"{result[key]:.4f}" if result else "" for key in (headline, tested) if key},
                      "seconds": f"{result['seconds']:.0f}" if result else "",
                      "state": "done" if result else f"failed: {reason}"})
@@ -125,6 +125,13 @@ def finish_sweep(path: Path) -> int:
     print("\n" + listing.table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
     print(f"\n{len(done)} of {len(jobs)} jobs done; {path}/results.csv")
     return 0 if len(done) == len(jobs) else 7
+
+
+def asked_of(job: Path) -> dict[str, str]:
+    """The words that a sweep's job was started with, by key."""
+    file = job / "overrides.txt"
+    return dict(line.lstrip("+~").split("=", 1) for line in file.read_text().splitlines() if "=" in line) if (
+        file.is_file()) else {}
 
 
 def saved_config(pairs: dict[str, str], free: tuple[str, ...]) -> tuple[DictConfig, Path]:
