@@ -40,7 +40,8 @@ def build(node: DictConfig, **more: Any) -> Any:
                 "bind" not in error.__traceback__.tb_next.tb_frame.f_code.co_name):
             raise  # a mistake inside the class, not in its keys
         cause = error.__cause__ or error
-        raise UserError(f"{node._target_}: {' '.join(str(cause).split())}") from error
+        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in str(cause) else ""
+        raise UserError(f"{node._target_}: {' '.join(str(cause).split())}{hint}") from error
 
 
 def build_data(config: DictConfig) -> Any:

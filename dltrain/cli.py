@@ -22,6 +22,7 @@ VERBS = ("train", "resume", "eval", "predict", "ls", "why")
 
 def main() -> int:
     """The console script. Returns the exit code."""
+    sys.path.append(os.getcwd())  # a person's own models and data are modules in the folder at hand
     try:
         return command(sys.argv[1:])
     except UserError as error:
@@ -133,9 +134,9 @@ def train(words: list[str]) -> int:
         folder.refuse_other_config(path, compose.to_plain(config))
         flags.overrides += [f"hydra.run.dir={quoted(path)}"]
         print(announcement(composed.chosen, path), flush=True)
-    from dltrain import verbs  # torch from here on
+    from dltrain.jobs import Jobs  # torch from here on
 
-    jobs = verbs.Jobs(path, sweep, flags.config_dir)
+    jobs = Jobs(path, sweep, flags.config_dir)
     hand_to_hydra(flags, jobs)
     return jobs.finish()
 

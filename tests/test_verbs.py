@@ -272,7 +272,8 @@ data:
 
 def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
     """The README's claim: a file and a few lines each, outside the package, and they train."""
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(MODEL + DATA)
     recipe = "# @package _global_\n# Mine\ntrainer:\n  max_epochs: 8\n"
     for name, text in {"model/two_layers": MODEL_YAML, "data/stripes": DATA_YAML,

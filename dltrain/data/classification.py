@@ -20,6 +20,8 @@ from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
 from dltrain.data.loader import EvalLoader, TrainLoader
 from dltrain.errors import DataError
 
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
 
 class Part(NamedTuple):
     """images (N, C, H, W) uint8, labels (N,) int64."""

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
-from dltrain.data.classification import ImageData, read_image
+from dltrain.data.classification import PICTURES, ImageData, read_image
 from dltrain.errors import DataError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 PARTS = ("train", "val", "test")
 Samples = list[tuple[Path, int]]
 
@@ -83,10 +82,10 @@ class ImageFolder(ImageData):
             raise DataError(f"{folder}: {'; '.join(said)}")
         found: Samples = []
         for label, name in enumerate(self.class_names):
-            pictures = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES
+            pictures = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in PICTURES
                               and not any(part.startswith(".") for part in path.relative_to(folder).parts))
             if not pictures:
-                raise DataError(f"{folder / name}: no pictures in this class ({', '.join(sorted(SUFFIXES))})")
+                raise DataError(f"{folder / name}: no pictures in this class ({', '.join(sorted(PICTURES))})")
             found += [(path, label) for path in pictures]
         return found
 
