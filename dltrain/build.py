@@ -28,20 +28,24 @@ from dltrain.errors import DataError, MachineError, UserError
 def build(node: DictConfig, **more: Any) -> Any:
     """What a node describes: its `_target_` called with its other keys and `more`. `batch` serves the pair check only.
 
-    Nodes below with a `_target_` of their own are built first. ValueError and ImportError come back as UserError."""
+    Nodes below with a `_target_` of their own are built first. Raises UserError where the target cannot be imported,
+    does not take the keys, or refuses a value with a ValueError."""
     try:
         target = hydra.utils.get_object(node._target_)
         keys = {str(key): hydra.utils.instantiate(value, _convert_="all") if isinstance(value, DictConfig | ListConfig)
                 else value for key, value in node.items() if key not in ("_target_", "batch")}
+    except (ImportError, hydra.errors.InstantiationException) as error:
+        said = " ".join(str(error.__cause__ or error).split())
+        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in said else ""
+        raise UserError(f"{node._target_}: {said}{hint}") from error
+    try:
         inspect.signature(target).bind(**keys, **more)
+    except TypeError as error:
+        raise UserError(f"{node._target_}: {error}") from error
+    try:
         return target(**keys, **more)
-    except (ValueError, ImportError, TypeError, hydra.errors.InstantiationException) as error:
-        if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is not None and (
-                "bind" not in error.__traceback__.tb_next.tb_frame.f_code.co_name):
-            raise  # a mistake inside the class, not in its keys
-        cause = error.__cause__ or error
-        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in str(cause) else ""
-        raise UserError(f"{node._target_}: {' '.join(str(cause).split())}{hint}") from error
+    except ValueError as error:
+        raise UserError(f"{node._target_}: {error}") from error
 
 
 def build_data(config: DictConfig) -> Any:
@@ -85,7 +89,7 @@ def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
         batch.check(config.data.num_classes)
         training = task.training
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 out = task.eval()(batch.images)
         except RuntimeError as error:
             raise UserError(f"model={config.choices.model} does not take the images of data={config.choices.data}, "
@@ -112,8 +116,7 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
 
 
 def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals,
-                  saved: dict[str, Any] | None
-                  ) -> tuple[pl.Trainer, Saving]:
+                  saved: dict[str, Any] | None) -> tuple[pl.Trainer, Saving]:
     """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
     keys = config.trainer
     check_device(keys)

@@ -137,7 +137,11 @@ def train(words: list[str]) -> int:
     from dltrain.jobs import Jobs  # torch from here on
 
     jobs = Jobs(path, sweep, flags.config_dir)
-    hand_to_hydra(flags, jobs)
+    try:
+        hand_to_hydra(flags, jobs)
+    except InterruptedRun:
+        jobs.interrupted()
+        raise
     return jobs.finish()
 
 

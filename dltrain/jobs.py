@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import traceback
@@ -21,7 +20,7 @@ from dltrain import compose, folder, listing, run
 from dltrain.errors import MachineError, UserError
 
 
-def reported(path: Path, story: Callable[[], Any], begun_only: bool = False) -> int:
+def reported(path: Path, story: Callable[[], Any]) -> int:
     """Tells the story and returns its exit code: what went wrong is one line, and a traceback in the run folder."""
     try:
         try:
@@ -31,7 +30,7 @@ def reported(path: Path, story: Callable[[], Any], begun_only: bool = False) -> 
             raise MachineError("out of memory on the device; try a smaller data.batch_size, with "
                                "trainer.accumulate_batches to keep the step's size") from error
     except UserError as error:
-        failed(path, str(error), begun_only)
+        failed(path, str(error))
         return error.exit_code
     except SystemExit as error:
         failed(path, f"the code ended the program with exit code {error.code}")
@@ -42,12 +41,17 @@ def reported(path: Path, story: Callable[[], Any], begun_only: bool = False) -> 
         return 1
 
 
-def failed(path: Path, message: str, begun_only: bool = False) -> None:
-    """One line on standard error and error.txt; a folder in which nothing was begun is removed where `begun_only`."""
+def failed(path: Path, message: str) -> None:
+    """One line on standard error, and error.txt. A folder that holds no more than the lock and the log of a run that
+    was refused before it began is taken away again."""
     print(f"dltrain: error: {message}", file=sys.stderr, flush=True)
-    if begun_only and path.is_dir() and not (path / "config.yaml").exists():
-        shutil.rmtree(path)
-    elif path.is_dir():
+    if not path.is_dir():
+        return
+    if {child.name for child in path.iterdir()} <= {".lock", "log.txt"}:
+        for child in path.iterdir():
+            child.unlink()
+        path.rmdir()
+    else:
         (path / "error.txt").write_text(f"{message}\n\n{traceback.format_exc()}", encoding="utf-8")
 
 
@@ -62,8 +66,9 @@ class Jobs:
     def __call__(self, _: DictConfig) -> float | None:
         path = Path(os.path.relpath(HydraConfig.get().runtime.output_dir)) if self.sweep else self.path
         words = list(HydraConfig.get().overrides.task)
-        self.exit_code = reported(path, lambda: self.job(words, path), begun_only=not self.sweep)
-        (path / "error.txt").unlink(missing_ok=True) if self.exit_code == 0 else None
+        self.exit_code = reported(path, lambda: self.job(words, path))
+        if self.exit_code == 0:
+            (path / "error.txt").unlink(missing_ok=True)
         found = read_result(path)
         return found[found["headline"]] if found else None
 
@@ -87,6 +92,12 @@ class Jobs:
 
     def finish(self) -> int:
         return finish_sweep(self.path) if self.sweep else self.exit_code
+
+    def interrupted(self) -> None:
+        """What a person should know when a signal has ended a sweep."""
+        if self.sweep:
+            finish_sweep(self.path)
+            print("interrupted; the same words with name= of this folder below output_dir skip the jobs that are done")
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -182,6 +182,33 @@ def test_a_failing_job_is_reported_at_once_and_the_others_run(dltrain, tmp_path)
     assert [row["state"].partition(":")[0] for row in rows] == ["done", "done", "failed", "failed"]
 
 
+def test_a_folder_of_someone_elses_is_not_taken_away(dltrain, tmp_path):
+    (tmp_path / "outputs/photos").mkdir(parents=True)
+    (tmp_path / "outputs/photos/a.txt").write_text("mine")
+    code, _, _ = dltrain("name=photos", "data=cifar10", "data.download=false")
+    assert code == 3
+    assert (tmp_path / "outputs/photos/a.txt").read_text() == "mine"
+
+
+def test_a_signal_ends_a_sweep_with_a_table(dltrain, tmp_path, monkeypatch):
+    from dltrain import run
+    from dltrain.errors import InterruptedRun
+
+    real = run.train
+
+    def stopped(config, path):
+        if config.seed == 1:
+            raise InterruptedRun(2, "SIGINT: saved")
+        return real(config, path)
+
+    monkeypatch.setattr(run, "train", stopped)
+    code, out, err = dltrain("-m", "seed=0,1,2", "trainer=smoke", "recipe=none", "name=s")
+    assert code == 130
+    assert err == "dltrain: SIGINT: saved\n"
+    assert "1 of 2 jobs done" in out
+    assert not (tmp_path / "outputs/s/2-resnet20-on-digits").exists()
+
+
 def test_named_sweep_again_skips_what_is_done(dltrain, tmp_path):
     words = ("-m", "name=s", "seed=0,1", "trainer=smoke", "recipe=none")
     dltrain(*words)
