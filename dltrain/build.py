@@ -74,8 +74,9 @@ def build_task(config: DictConfig) -> Any:
     task = build(config.task, model=model, augment=augment, num_classes=config.data.num_classes, seed=config.seed)
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
-    if config.trainer.compile:
-        task.model.compile()
+    if config.trainer.compile:  # a net that drops blocks takes another way each step: its blocks are compiled alone
+        for part in task.model.blocks if getattr(task.model, "drops_blocks", False) else [task.model]:
+            part.compile()
     return task
 
 

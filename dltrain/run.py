@@ -65,7 +65,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         if first:
             record(trainer, saving, result, path)
             write_samples(data, path / "samples")
-            log.info(closing_words(result, path, task.total_epochs))
+            log.info(closing_words(result, path, task.total_epochs, config.output_dir))
         return result
 
 
@@ -108,7 +108,7 @@ def write_samples(data: Any, path: Path, at_most: int = 10) -> None:
         write_png(image, str(path / f"{number:02d}_{name}.png"))
 
 
-def closing_words(result: dict[str, Any], path: Path, total_epochs: int) -> str:
+def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: str) -> str:
     rate = result["steps"] / max(result["seconds"], 1e-9)
     headline = result["headline"]
     tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("test/"))
@@ -118,5 +118,5 @@ def closing_words(result: dict[str, Any], path: Path, total_epochs: int) -> str:
         f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
         f"{path}",
         f"next: dltrain predict run={path} input={path}/samples",
-        "      tensorboard --logdir outputs",
+        f"      tensorboard --logdir {root}",
     ])
