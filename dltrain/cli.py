@@ -132,6 +132,9 @@ def train(words: list[str]) -> int:
         pair = f"{composed.chosen['model']}-on-{composed.chosen['data']}"
         path = folder.named(root, config.name) if config.name else folder.timed(root / pair)
         folder.refuse_other_config(path, compose.to_plain(config))
+        if folder.finished(path):
+            print(f"{path} is finished, nothing to do; another name= makes another run")
+            return 0
         flags.overrides += [f"hydra.run.dir={quoted(path)}"]
         print(announcement(composed.chosen, path), flush=True)
     from dltrain.jobs import Jobs  # torch from here on

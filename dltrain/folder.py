@@ -90,6 +90,10 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
+def finished(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Raises UserError where the folder is not a run's."""
     path = folder / "config.yaml"

@@ -28,7 +28,7 @@ log = logging.getLogger("dltrain")
 def train(config: DictConfig, path: Path) -> dict[str, Any]:
     """Trains in the run folder `path`, from its newest checkpoint where it has one, tests the best weights and returns
     the result. A finished run is not touched."""
-    if (path / "result.json").is_file():
+    if folder.finished(path):
         print(f"{path} is finished, nothing to do; another name= makes another run")
         return dict(json.loads((path / "result.json").read_text()))
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, the one that writes and speaks
