@@ -30,7 +30,7 @@ def generator(*position: int | str) -> torch.Generator:
 
 class ClassificationBatch(NamedTuple):
     """images (B, C, H, W), uint8 in [0, 255] before the augment stage and float after; labels (B,) int64 in
-    [0, num_classes), or NOT_SCORED in evaluation."""
+    [0, num_classes), or NOT_SCORED in evaluation; mixtures (B, num_classes) float after transforms that mix samples."""
 
     images: Tensor
     labels: Tensor

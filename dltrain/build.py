@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dltrain.augment.pipeline import Augment
 from dltrain.batches import seed_of
 from dltrain.callbacks.chance import StepSeeds
 from dltrain.callbacks.pictures import Pictures
@@ -25,32 +24,45 @@ from dltrain.checkpoints import DurableIO
 from dltrain.errors import DataError, MachineError, UserError
 
 
-def build(node: DictConfig, **more: Any) -> Any:
-    """What a node describes: its `_target_` called with its other keys and `more`. `batch` serves the pair check only.
+def build(node: DictConfig, key: str, **more: Any) -> Any:
+    """What the node at `key` describes: its `_target_` called with its other keys and `more`. `batch` serves the pair
+    check only. Nodes below with a `_target_` of their own are built first.
 
-    Nodes below with a `_target_` of their own are built first. Raises UserError where the target cannot be imported,
-    does not take the keys, or refuses a value with a ValueError."""
+    Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
+    ValueError."""
+    keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items()
+            if name not in ("_target_", "batch")}
+    at = f"{key} ({str(node._target_).rpartition('.')[2]})"
     try:
         target = hydra.utils.get_object(node._target_)
-        keys = {str(key): hydra.utils.instantiate(value, _convert_="all") if isinstance(value, DictConfig | ListConfig)
-                else value for key, value in node.items() if key not in ("_target_", "batch")}
-    except (ImportError, hydra.errors.InstantiationException) as error:
+    except (ImportError, ValueError) as error:
         said = " ".join(str(error.__cause__ or error).split())
         hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in said else ""
-        raise UserError(f"{node._target_}: {said}{hint}") from error
+        raise UserError(f"{key}._target_={node._target_}: {said}{hint}") from error
     try:
         inspect.signature(target).bind(**keys, **more)
     except TypeError as error:
-        raise UserError(f"{node._target_}: {error}") from error
+        raise UserError(f"{at}: {error}") from error
     try:
         return target(**keys, **more)
     except ValueError as error:
-        raise UserError(f"{node._target_}: {error}") from error
+        raise UserError(f"{at}: {error}") from error
+
+
+def built(value: Any, key: str) -> Any:
+    """A config value as the class it is for should get it: plain, or built where it has a `_target_`."""
+    if isinstance(value, ListConfig):
+        return [built(one, f"{key}.{place}") for place, one in enumerate(value)]
+    if isinstance(value, DictConfig):
+        if "_target_" in value:
+            return build(value, key)
+        return {str(name): built(one, f"{key}.{name!s}") for name, one in value.items()}
+    return value
 
 
 def build_data(config: DictConfig) -> Any:
     """The data, loaded, with the sizes that only the files know written into the config."""
-    data = build(config.data, seed=config.seed)
+    data = build(config.data, "data", seed=config.seed)
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
     data.load()
@@ -68,10 +80,10 @@ def build_data(config: DictConfig) -> Any:
 def build_task(config: DictConfig) -> Any:
     """The task with its model, initialised as a function of the seed alone."""
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model)
-    augment = build(config.augment, channels=config.data.channels, image_px=config.data.image_px)
-    assert isinstance(augment, Augment) or callable(augment)
-    task = build(config.task, model=model, augment=augment, num_classes=config.data.num_classes, seed=config.seed)
+    model = build(config.model, "model")
+    augment = build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)
+    task = build(config.task, "task", model=model, augment=augment, num_classes=config.data.num_classes,
+                 seed=config.seed)
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
     if config.trainer.compile:  # a net that drops blocks takes another way each step: its blocks are compiled alone

@@ -17,7 +17,7 @@ from dltrain.errors import InterruptedRun, UserError, nearest
 
 SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
 HYDRA_STAYS_QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-VERBS = ("train", "resume", "eval", "predict", "ls", "why")
+VERBS = ("train", "resume", "eval", "predict", "show", "ls", "why")
 
 
 def main() -> int:
@@ -52,6 +52,8 @@ def command(argv: list[str]) -> int:
         return explain(words)
     if verb == "train":
         return train(words)
+    if verb == "show":
+        return show(words)
     pairs = key_values(verb, words)
     from dltrain import verbs  # torch from here on
 
@@ -92,6 +94,22 @@ def explain(words: list[str]) -> int:
     if not flags.overrides:
         raise UserError("why needs a key: dltrain why task.optimizer.lr model=resnet56 data=cifar10")
     print(why.why(flags.overrides[0], flags.overrides[1:], flags.config_dir))
+    return 0
+
+
+def show(words: list[str]) -> int:
+    """Draws what a pipeline does; checked like a training command."""
+    flags = hydra_flags(words)
+    from dltrain import compose
+
+    composed = compose.compose(flags.overrides, flags.config_dir)
+    from omegaconf import OmegaConf
+
+    from dltrain import show as drawing  # torch from here on
+
+    OmegaConf.set_struct(composed.config, False)
+    composed.config.choices = composed.chosen
+    print(drawing.show(composed.config))
     return 0
 
 

@@ -21,6 +21,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain resume  run=FOLDER                   go on after a kill, to the same bits as without it
   dltrain eval    run=FOLDER [key=value ...]   measure a run again: its best checkpoint on the test part
   dltrain predict run=FOLDER input=FILE        label pictures: a file, several (a.png,b.png) or a folder
+  dltrain show    [choices]                    draw what a pipeline does: augment=strong data=cifar10
   dltrain ls      [{topics}]
   dltrain why     KEY [choices]                which file and line set a value, and over which others
 

@@ -49,7 +49,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
             log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
                      f"of {task.total_steps}")
         else:
-            task.augment.normalize.fit(data.training_pixels(STATISTICS_IMAGES))
+            task.augment.fit(data.training_pixels(STATISTICS_IMAGES))
             log.info(introduction(data, task, trainer))
 
         if saved is None or saved["global_step"] < task.total_steps or saving.validation_due:

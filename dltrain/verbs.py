@@ -90,7 +90,7 @@ def predict(pairs: dict[str, str]) -> int:
 
     def story() -> None:
         files = picture_files(pairs["input"])
-        data = build(config.data, seed=config.seed)
+        data = build(config.data, "data", seed=config.seed)
         task = restored(config, path)
         device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
         task.to(device)

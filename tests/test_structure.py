@@ -13,7 +13,7 @@ from tests.conftest import TINY
 PACKAGE = Path(dltrain.__file__).parent
 ALLOWED = {
     "models": set(),
-    "augment": {"batches"},
+    "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data"},
     "tasks": {"batches", "optim", "augment"},
     "callbacks": {"batches", "errors", "checkpoints", "callbacks"},

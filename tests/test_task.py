@@ -19,7 +19,7 @@ def by_hand(config) -> tuple[torch.nn.Module, list[float]]:
     data = build_data(config)
     images, labels = data.parts["train"]
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model)
+    model = build(config.model, "model")
     model.to(memory_format=torch.channels_last)
     pixels = images.double() / 255
     mean, std = pixels.mean((0, 2, 3), keepdim=True).float(), pixels.std((0, 2, 3), keepdim=True, correction=0).float()

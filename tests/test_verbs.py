@@ -128,7 +128,12 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
     (["task.optimizer.name=sdg", "recipe=none"], 2, "did you mean 'sgd'"),
     (["model._target_=dltrain.models.nothing.Net", "recipe=none"], 2, "dltrain.models.nothing"),
-    (["+model.width=3", "recipe=none"], 2, "width"),
+    (["+model.width=3", "recipe=none"], 2, "model (CifarResNet): got an unexpected keyword argument 'width'"),
+    (["augment=strong"], 2, "augment (Augment): on_pixels.0 (ColorJitter): hue and saturation must be 0 for grey"),
+    (["augment.on_normalized=[{_target_:dltrain.augment.geometry.Cutout,px:9}]"], 2,
+     "on_normalized.0 (Cutout): px must be at most the image's 8, but is 9"),
+    (["augment.on_normalized=[{_target_:dltrain.augment.geometry.HorizontalFlip,p:1.5}]"], 2,
+     "augment.on_normalized.0 (HorizontalFlip): p must be in [0, 1], but is 1.5"),
 ])
 def test_mistakes_are_one_line_with_their_exit_code(words, code, said, dltrain, tmp_path, request):
     if "run=outputs/a" in words:
@@ -315,6 +320,32 @@ def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
     result = json.loads((tmp_path / "outputs/mine/result.json").read_text())
     assert result["test/accuracy"] > 0.9
     assert dltrain("predict", "run=outputs/mine", "input=outputs/mine/samples")[0] == 0
+
+
+def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path):
+    from PIL import Image
+
+    from dltrain.show import LABEL_PX, SIDE_PX
+
+    code, out, _ = dltrain("show", "augment.on_pixels=[{_target_:dltrain.augment.colour.GaussianNoise,"
+                           "std:0.1},{_target_:dltrain.augment.mixing.Mixup,alpha:1,num_classes:10}]")
+    assert (code, out) == (0, "outputs/show/digits-on-digits.png\n")
+    with Image.open(tmp_path / "outputs/show/digits-on-digits.png") as picture:
+        assert picture.height == 26 + 2 * (1 + 3) * (SIDE_PX + 6)
+        tops = [26 + row * (SIDE_PX + 6) for row in range(8)]
+        originals = [picture.crop((LABEL_PX, top, LABEL_PX + SIDE_PX, top + SIDE_PX)) for top in tops]
+    assert all(one.tobytes() == originals[0].tobytes() for one in originals[:4])
+    assert originals[4].tobytes() != originals[0].tobytes()
+    code, _, err = dltrain("show", "augment=strog")
+    assert code == 2
+    assert "did you mean 'strong'" in err
+
+
+def test_mixed_labels_train(dltrain, tmp_path):
+    code, _, err = dltrain("name=a", "augment.on_normalized=[{_target_:dltrain.augment.mixing.CutMix,alpha:1,"
+                           "num_classes:10}]", "augment.normalize=whiten", *TINY)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "outputs/a/result.json").read_text())["test/accuracy"] > 0
 
 
 def test_ls_runs_compares(dltrain):

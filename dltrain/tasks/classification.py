@@ -51,7 +51,7 @@ class Classification(pl.LightningModule):
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
+            correct = scored(logits.argmax(1), labels)
             self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
         return loss
 
@@ -93,3 +93,10 @@ class Classification(pl.LightningModule):
         built = optim.optimizer(self.model, **self.optimizer_keys)
         lr = optim.schedule(built, self.total_steps, self.schedule_keys)
         return {"optimizer": built, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
+
+
+def scored(predicted: Tensor, labels: Tensor) -> Tensor:
+    """How many are right; of mixed labels (B, num_classes), the share that the predicted class has in the mixture."""
+    if labels.dim() == 2:
+        return labels.gather(1, predicted[:, None]).sum()
+    return (predicted == labels).sum()
