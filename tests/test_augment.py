@@ -27,6 +27,14 @@ def test_crop_equals_torchvision_sample_by_sample(dtype, channels, px, padding):
         assert torch.equal(got, expected)
 
 
+def test_crop_by_gather_equals_crop_by_slices():
+    """What a GPU runs, held against what the CPU runs."""
+    images = batch_of(20, 3, 8).images
+    offsets = torch.randint(0, 9, (20, 2), generator=generator("offsets"))
+    padded = torch.nn.functional.pad(images, (4,) * 4)
+    assert torch.equal(geometry.gathered(padded, offsets, 8, 8), crop(images, 4, offsets))
+
+
 def test_crop_draws_every_place_equally_often():
     padding, count = 1, 9000
     draws = generator("places")

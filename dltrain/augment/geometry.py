@@ -47,15 +47,27 @@ class PadCrop:
 
     def __call__(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
         offsets = torch.randint(0, 2 * self.padding_px + 1, (batch.size, 2), generator=draws)  # (B, 2): y, x
-        return batch._replace(images=crop(batch.images, self.padding_px, to_device(offsets, batch.images), self.mode))
+        return batch._replace(images=crop(batch.images, self.padding_px, offsets, self.mode))
 
 
 def crop(images: Tensor, padding_px: int, offsets: Tensor, mode: str = "zero") -> Tensor:
-    """Sample i of (B, C, H, W), padded, from row offsets[i, 0] and column offsets[i, 1] on; the same shape."""
-    b, c, h, w = images.shape
+    """Sample i of (B, C, H, W), padded, from row offsets[i, 0] and column offsets[i, 1] on; the same shape. The offsets
+    lie on the CPU: there each sample is one copy of a slice, elsewhere all samples are one gather."""
+    h, w = images.shape[2:]
     padded = F.pad(images, (padding_px,) * 4, mode="constant" if mode == "zero" else "reflect")
-    rows = offsets[:, 0, None] + torch.arange(h, device=images.device)  # (B, H)
-    columns = offsets[:, 1, None] + torch.arange(w, device=images.device)  # (B, W)
+    if images.device.type == "cpu":
+        out = torch.empty_like(images)
+        for target, source, (y, x) in zip(out, padded, offsets.tolist(), strict=True):
+            target.copy_(source[:, y : y + h, x : x + w])
+        return out
+    return gathered(padded, to_device(offsets, images), h, w)
+
+
+def gathered(padded: Tensor, offsets: Tensor, h: int, w: int) -> Tensor:
+    """The same crops with no loop and no host sync."""
+    b, c = padded.shape[:2]
+    rows = offsets[:, 0, None] + torch.arange(h, device=padded.device)  # (B, H)
+    columns = offsets[:, 1, None] + torch.arange(w, device=padded.device)  # (B, W)
     flat = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W): places in a flattened plane
     return padded.flatten(2).gather(2, flat.reshape(b, 1, h * w).expand(b, c, h * w)).reshape(b, c, h, w)
 
@@ -67,8 +79,9 @@ class HorizontalFlip:
         self.p = in_unit("p", p)
 
     def __call__(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
-        mirrored = to_device(torch.rand(batch.size, generator=draws) < self.p, batch.images)
-        return batch._replace(images=torch.where(mirrored[:, None, None, None], batch.images.flip(3), batch.images))
+        mirrored = torch.rand(batch.size, generator=draws) < self.p
+        chosen = to_device(mirrored.nonzero().flatten(), batch.images)  # counted on the CPU: no host sync
+        return batch._replace(images=batch.images.index_copy(0, chosen, batch.images[chosen].flip(3)))
 
 
 class ResizedCrop:
@@ -99,28 +112,14 @@ class ResizedCrop:
 def resized(images: Tensor, windows: Tensor, px: int) -> Tensor:
     """Window (top, left, height, width) of each float image to (px, px), bilinear, no pixel from outside the window."""
     steps = (torch.arange(px, device=images.device) + 0.5) / px
+    places = []
     for axis, dim in ((0, 2), (1, 3)):
         first, length = windows[:, axis, None], windows[:, axis + 2, None]
-        position = (steps * length - 0.5).clamp(min=0)
-        position = first + torch.minimum(position, length - 1)  # (B, px)
-        images = interpolated(images, position, dim)
-    return images
-
-
-def interpolated(images: Tensor, position: Tensor, dim: int) -> Tensor:
-    """Linear interpolation of each image along H (dim 2) or W (dim 3) at its own positions (B, N) inside the image."""
-    low = position.floor().long()
-    high = (low + 1).clamp(max=images.shape[dim] - 1)
-    part = position - low
-    shape = (len(images), 1, -1, 1) if dim == 2 else (len(images), 1, 1, -1)
-    size = [*images.shape]
-    size[dim] = position.shape[1]
-
-    def taken(index: Tensor) -> Tensor:
-        return images.gather(dim, index.view(shape).expand(size))
-
-    weight = part.view(shape).to(images.dtype)
-    return taken(low) * (1 - weight) + taken(high) * weight
+        position = first + torch.minimum((steps * length - 0.5).clamp(min=0), length - 1)  # (B, px)
+        places.append((2 * position + 1) / images.shape[dim] - 1)  # from -1 to 1 between the outer edges
+    rows, columns = places[0][:, :, None].expand(-1, -1, px), places[1][:, None, :].expand(-1, px, -1)
+    grid = torch.stack([columns, rows], dim=3).to(images.dtype)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="border")
 
 
 class ScaleJitter:
