@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import functional as reference
 from dltrain.augment import colour, geometry, mixing
 from dltrain.augment.geometry import HorizontalFlip, PadCrop, crop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize
+from dltrain.augment.views import Views
 from dltrain.batches import ClassificationBatch, generator
 
 
@@ -330,3 +331,53 @@ def test_every_transform_is_a_function_of_its_generator_and_differs_by_sample(tr
     assert torch.equal(once.labels, again.labels)
     assert not torch.equal(once.images, later.images)
     assert len(torch.unique(once.images.flatten(1), dim=0)) > 8
+
+
+# test-time regimes
+
+
+def net(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten(), torch.nn.Linear(5, 4)).eval()
+
+
+def chances(model, *views: torch.Tensor) -> torch.Tensor:
+    return torch.stack([model(view).softmax(1) for view in views])
+
+
+def test_flip_average_equals_a_loop():
+    model, images = net(), floats(6)
+    expected = chances(model, images, reference.horizontal_flip(images)).mean(0)
+    torch.testing.assert_close(Views("flip")(model, images).exp(), expected)
+
+
+def test_ten_crop_equals_torchvisions():
+    model, images = net(), floats(6)
+    ten = reference.ten_crop(reference.pad(images, [2] * 4), [12, 12])
+    torch.testing.assert_close(Views("ten_crop", padding_px=2)(model, images).exp(), chances(model, *ten).mean(0))
+    inner = reference.ten_crop(images, [9, 9])
+    torch.testing.assert_close(Views("ten_crop", crop_px=9)(model, images).exp(), chances(model, *inner).mean(0))
+
+
+@pytest.mark.parametrize(("kind", "combine"), [("scales_mean", lambda c: c.mean(0)),
+                                               ("scales_max", lambda c: c.amax(0) / c.amax(0).sum(1, keepdim=True))])
+def test_scales_are_combined_by_their_mean_or_maximum(kind, combine):
+    model, images = net(), floats(6)
+    sizes = [images, *(reference.resize(images, [side, side], antialias=True) for side in (15, 18))]
+    got = Views(kind, scales=(1.0, 1.25, 1.5))(model, images).exp()
+    torch.testing.assert_close(got, combine(chances(model, *sizes)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_single_view_is_the_net_itself():
+    model, images = net(), floats(6)
+    assert torch.equal(Views()(model, images), model(images))
+
+
+@pytest.mark.parametrize(("keys", "said"), [
+    ({"test": "five_crop"}, "test must be one of"), ({"test": "ten_crop"}, "the same crop five times"),
+    ({"test": "ten_crop", "test_crop_px": 20}, "at most the padded image's 8"), ({"test_scales": []}, "test_scales"),
+    ({"test_padding_px": -1}, "test_padding_px")])
+def test_bad_regimes_are_refused(keys, said):
+    with pytest.raises(ValueError, match=said):
+        Augment("box", 3, 8, **keys)

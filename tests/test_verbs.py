@@ -341,6 +341,22 @@ def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path
     assert "did you mean 'strong'" in err
 
 
+def test_eval_changes_the_regime_and_nothing_else(dltrain, tmp_path):
+    dltrain("name=a", *TINY)
+    folder = tmp_path / "outputs/a"
+    before = {path: path.read_bytes() for path in (folder / "config.yaml", folder / "checkpoints/best.ckpt")}
+    _, single, _ = dltrain("eval", "run=outputs/a")
+    for regime in ("flip", "ten_crop", "scales_max"):
+        code, out, _ = dltrain("eval", "run=outputs/a", f"augment.test={regime}", "augment.test_scales=[1.5]")
+        assert code == 0
+        assert out != single
+    assert json.loads((folder / "eval.json").read_text())["augment.test"] == "scales_max"
+    assert all(path.read_bytes() == content for path, content in before.items())
+    code, _, err = dltrain("eval", "run=outputs/a", "augment.test=ten_crops")
+    assert code == 2
+    assert "test must be one of single, flip, ten_crop" in err
+
+
 def test_mixed_labels_train(dltrain, tmp_path):
     code, _, err = dltrain("name=a", "augment.on_normalized=[{_target_:dltrain.augment.mixing.CutMix,alpha:1,"
                            "num_classes:10}]", "augment.normalize=whiten", *TINY)

@@ -1,7 +1,7 @@
 """The stage between data and model: a batch of uint8 pixels becomes a batch of normalised floats, on the device.
 
 In training: transforms of pixels as floats in [0, 1], normalisation, transforms of normalised values, each sample with
-its own draw. In evaluation: normalisation alone.
+its own draw. In evaluation: normalisation, then one or several views (views.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dltrain.augment.views import Views
 from dltrain.batches import ClassificationBatch
 
 Transform = Callable[[ClassificationBatch, torch.Generator], ClassificationBatch]
@@ -90,9 +91,12 @@ class Augment(nn.Module):
     """
 
     def __init__(self, normalize: str, channels: int, image_px: int, on_pixels: Sequence[Transform] = (),
-                 on_normalized: Sequence[Transform] = ()):
+                 on_normalized: Sequence[Transform] = (), test: str = "single", test_padding_px: int = 0,
+                 test_crop_px: int | None = None, test_scales: Sequence[float] = (1.0,)):
         super().__init__()
         self.normalize = Normalize(normalize, channels, image_px)
+        self.test_views = Views(test, test_padding_px, test_crop_px, test_scales)
+        self.test_views.check(image_px)
         self.on_pixels, self.on_normalized = list(on_pixels), list(on_normalized)
         self.with_buffers = nn.ModuleList(stage for _, stage in self.stages() if isinstance(stage, nn.Module))
         for name, stage in self.stages():

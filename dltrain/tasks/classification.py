@@ -42,8 +42,8 @@ class Classification(pl.LightningModule):
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored samples
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 pixels (B, C, H, W) to logits (B, num_classes), as in evaluation."""
-        return self.model(self.augment.normalize(images))
+        """uint8 pixels (B, C, H, W) to logits, or log-probabilities, (B, num_classes), as in evaluation."""
+        return self.augment.test_views(self.model, self.augment.normalize(images))
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
@@ -62,8 +62,8 @@ class Classification(pl.LightningModule):
         return {"train/loss": loss / count, "train/accuracy": correct / count} if count else {}
 
     def evaluation_step(self, batch: ClassificationBatch) -> None:
-        images, labels = self.augment(batch)
-        logits = self.model(images)
+        labels = batch.labels
+        logits = self(batch.images)
         self.confusion.update(logits, labels)
         self.eval_loss[0] += F.cross_entropy(logits, labels, reduction="sum", ignore_index=NOT_SCORED)
         self.eval_loss[1] += (labels != NOT_SCORED).sum()
