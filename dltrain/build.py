@@ -141,7 +141,7 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     readings = Readings(keys.log_every_n_steps)
     loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
                Board(path, name="", version="", default_hp_metric=False,
-                    purge_step=saved["global_step"] + 1 if saved else None)]
+                    purge_step=saved["global_step"] + 1 if saved else 0)]
     strategy: Any = "auto"
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy

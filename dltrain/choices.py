@@ -71,11 +71,6 @@ def data_that_fits(batch: str, *folders: Path) -> list[str]:
             if (path := path_of("data", name, *folders)) and content(path).get("data", {}).get("batch") == batch]
 
 
-def models_that_fit(batch: str, *folders: Path) -> list[str]:
-    """The models whose task trains on this batch type."""
-    return [name for name in names("model", *folders) if batch_of_model(name, *folders) == batch]
-
-
 def batch_of_model(name: str, *folders: Path) -> str | None:
     path = path_of("model", name, *folders)
     task = chosen_by(path, "task") if path else None

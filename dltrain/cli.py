@@ -102,14 +102,10 @@ def show(words: list[str]) -> int:
     flags = hydra_flags(words)
     from dltrain import compose
 
-    composed = compose.compose(flags.overrides, flags.config_dir)
-    from omegaconf import OmegaConf
-
+    config = compose.compose(flags.overrides, flags.config_dir).job_config()
     from dltrain import show as drawing  # torch from here on
 
-    OmegaConf.set_struct(composed.config, False)
-    composed.config.choices = composed.chosen
-    print(drawing.show(composed.config))
+    print(drawing.show(config))
     return 0
 
 

@@ -39,6 +39,12 @@ class Composed:
     folders: list[Path] = field(default_factory=list)  # the user's config folders
     starts_sweep: bool = False  # an experiment may be a sweep by itself
 
+    def job_config(self) -> DictConfig:
+        """The config as a run takes it: with the choices that made it, and open for the sizes that only data know."""
+        OmegaConf.set_struct(self.config, False)
+        self.config.choices = self.chosen
+        return self.config
+
 
 def loader(config_dir: str | None) -> ConfigLoaderImpl:
     version.setbase("1.3")

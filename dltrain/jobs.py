@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dltrain import compose, folder, listing, run
 from dltrain.errors import MachineError, UserError
@@ -76,10 +76,7 @@ class Jobs:
         if self.sweep:
             print(f"\n{path.name}: {' '.join(words)}", flush=True)
             folder.write(path / "overrides.txt", "\n".join(words) + "\n")
-        composed = compose.compose(words, self.config_dir)  # of a sweep only the first job has been checked yet
-        config = composed.config
-        OmegaConf.set_struct(config, False)
-        config.choices = composed.chosen
+        config = compose.compose(words, self.config_dir).job_config()  # of a sweep only the first job was checked yet
         if self.sweep:
             folder.refuse_other_config(path, compose.to_plain(config))
         if self.sweep and config.trainer.devices > 1:  # processes of its own: they cannot be started twice from one
@@ -107,7 +104,8 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def finish_sweep(path: Path) -> int:
     """Prints and writes the table of all jobs, best first, failed ones last. Returns 7 where one failed."""
-    jobs = sorted((child for child in path.iterdir() if child.is_dir()), key=lambda p: int(p.name.partition("-")[0]))
+    folders = [child for child in path.iterdir() if child.is_dir() and child.name.partition("-")[0].isdigit()]
+    jobs = sorted(folders, key=lambda job: int(job.name.partition("-")[0]))
     results = {job: read_result(job) for job in jobs}
     asked = {job: asked_of(job) for job in jobs}
     done = [job for job in jobs if results[job]]

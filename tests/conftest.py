@@ -7,7 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU 
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dltrain.compose import compose
 
@@ -21,10 +21,7 @@ def config():
     """config("model=plain20", ...) -> the composed DictConfig, with its choices, as run.train takes it."""
 
     def composed(*words: str, config_dir: str | None = None) -> DictConfig:
-        found = compose(list(words), config_dir)
-        OmegaConf.set_struct(found.config, False)
-        found.config.choices = found.chosen
-        return found.config
+        return compose(list(words), config_dir).job_config()
 
     return composed
 

@@ -90,6 +90,25 @@ def test_a_loss_that_is_not_finite_ends_the_run(config, run_folder):
         assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_weights_that_are_not_finite_reach_no_checkpoint(config, run_folder, monkeypatch):
+    """The loss is finite, the step after it is not: neither best nor last may take the weights in."""
+    path = run_folder("run")
+    step = torch.optim.SGD.step
+
+    def spoiling(self, closure=None):
+        loss = step(self, closure)
+        spoiling.count += 1
+        if spoiling.count == 3:  # the last step of the first epoch
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return loss
+
+    spoiling.count = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", spoiling)
+    with pytest.raises(DivergedError, match="weights are not finite at step 3"):
+        run.train(config(*TINY), path)
+    assert not list((path / "checkpoints").glob("*.ckpt"))
+
+
 @pytest.mark.parametrize(("keys", "steps", "expected"), [
     ({"name": "step", "milestones": (0.5, 0.75)}, (0, 31999, 32000, 47999, 48000), (1, 1, 0.1, 0.1, 0.01)),
     ({"name": "constant"}, (0, 63999), (1, 1)),

@@ -105,6 +105,7 @@ class Saving(pl.Callback):
                             )
         value = float(trainer.callback_metrics[self.headline])
         if self.best is None or self.sign * value >= self.sign * self.best:  # of equals the later
+            refuse_non_finite(trainer, self.folder)
             self.best, self.best_epoch = value, epochs_begun(trainer)
             trainer.save_checkpoint(self.folder / checkpoints.BEST, weights_only=True)
 
@@ -122,10 +123,7 @@ class Saving(pl.Callback):
         return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        finite = [p.isfinite().all() for p in trainer.lightning_module.parameters()]
-        if not bool(torch.stack(finite).all()):
-            raise DivergedError(f"weights are not finite at step {trainer.global_step}; {self.folder} keeps the last "
-                                "finite checkpoint; try a smaller task.optimizer.lr")
+        refuse_non_finite(trainer, self.folder)
         trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.saved_at = time.monotonic()
 
@@ -135,6 +133,14 @@ class Saving(pl.Callback):
         signum = self.signals.received or signal.SIGTERM
         raise InterruptedRun(signum, f"{signal.Signals(signum).name}: saved {self.folder / checkpoints.LAST} at step "
                                      f"{trainer.global_step}; dltrain resume run={self.folder.parent} goes on")
+
+
+def refuse_non_finite(trainer: pl.Trainer, folder: Path) -> None:
+    """Before every save: a checkpoint of finite weights is never followed by one that is not."""
+    finite = [p.isfinite().all() for p in trainer.lightning_module.parameters()]
+    if not bool(torch.stack(finite).all()):
+        raise DivergedError(f"weights are not finite at step {trainer.global_step}; {folder} keeps the last finite "
+                            "checkpoint; try a smaller task.optimizer.lr")
 
 
 def set_position(fit_loop: dict[str, Any], position: int, batches_per_epoch: int, global_step: int) -> None:
