@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from dltrain.augment import colour, geometry, mixing
+from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop, crop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize
 from dltrain.augment.views import Views
@@ -133,15 +133,15 @@ def test_reflected_crop_equals_torchvision():
 
 def test_resized_windows_equal_torchvision():
     images = floats(30, px=14, width=18)
-    windows = geometry.ResizedCrop(9).windows(30, 14, 18, generator("w"))
-    got = geometry.resized(images, windows, 9)
+    windows = resampling.ResizedCrop(9).draw(torch.tensor([[14.0, 18.0]]).repeat(30, 1), generator("w"))
+    got = resampling.resized(images, windows, 9)
     for image, (top, left, height, width), one in zip(images, windows.int().tolist(), got, strict=True):
         expected = reference.resized_crop(image, top, left, height, width, [9, 9], antialias=False)
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_windows_have_their_area_and_ratio_and_lie_inside():
-    windows = geometry.ResizedCrop(9, (0.3, 0.5), (1.0, 2.0)).windows(5000, 200, 200, generator("w"))
+    windows = resampling.ResizedCrop(9, (0.3, 0.5), (1.0, 2.0)).draw(torch.full((5000, 2), 200.0), generator("w"))
     top, left, height, width = windows.unbind(1)
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -158,7 +158,7 @@ def test_scale_jitter_equals_resize_and_crop_by_interpolation():
     """A window of px / scale at any place between pixels, by numpy's own linear interpolation."""
     images = floats(6, 1, 20)
     windows = torch.tensor([[1.3, 2.7, 9.5, 9.5]] * 6)
-    got = geometry.resized(images, windows, 8)
+    got = resampling.resized(images, windows, 8)
     steps = (np.arange(8) + 0.5) / 8 * 9.5 - 0.5
     rows, columns = 1.3 + np.clip(steps, 0, 8.5), 2.7 + np.clip(steps, 0, 8.5)
     for image, one in zip(images[:, 0].numpy(), got[:, 0].numpy(), strict=True):
@@ -168,7 +168,7 @@ def test_scale_jitter_equals_resize_and_crop_by_interpolation():
 
 
 def test_scale_jitter_draws_the_short_side():
-    transform = geometry.ScaleJitter(8, (8, 16))
+    transform = resampling.ScaleJitter(8, (8, 16))
     out = transform(ClassificationBatch(floats(40, 1, 16), torch.zeros(40).long()), generator("s")).images
     assert out.shape == (40, 1, 8, 8)
 
@@ -179,7 +179,7 @@ def test_affine_equals_torchvision():
     angle, scale = geometry.uniform(-40, 40, 25, draws), geometry.uniform(0.7, 1.3, 25, draws)
     shift, shear = 3 * torch.randn(25, 2, generator=draws), geometry.uniform(-20, 20, 25, draws)
     shift = shift.round()
-    got = geometry.warped(images, geometry.inverse_affine(angle, shift, scale, shear))
+    got = resampling.warped(images, resampling.about_centre(angle, shift, scale, shear))
     for i in range(25):
         expected = reference.affine(images[i], float(angle[i]), shift[i].int().tolist(), float(scale[i]),
                                     [float(shear[i]), 0.0], interpolation=reference.InterpolationMode.BILINEAR)
@@ -188,7 +188,8 @@ def test_affine_equals_torchvision():
 
 def test_cutout_equals_a_loop():
     images, centres = floats(30), torch.randint(0, 12, (30, 2), generator=generator("c"))
-    for image, (y, x), got in zip(images, centres.tolist(), geometry.with_hole(images, centres, 5), strict=True):
+    windows = torch.cat([centres - 2, torch.full((30, 2), 5)], dim=1)
+    for image, (y, x), got in zip(images, centres.tolist(), erasing.with_hole(images, windows), strict=True):
         expected = image.clone()
         expected[:, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = 0
         assert torch.equal(got, expected)
@@ -301,22 +302,24 @@ def test_box_is_from_minus_one_to_one():
     (lambda: Normalize("whiten", 3, 64), "standard suits large images"),
     (lambda: Augment("box", 1, 8, [colour.ColorJitter(hue=0.1)]), "must be 0 for grey images"),
     (lambda: Augment("box", 1, 8, [colour.Lighting()]), "3 channels"),
-    (lambda: Augment("box", 3, 8, [geometry.Cutout(9)]), "at most the image's 8"),
+    (lambda: Augment("box", 3, 8, [erasing.Cutout(9)]), "at most the image's 8"),
     (lambda: Augment("box", 3, 8, [PadCrop(8, "reflect")]), "below the image's 8 px"),
-    (lambda: Augment("box", 3, 8, [geometry.ScaleJitter(9, (9, 20))]), "at most the image's 8"),
+    (lambda: Augment("box", 3, 8, [resampling.ScaleJitter(9, (9, 20))]), "at most the image's 8"),
     (lambda: PadCrop(4, "mirror"), "mode must be"), (lambda: colour.ColorJitter(hue=0.6), "hue must be"),
     (lambda: colour.GaussianBlur(4), "kernel_px must be odd"), (lambda: colour.GaussianNoise(-1), "std must be"),
-    (lambda: mixing.Mixup(0, 3), "alpha must be"), (lambda: geometry.Affine(degrees=200), "degrees must be"),
-    (lambda: geometry.ResizedCrop(8, (0.0, 1.0)), "scale in"), (lambda: geometry.Cutout(0), "px must be"),
+    (lambda: mixing.Mixup(0, 3), "alpha must be"), (lambda: resampling.Affine(degrees=200), "degrees must be"),
+    (lambda: resampling.ResizedCrop(8, (0.0, 1.0)), "scale in"), (lambda: erasing.RandomErasing(1.5), "p must be"),
+    (lambda: erasing.RandomErasing(scale=(0.5, 0.1)), "low before high"), (lambda: erasing.Cutout(0), "px must be"),
 ])
 def test_bad_arguments_are_refused_before_the_first_step(make, said):
     with pytest.raises(ValueError, match=said):
         make()
 
 
-ALL = [PadCrop(2, "reflect"), geometry.ResizedCrop(8), geometry.ScaleJitter(8, (8, 12)),
-       geometry.Affine(20, 0.1, (0.8, 1.2), 10), geometry.Cutout(3), colour.ColorJitter(0.5, 0.5, 0.5, 0.2),
-       colour.GaussianBlur(3), colour.GaussianNoise(0.1), mixing.Mixup(0.5, 3), mixing.CutMix(1.0, 3)]
+ALL = [PadCrop(2, "reflect"), resampling.ResizedCrop(8), resampling.ScaleJitter(8, (8, 12)),
+       resampling.Affine(20, 0.1, (0.8, 1.2), 10), erasing.Cutout(3), erasing.RandomErasing(0.9),
+       colour.ColorJitter(0.5, 0.5, 0.5, 0.2), colour.GaussianBlur(3), colour.GaussianNoise(0.1),
+       mixing.Mixup(0.5, 3), mixing.CutMix(1.0, 3)]
 
 
 @pytest.mark.parametrize("transform", ALL, ids=lambda t: type(t).__name__)
@@ -331,6 +334,18 @@ def test_every_transform_is_a_function_of_its_generator_and_differs_by_sample(tr
     assert torch.equal(once.labels, again.labels)
     assert not torch.equal(once.images, later.images)
     assert len(torch.unique(once.images.flatten(1), dim=0)) > 8
+
+
+def test_erasing_has_its_chance_and_its_area():
+    images = torch.ones(4000, 1, 20, 20)
+    erased = erasing.RandomErasing(0.4, (0.1, 0.3), (0.5, 2.0))(ClassificationBatch(images, torch.zeros(4000).long()),
+                                                               generator("e")).images
+    share = (erased == 0).float().mean((1, 2, 3))
+    touched = share[share > 0]
+    assert abs(len(touched) / 4000 - 0.4) < 4 * (0.4 * 0.6 / 4000) ** 0.5
+    assert float(touched.min()) > 0.08
+    assert float(touched.max()) < 0.33
+    assert float(touched.mean()) == pytest.approx(0.2, abs=0.01)
 
 
 # test-time regimes
@@ -381,3 +396,12 @@ def test_a_single_view_is_the_net_itself():
 def test_bad_regimes_are_refused(keys, said):
     with pytest.raises(ValueError, match=said):
         Augment("box", 3, 8, **keys)
+
+
+def test_scaled_first_then_the_centre():
+    model, images = net(), floats(6, px=20)
+    smaller = reference.resize(images, [16, 16], antialias=True)
+    centre = reference.center_crop(smaller, [12, 12])
+    torch.testing.assert_close(Views(crop_px=12, short_px=16)(model, images), model(centre), atol=1e-5, rtol=1e-4)
+    flipped = Views("flip", crop_px=12, short_px=16)(model, images).exp()
+    torch.testing.assert_close(flipped, chances(model, centre, centre.flip(3)).mean(0), atol=1e-5, rtol=1e-4)

@@ -130,7 +130,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["model._target_=dltrain.models.nothing.Net", "recipe=none"], 2, "dltrain.models.nothing"),
     (["+model.width=3", "recipe=none"], 2, "model (CifarResNet): got an unexpected keyword argument 'width'"),
     (["augment=strong"], 2, "augment (Augment): on_pixels.0 (ColorJitter): hue and saturation must be 0 for grey"),
-    (["augment.on_normalized=[{_target_:dltrain.augment.geometry.Cutout,px:9}]"], 2,
+    (["augment.on_normalized=[{_target_:dltrain.augment.erasing.Cutout,px:9}]"], 2,
      "on_normalized.0 (Cutout): px must be at most the image's 8, but is 9"),
     (["augment.on_normalized=[{_target_:dltrain.augment.geometry.HorizontalFlip,p:1.5}]"], 2,
      "augment.on_normalized.0 (HorizontalFlip): p must be in [0, 1], but is 1.5"),

@@ -5,12 +5,14 @@ Brightness, contrast, saturation and hue mean what torchvision's `adjust_*` mean
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dltrain.augment.geometry import to_device, uniform
-from dltrain.batches import ClassificationBatch
+from dltrain.augment.geometry import each, to_device, uniform
 
 GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as in torchvision
 
@@ -38,15 +40,15 @@ class ColorJitter:
         if channels == 1 and (self.hue or self.saturation):
             raise ValueError("hue and saturation must be 0 for grey images")
 
-    def __call__(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
+    def __call__(self, batch: Any, draws: torch.Generator) -> Any:
         images = batch.images
         for adjust, width in ((brightness, self.brightness), (contrast, self.contrast), (saturation, self.saturation)):
             factors = uniform(max(0.0, 1 - width), 1 + width, batch.size, draws)
             if width:
-                images = adjust(images, to_device(factors, images)[:, None, None, None])
+                images = each(adjust, images, to_device(factors, images)[:, None, None, None])
         turns = uniform(-self.hue, self.hue, batch.size, draws)
         if self.hue:
-            images = turned(images, to_device(turns, images)[:, None, None])
+            images = each(turned, images, to_device(turns, images)[:, None, None])
         return batch._replace(images=images)
 
 
@@ -103,9 +105,13 @@ class Lighting(nn.Module):
         values, vectors = torch.linalg.eigh(torch.cov(colours.T, correction=0))
         self.axes.copy_(vectors * values.clamp_min(0).sqrt())
 
-    def forward(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
+    def forward(self, batch: Any, draws: torch.Generator) -> Any:
         drawn = to_device(self.std * torch.randn(batch.size, 3, generator=draws), batch.images)
-        return batch._replace(images=(batch.images + (drawn @ self.axes.T)[:, :, None, None]).clamp(0, 1))
+        return batch._replace(images=each(shifted, batch.images, (drawn @ self.axes.T)[:, :, None, None]))
+
+
+def shifted(images: Tensor, shift: Tensor) -> Tensor:
+    return (images + shift).clamp(0, 1)
 
 
 class GaussianBlur:
@@ -122,9 +128,9 @@ class GaussianBlur:
         if self.kernel_px // 2 >= image_px:
             raise ValueError(f"kernel_px must be below twice the image's {image_px} px, but is {self.kernel_px}")
 
-    def __call__(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
+    def __call__(self, batch: Any, draws: torch.Generator) -> Any:
         sigma = to_device(uniform(*self.sigma_px, batch.size, draws), batch.images)
-        return batch._replace(images=blurred(batch.images, sigma, self.kernel_px))
+        return batch._replace(images=each(partial(blurred, kernel_px=self.kernel_px), batch.images, sigma))
 
 
 def blurred(images: Tensor, sigma: Tensor, kernel_px: int) -> Tensor:
@@ -146,6 +152,8 @@ class GaussianNoise:
             raise ValueError(f"std must be >= 0, but is {std}")
         self.std = std
 
-    def __call__(self, batch: ClassificationBatch, draws: torch.Generator) -> ClassificationBatch:
-        noise = to_device(torch.randn(batch.images.shape, generator=draws), batch.images)
-        return batch._replace(images=(batch.images + self.std * noise).clamp(0, 1))
+    def __call__(self, batch: Any, draws: torch.Generator) -> Any:
+        def noisy(images: Tensor) -> Tensor:
+            return shifted(images, self.std * to_device(torch.randn(images.shape, generator=draws), images))
+
+        return batch._replace(images=each(noisy, batch.images))

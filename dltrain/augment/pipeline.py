@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dltrain.augment.geometry import each
 from dltrain.augment.views import Views
-from dltrain.batches import ClassificationBatch
 
-Transform = Callable[[ClassificationBatch, torch.Generator], ClassificationBatch]
+Transform = Callable[[Any, torch.Generator], Any]  # a batch with images, in [0, 1] or normalised, and its own draws
 STATISTICS_IMAGES = 50_000  # more images do not move the statistics
 KINDS = ("mean_pixel", "per_pixel", "standard", "box", "whiten")
 WHITEN_AT_MOST = 3072  # values an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
@@ -92,10 +92,11 @@ class Augment(nn.Module):
 
     def __init__(self, normalize: str, channels: int, image_px: int, on_pixels: Sequence[Transform] = (),
                  on_normalized: Sequence[Transform] = (), test: str = "single", test_padding_px: int = 0,
-                 test_crop_px: int | None = None, test_scales: Sequence[float] = (1.0,)):
+                 test_crop_px: int | None = None, test_scales: Sequence[float] = (1.0,),
+                 test_short_px: int | None = None):
         super().__init__()
         self.normalize = Normalize(normalize, channels, image_px)
-        self.test_views = Views(test, test_padding_px, test_crop_px, test_scales)
+        self.test_views = Views(test, test_padding_px, test_crop_px, test_scales, test_short_px)
         self.test_views.check(image_px)
         self.on_pixels, self.on_normalized = list(on_pixels), list(on_normalized)
         self.with_buffers = nn.ModuleList(stage for _, stage in self.stages() if isinstance(stage, nn.Module))
@@ -118,13 +119,13 @@ class Augment(nn.Module):
             if hasattr(stage, "fit"):
                 stage.fit(pixels)
 
-    def forward(self, batch: ClassificationBatch, draws: torch.Generator | None = None) -> ClassificationBatch:
-        """`draws` is the batch's own generator on the CPU; without one nothing random happens."""
+    def forward(self, batch: Any, draws: torch.Generator | None = None) -> Any:
+        """Any batch with images; `draws` is its own generator on the CPU, without one nothing random happens."""
         if draws is not None and self.on_pixels:
-            batch = batch._replace(images=batch.images.float() / 255)
+            batch = batch._replace(images=each(lambda pixels: pixels.float() / 255, batch.images))
             for transform in self.on_pixels:
                 batch = transform(batch, draws)
-        batch = batch._replace(images=self.normalize(batch.images))
+        batch = batch._replace(images=each(self.normalize, batch.images))
         if draws is not None:
             for transform in self.on_normalized:
                 batch = transform(batch, draws)

@@ -19,22 +19,26 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Views:
-    """`padding_px`: zeros added to each side before the ten crops, as in training. `crop_px`: side of a crop, None for
-    the image's own. `scales`: the sizes, as shares of the image's side."""
+    """`short_px`: the image's side is first scaled to it, None to leave it. `padding_px`: zeros added to each side
+    before the ten crops, as in training. `crop_px`: side of the crop, central but for the ten, None for the image's
+    own. `scales`: the sizes, as shares of the image's side; nothing is cropped then."""
 
     def __init__(self, kind: str = "single", padding_px: int = 0, crop_px: int | None = None,
-                 scales: Sequence[float] = (1.0,)):
+                 scales: Sequence[float] = (1.0,), short_px: int | None = None):
         if kind not in KINDS:
             raise ValueError(f"test must be one of {', '.join(KINDS)}, but is {kind}")
         if padding_px < 0 or (crop_px is not None and crop_px < 1) or not scales or min(scales) <= 0:
             raise ValueError("test_padding_px must be >= 0, test_crop_px >= 1 or null, test_scales above 0, but are "
                              f"{padding_px}, {crop_px}, {list(scales)}")
         self.kind, self.padding_px, self.crop_px, self.scales = kind, padding_px, crop_px, tuple(scales)
+        self.short_px = short_px
 
     def check(self, image_px: int) -> None:
-        side = image_px + 2 * self.padding_px
-        if self.kind == "ten_crop" and self.crop_px is not None and self.crop_px > side:
-            raise ValueError(f"test_crop_px must be at most the padded image's {side}, but is {self.crop_px}")
+        image_px = self.short_px or image_px
+        side = image_px + 2 * self.padding_px * (self.kind == "ten_crop")
+        if self.crop_px is not None and self.crop_px > side:
+            padded = "padded " if self.kind == "ten_crop" else ""
+            raise ValueError(f"test_crop_px must be at most the {padded}image's {side}, but is {self.crop_px}")
         if self.kind == "ten_crop" and side == (self.crop_px or image_px):
             raise ValueError("test=ten_crop would take the same crop five times; set test_padding_px above 0, or "
                              f"test_crop_px below {image_px}")
@@ -42,8 +46,10 @@ class Views:
     def __call__(self, model: Model, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to logits (B, K) for one view, to log-probabilities for several: the logarithm
         of the mean, or of the normalised maximum, of the views' softmax."""
+        if self.short_px is not None:
+            images = scaled(images, self.short_px)
         if self.kind == "single":
-            return model(images)
+            return model(centre(images, self.crop_px))
         chances = torch.stack([model(view).float().softmax(1) for view in self.views(images)])
         if self.kind == "scales_max":
             best = chances.amax(0)
@@ -54,13 +60,21 @@ class Views:
         if self.kind.startswith("scales"):
             side = images.shape[-1]
             for scale in self.scales:
-                size = max(1, round(scale * side))
-                yield images if size == side else F.interpolate(images, size=(size, size), mode="bilinear",
-                                                                antialias=True)
+                yield scaled(images, max(1, round(scale * side)))
             return
-        for view in [images] if self.kind == "flip" else corners(images, self.padding_px, self.crop_px):
+        flip = self.kind == "flip"
+        for view in [centre(images, self.crop_px)] if flip else corners(images, self.padding_px, self.crop_px):
             yield view
             yield view.flip(3)
+
+
+def scaled(images: Tensor, px: int) -> Tensor:
+    """Square images to a side of `px`, smoothed before they are made smaller."""
+    return images if images.shape[3] == px else F.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
+
+
+def centre(images: Tensor, crop_px: int | None) -> Tensor:
+    return images if crop_px is None else corners(images, 0, crop_px)[4]
 
 
 def corners(images: Tensor, padding_px: int, crop_px: int | None) -> list[Tensor]:
