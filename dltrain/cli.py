@@ -137,11 +137,12 @@ def train(words: list[str]) -> int:
     if flags.cfg:
         return hand_to_hydra(flags)
     config, root = composed.config, Path(composed.config.output_dir)
-    sweep = flags.multirun or composed.starts_sweep
-    flags.overrides += HYDRA_STAYS_QUIET
+    sweep = flags.multirun = composed.sweep
+    flags.overrides = composed.words + HYDRA_STAYS_QUIET
     if sweep:
         path = folder.named(root, config.name) if config.name else folder.timed(root / "sweeps")
-        flags.overrides += [f"hydra.sweep.dir={quoted(path)}", f"hydra.sweep.subdir={SWEEP_JOB}"]
+        flags.overrides += [f"hydra.sweep.dir={quoted(path)}", f"hydra.sweep.subdir={SWEEP_JOB}",
+                            "hydra.sweeper.params=null"]  # an experiment's own stand among the words
     else:
         pair = f"{composed.chosen['model']}-on-{composed.chosen['data']}"
         path = folder.named(root, config.name) if config.name else folder.timed(root / pair)
@@ -153,7 +154,9 @@ def train(words: list[str]) -> int:
         print(announcement(composed.chosen, path), flush=True)
     from dltrain.jobs import Jobs  # torch from here on
 
-    jobs = Jobs(path, sweep, flags.config_dir)
+    experiment = composed.chosen.get("experiment")
+    file = choices.path_of("experiment", experiment, *composed.folders) if experiment else None
+    jobs = Jobs(path, sweep, flags.config_dir, choices.describe(file) if file else "")
     try:
         hand_to_hydra(flags, jobs)
     except InterruptedRun:

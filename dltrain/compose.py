@@ -36,8 +36,10 @@ class Composed:
     chosen: dict[str, str]  # group -> name, as Hydra resolved them
     places: list[Place]  # the yaml files in the order in which they were merged
     overrides: list[Override]  # the command line's own assignments
+    words: list[str]  # the command line, with what an experiment sweeps over
+    swept: dict[str, str] | None  # what that is, where the chosen experiment is a sweep
+    sweep: bool  # by -m, or because the experiment is one
     folders: list[Path] = field(default_factory=list)  # the user's config folders
-    starts_sweep: bool = False  # an experiment may be a sweep by itself
 
     def job_config(self) -> DictConfig:
         """The config as a run takes it: with the choices that made it, and open for the sizes that only data know."""
@@ -80,6 +82,10 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     folders = user_folders(config_dir, overrides)
     for override in overrides:
         refuse_unknown_choice(override, folders)
+    if (swept := experiments_sweep(overrides, folders)) is not None:
+        multirun, words = True, [f"{key}={value}" for key, value in swept.items()] + words
+        overrides, repo = load._parse_overrides_and_create_caching_repo("train", words)
+    asked = words
     if multirun:
         words = [first_of_sweep(override) for override in overrides]
         overrides, repo = load._parse_overrides_and_create_caching_repo("train", words)
@@ -92,7 +98,6 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         raise missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
-    starts_sweep = OmegaConf.select(config, "hydra.mode") == "MULTIRUN"
     config.pop("hydra", None)
     OmegaConf.set_struct(config, True)
     try:
@@ -104,7 +109,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     recipe = chosen.get("recipe")
     if recipe and choices.path_of("recipe", recipe, *folders) is None:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file
-    return Composed(config, chosen, merged_places(listed, folders), mine, folders, starts_sweep)
+    return Composed(config, chosen, merged_places(listed, folders), mine, asked, swept, multirun, folders)
 
 
 def listed_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> DefaultsList:
@@ -136,6 +141,18 @@ def user_folders(config_dir: str | None, overrides: list[Override]) -> list[Path
         if override.key_or_group == "hydra.searchpath" and isinstance(value := override.value(), list):
             folders += [Path(str(entry).removeprefix("file://")) for entry in value]
     return folders
+
+
+def experiments_sweep(overrides: list[Override], folders: list[Path]) -> dict[str, str] | None:
+    """What the chosen experiment sweeps over by itself, less the keys that the command line gives; None where it is no
+    sweep."""
+    given = {override.key_or_group: override for override in overrides}
+    name = given["experiment"].value() if "experiment" in given else None
+    file = choices.path_of("experiment", name, *folders) if isinstance(name, str) else None
+    hydra = choices.content(file).get("hydra", {}) if file else {}
+    if hydra.get("mode") != "MULTIRUN":
+        return None
+    return {key: str(value) for key, value in hydra["sweeper"]["params"].items() if key not in given}
 
 
 def first_of_sweep(override: Override) -> str:

@@ -1,9 +1,7 @@
-"""The jobs that Hydra starts, one for a run and many for a sweep: a mistake is one line, a sweep ends in a table."""
+"""The jobs that Hydra starts, one for a run, many for a sweep: a mistake is one line; a sweep ends in a table."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dltrain import compose, folder, listing, run
+from dltrain import compose, folder, run, sweeps
 from dltrain.errors import MachineError, UserError
 
 
@@ -59,8 +57,8 @@ class Jobs:
     """The function that Hydra calls, once for a run and once a job for a sweep. A failing job is reported at once and
     does not end the others; a signal does."""
 
-    def __init__(self, path: Path, sweep: bool, config_dir: str | None):
-        self.path, self.sweep, self.config_dir = path, sweep, config_dir
+    def __init__(self, path: Path, sweep: bool, config_dir: str | None, title: str = ""):
+        self.path, self.sweep, self.config_dir, self.title = path, sweep, config_dir, title
         self.exit_code = 0
 
     def __call__(self, _: DictConfig) -> float | None:
@@ -69,7 +67,7 @@ class Jobs:
         self.exit_code = reported(path, lambda: self.job(words, path))
         if self.exit_code == 0:
             (path / "error.txt").unlink(missing_ok=True)
-        found = read_result(path)
+        found = sweeps.read_result(path)
         return found[found["headline"]] if found else None
 
     def job(self, words: list[str], path: Path) -> None:
@@ -88,51 +86,10 @@ class Jobs:
         run.train(config, path)
 
     def finish(self) -> int:
-        return finish_sweep(self.path) if self.sweep else self.exit_code
+        return sweeps.finish(self.path, self.title) if self.sweep else self.exit_code
 
     def interrupted(self) -> None:
         """What a person should know when a signal has ended a sweep."""
         if self.sweep:
-            finish_sweep(self.path)
+            sweeps.finish(self.path, self.title)
             print("interrupted; the same words with name= of this folder below output_dir skip the jobs that are done")
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    file = path / "result.json"
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def finish_sweep(path: Path) -> int:
-    """Prints and writes the table of all jobs, best first, failed ones last. Returns 7 where one failed."""
-    folders = [child for child in path.iterdir() if child.is_dir() and child.name.partition("-")[0].isdigit()]
-    jobs = sorted(folders, key=lambda job: int(job.name.partition("-")[0]))
-    results = {job: read_result(job) for job in jobs}
-    asked = {job: asked_of(job) for job in jobs}
-    done = [job for job in jobs if results[job]]
-    headline = next((results[job]["headline"] for job in done), "")
-    tested = headline.replace("val/", "test/")
-    done.sort(key=lambda job: -results[job].get(tested, 0))
-    every = dict.fromkeys(key for words in asked.values() for key in words)
-    varied = [key for key in every if len({words.get(key) for words in asked.values() if words}) > 1]
-    rows = []
-    for job in [*done, *(job for job in jobs if not results[job])]:
-        result = results[job]
-        reason = (job / "error.txt").read_text().splitlines()[0] if (job / "error.txt").is_file() else "unfinished"
-        rows.append({"job": job.name, **{key: asked[job].get(key, "") for key in varied},
-                     **{key: f"{result[key]:.4f}" if result else "" for key in (headline, tested) if key},
-                     "seconds": f"{result['seconds']:.0f}" if result else "",
-                     "state": "done" if result else f"failed: {reason}"})
-    with open(path / "results.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print("\n" + listing.table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
-    print(f"\n{len(done)} of {len(jobs)} jobs done; {path}/results.csv")
-    return 0 if len(done) == len(jobs) else 7
-
-
-def asked_of(job: Path) -> dict[str, str]:
-    """The words that a sweep's job was started with, by key."""
-    file = job / "overrides.txt"
-    return dict(line.lstrip("+~").split("=", 1) for line in file.read_text().splitlines() if "=" in line) if (
-        file.is_file()) else {}

@@ -60,6 +60,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
         result = {**tested, task.headline: saving.best, "best_epoch": saving.best_epoch, "headline": task.headline,
+                  "headline_mode": task.headline_mode,
                   "steps": task.total_steps, "seconds": round(saving.seconds(), 1),
                   "parameters": count(task.model), "seed": config.seed, "folder": str(path), **config.choices}
         if first:

@@ -58,7 +58,7 @@ def sources_of_value(composed: Composed, key: str) -> list[Source]:
             found.append(Source(f"{display(file)}:{assignment.line}", shown(assignment.value), assignment.comment))
     for override in composed.overrides:
         if override.key_or_group == key and not override.is_delete():
-            found.append(Source("the command line", shown(override.value())))
+            found.append(Source(word_of(composed, override.key_or_group), shown(override.value())))
     return found
 
 
@@ -73,8 +73,12 @@ def sources_of_choice(composed: Composed, group: str) -> list[Source]:
                 found.append(Source(f"{display(file)}:{number}", value.partition("#")[0].strip()))
     for override in composed.overrides:
         if override.key_or_group == group:
-            found.append(Source("the command line", shown(override.value())))
+            found.append(Source(word_of(composed, override.key_or_group), shown(override.value())))
     return found
+
+
+def word_of(composed: Composed, key: str) -> str:
+    return "the experiment's sweep, first job" if key in (composed.swept or {}) else "the command line"
 
 
 def display(file: Path) -> str:

@@ -4,6 +4,7 @@ import re
 
 import hydra.utils
 import pytest
+from omegaconf import OmegaConf
 
 from dltrain import choices, rules
 from dltrain.compose import compose
@@ -102,3 +103,13 @@ def test_precedence():
 
 def test_train_yaml_stays_short():
     assert len((choices.CONFIGS / "train.yaml").read_text().splitlines()) < 15
+
+
+@pytest.mark.parametrize("name", choices.names("experiment"))
+def test_every_experiment_composes_and_says_what_it_asks(name):
+    assert choices.describe(choices.CONFIGS / f"experiment/{name}.yaml").endswith("?") or ":" in choices.describe(
+        choices.CONFIGS / f"experiment/{name}.yaml")
+    composed = compose([f"experiment={name}"])
+    assert composed.chosen["experiment"] == name
+    for key in composed.swept or {}:
+        assert key in choices.GROUPS or OmegaConf.select(composed.config, key) is not None, key

@@ -156,6 +156,19 @@ def test_too_large_a_validation_part(tmp_path):
         torchvision_set("MNIST", tmp_path, num_val=60).load()
 
 
+def test_a_share_of_the_training_part_keeps_the_classes_and_the_other_parts(tmp_path):
+    write_mnist(tmp_path)
+    whole, few = torchvision_set("MNIST", tmp_path), torchvision_set("MNIST", tmp_path, num_train=20)
+    whole.load()
+    few.load()
+    assert torch.bincount(few.parts["train"].labels).tolist() == [2] * 10
+    assert torch.equal(few.parts["val"].images, whole.parts["val"].images)
+    assert {tuple(i) for i in few.parts["train"].images.flatten(1).tolist()} <= {
+        tuple(i) for i in whole.parts["train"].images.flatten(1).tolist()}
+    with pytest.raises(DataError, match=r"data.num_train=51: must be at most the 50"):
+        torchvision_set("MNIST", tmp_path, num_train=51).load()
+
+
 # folders of images
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dltrain import build, checkpoints, run
+from dltrain.batches import generator
 from dltrain.callbacks.chance import StepSeeds
 from dltrain.callbacks.saving import Saving
 from dltrain.data.loader import TrainLoader
@@ -213,3 +215,19 @@ def test_control_without_canonical_counters(monkeypatch, config, run_folder, ref
     crashed_and_resumed(monkeypatch, config, path, "on_validation_batch_end", [3, 6, 9])
     with pytest.raises(AssertionError, match="weights"):
         assert_same(path, reference[0])
+
+
+def test_any_number_of_workers_ends_in_the_same_weights_through_the_whole_pipeline(config, run_folder, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator(name, i))
+            Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / name / f"{i}.png")
+    ends = []
+    for workers in (0, 2):
+        path = run_folder(f"workers{workers}")
+        run.train(config("model=resnet20", "model.depth=8", "data=image_folder", f"data.root={tmp_path / 'photos'}",
+                         "data.image_px=32", "data.batch_size=4", "augment=strong", "trainer.max_epochs=2",
+                         "trainer=cpu", f"data.num_workers={workers}"), path)
+        ends.append(path)
+    assert_same(*ends)

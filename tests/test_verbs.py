@@ -6,9 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from dltrain import cli
 from tests.conftest import TINY
@@ -246,9 +248,19 @@ def test_experiment_may_be_a_sweep(dltrain, tmp_path):
     own.mkdir(parents=True)
     (own / "seeds.yaml").write_text("# @package _global_\n# Two seeds\nhydra:\n  mode: MULTIRUN\n  sweeper:\n"
                                     "    params:\n      seed: 3,4\n")
-    code, out, _ = dltrain("--config-dir", str(tmp_path / "own"), "experiment=seeds", "trainer=smoke", "recipe=none")
+    mine = ("--config-dir", str(tmp_path / "own"), "experiment=seeds", "trainer=smoke", "recipe=none")
+    code, out, _ = dltrain(*mine, "name=a")
     assert code == 0
     assert "2 of 2 jobs done" in out
+    picture = Image.open(tmp_path / "outputs/a/results.png")
+    assert picture.width > 800
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    code, out, _ = dltrain(*mine, "name=b", "seed=5,6,7")  # the command line says what is swept over
+    assert {row["seed"] for row in table(tmp_path / "outputs/b/results.csv")} == {"5", "6", "7"}
+    code, out, _ = dltrain(*mine, "name=c", "model.depth=8,14")
+    assert "4 of 4 jobs done" in out
+    code, out, _ = dltrain("why", "seed", *mine[:3])
+    assert "the experiment's sweep, first job  3" in out
 
 
 MODEL = '''

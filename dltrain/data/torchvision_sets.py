@@ -28,10 +28,13 @@ SPLIT_SEED = 0  # the validation cut is the same for every run, so that runs can
 
 class TorchvisionImages(ResidentImages):
     """`source` is the class's name in torchvision.datasets. A stratified validation part of `num_val` images is cut
-    from the training part (He et al. 2015 on CIFAR: 45k / 5k); the test part is torchvision's."""
+    from the training part (He et al. 2015 on CIFAR: 45k / 5k); of the rest `num_train` are kept, None for all; the
+    test part is torchvision's."""
 
-    def __init__(self, *, source: str, root: str, num_val: int, download: bool = True, **keys: Any):
+    def __init__(self, *, source: str, root: str, num_val: int, num_train: int | None = None, download: bool = True,
+                 **keys: Any):
         super().__init__(**keys)
+        self.num_train = num_train
         self.source, self.root, self.num_val, self.download = source, Path(root).expanduser(), num_val, download
 
     def load(self) -> None:
@@ -42,6 +45,13 @@ class TorchvisionImages(ResidentImages):
         val = stratified(labels, self.num_val)
         train = torch.ones(len(labels), dtype=torch.bool)
         train[val] = False
+        if self.num_train is not None:
+            rest = train.nonzero().flatten()
+            if not self.num_train <= len(rest):
+                raise DataError(f"data.num_train={self.num_train}: must be at most the {len(rest):,} images that are "
+                                "left of the training part")
+            kept = rest[stratified(labels[rest], self.num_train)]
+            train = torch.zeros_like(train).scatter_(0, kept, True)
         test_images, test_labels, _ = self.fetch(train=False)
         self.parts = {"train": Part(images[train], labels[train]), "val": Part(images[val], labels[val]),
                       "test": Part(test_images, test_labels)}

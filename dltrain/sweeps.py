@@ -1,0 +1,108 @@
+"""The end of a sweep: its jobs' results as one table (results.csv, and printed) and one picture (results.png)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from dltrain import listing
+
+Group = tuple[str, ...]  # the varied values that jobs have in common, seed left out
+
+
+def finish(path: Path, title: str = "") -> int:
+    """Prints and writes the table of all jobs, best first, failed ones last, and draws them. Returns 7 where one
+    failed or has not ended."""
+    folders = [child for child in path.iterdir() if child.is_dir() and child.name.partition("-")[0].isdigit()]
+    jobs = sorted(folders, key=lambda job: int(job.name.partition("-")[0]))
+    results = {job: read_result(job) for job in jobs}
+    asked = {job: asked_of(job) for job in jobs}
+    done = [job for job in jobs if results[job]]
+    headline, mode = next(((results[job]["headline"], results[job]["headline_mode"]) for job in done), ("", "max"))
+    tested = headline.replace("val/", "test/")
+    done.sort(key=lambda job: (-1 if mode == "max" else 1) * results[job].get(tested, 0))
+    every = dict.fromkeys(key for words in asked.values() for key in words)
+    varied = [key for key in every if len({words.get(key) for words in asked.values() if words}) > 1]
+    rows = []
+    for job in [*done, *(job for job in jobs if not results[job])]:
+        result = results[job]
+        reason = (job / "error.txt").read_text().splitlines()[0] if (job / "error.txt").is_file() else "unfinished"
+        rows.append({"job": job.name, **{key: asked[job].get(key, "") for key in varied},
+                     **{key: f"{result[key]:.4f}" if result else "" for key in (headline, tested) if key},
+                     "seconds": f"{result['seconds']:.0f}" if result else "",
+                     "state": "done" if result else f"failed: {reason}"})
+    with open(path / "results.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print("\n" + listing.table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
+    print(f"\n{len(done)} of {len(jobs)} jobs done; {path}/results.csv")
+    if len(done) > 1:
+        groups: dict[Group, list[Path]] = defaultdict(list)
+        for job in sorted(done, key=jobs.index):
+            groups[tuple(asked[job].get(key, "") for key in varied if key != "seed")].append(job)
+        draw(groups, headline, [key for key in varied if key != "seed"], title or path.name, path / "results.png")
+        print(path / "results.png")
+    return 0 if len(done) == len(jobs) else 7
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    file = path / "result.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def asked_of(job: Path) -> dict[str, str]:
+    """The words that a sweep's job was started with, by key."""
+    file = job / "overrides.txt"
+    return dict(line.lstrip("+~").split("=", 1) for line in file.read_text().splitlines() if "=" in line) if (
+        file.is_file()) else {}
+
+
+def curve(jobs: Iterable[Path], metric: str) -> tuple[list[int], list[float]]:
+    """The metric by step, the mean over the jobs that have it at that step."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for job in jobs:
+        with open(job / "metrics.csv", newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row.get(metric):
+                    found[int(row["step"])].append(float(row[metric]))
+    return sorted(found), [mean(found[step]) for step in sorted(found)]
+
+
+def draw(groups: dict[Group, list[Path]], headline: str, varied: list[str], title: str, file: Path) -> None:
+    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test part, a bar
+    for each group, the mean over its seeds, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    name = headline.partition("/")[2]
+    many = len(groups) > 12
+    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.28 * len(groups))), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    labels = [", ".join(group) or "all" for group in groups]
+    for place, (jobs, label) in enumerate(zip(groups.values(), labels, strict=True)):
+        colour = f"C{place % 10}"
+        left.plot(*curve(jobs, headline), color=colour, label=label)
+        left.plot(*curve(jobs, f"train/{name}"), color=colour, linestyle="--", linewidth=1, alpha=0.6)
+        tested = [read_result(job)[f"test/{name}"] for job in jobs]
+        right.barh(place, mean(tested), color=colour, alpha=0.75)
+        right.plot(tested, [place] * len(tested), "k.", markersize=4)
+        right.annotate(f" {mean(tested):.4g}", (max(tested), place), va="center", fontsize=9)
+    left.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training as augmented (dashed)")
+    left.grid(alpha=0.25)
+    if not many:
+        left.legend(title=", ".join(varied) or None, fontsize=8)
+    right.set_yticks(range(len(labels)), labels, fontsize=6 if many else 9)
+    right.invert_yaxis()
+    right.margins(x=0.15)
+    values = [read_result(job)[f"test/{name}"] for jobs in groups.values() for job in jobs]
+    spread = max(values) - min(values)
+    if min(values) - 2 * spread > 0 and spread > 0:  # bars that begin at zero would all look alike
+        right.set_xlim(min(values) - spread, max(values) + 0.5 * spread)
+    right.set(title=f"test/{name}", xlabel=name.replace("_", " "))
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(file)
