@@ -18,6 +18,7 @@ from dltrain.callbacks.chance import StepSeeds
 from dltrain.callbacks.pictures import Pictures
 from dltrain.callbacks.progress import Display
 from dltrain.callbacks.record import Board, MetricsFile, Readings
+from dltrain.callbacks.samples import Samples
 from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
@@ -60,9 +61,11 @@ def built(value: Any, key: str) -> Any:
     return value
 
 
-def build_data(config: DictConfig) -> Any:
-    """The data, loaded, with the sizes that only the files know written into the config."""
+def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = None) -> Any:
+    """The data, loaded, with the sizes that only the files know written into the config. `vocabularies`: a run's own,
+    for text that is to be read with them."""
     data = build(config.data, "data", seed=config.seed)
+    data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
     data.load()
@@ -72,8 +75,9 @@ def build_data(config: DictConfig) -> Any:
     if not len(data.train_dataloader()):
         raise DataError(f"data={config.choices.data}: {data.num_samples('train')} training samples are fewer than the "
                         f"{data.world_size} processes")
-    if config.data.num_classes is None:
-        config.data.num_classes = data.num_classes
+    for key, value in data.sizes().items():
+        if config.data[key] is None:
+            config.data[key] = value
     return data
 
 
@@ -81,9 +85,7 @@ def build_task(config: DictConfig) -> Any:
     """The task with its model, initialised as a function of the seed alone."""
     torch.manual_seed(seed_of("init", config.seed))
     model = build(config.model, "model")
-    augment = build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)
-    task = build(config.task, "task", model=model, augment=augment, num_classes=config.data.num_classes,
-                 seed=config.seed)
+    task = build(config.task, "task", model=model, seed=config.seed, **built_augment(config))
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
     if config.trainer.compile:  # a net that drops blocks takes another way each step: its blocks are compiled alone
@@ -92,27 +94,32 @@ def build_task(config: DictConfig) -> Any:
     return task
 
 
+def built_augment(config: DictConfig) -> dict[str, Any]:
+    """The pipeline, for data that are images."""
+    if "image_px" not in config.data:
+        return {}
+    return {"augment": build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)}
+
+
 def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
     """Before anything is written: the optimizer can be made, and a batch of the training and of the validation part
     is of its type and goes through the model."""
+    pair = f"model={config.choices.model} does not take the batches of data={config.choices.data}"
     task.configure_optimizers()
     for part in ("train", "val"):
         few = torch.arange(min(2, data.num_samples(part)))
         batch = next(iter(data.read(part, [few])))
-        batch.check(config.data.num_classes)
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                out = task.eval()(batch.images)
-        except RuntimeError as error:
-            raise UserError(f"model={config.choices.model} does not take the images of data={config.choices.data}, "
-                            f"{tuple(batch.images.shape[1:])}: {str(error).splitlines()[0]}") from error
+                task.eval().check(batch)
+        except UserError as error:
+            raise type(error)(f"{pair}: {error}") from None
+        except (RuntimeError, IndexError) as error:
+            shapes = {name: tuple(value.shape) for name, value in batch._asdict().items() if hasattr(value, "shape")}
+            raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error
         finally:
             task.train(training)
-        wanted = (len(few), config.data.num_classes)
-        if tuple(out.shape) != wanted:
-            raise UserError(f"model={config.choices.model} must give logits {wanted} for {len(few)} images, but gives "
-                            f"{tuple(out.shape)}")
 
 
 def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:
@@ -153,7 +160,8 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Display(readings, task.total_steps, task.total_epochs), saving],
+                   readings, Pictures(), Samples(),
+                   Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), saving],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,

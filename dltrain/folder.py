@@ -4,7 +4,8 @@
     environment.json   versions, device, git commit              log.txt           what was said, and warnings
     metrics.csv        the readings                              events.out.*      the same for TensorBoard
     checkpoints/       last.ckpt, previous.ckpt, best.ckpt       result.json       one flat object, at the end
-    samples/           a few test pictures to predict            error.txt         a traceback, where there was one
+    samples/           a few test samples to predict             error.txt         a traceback, where there was one
+    vocabulary.json    the symbols of the text, where there is some
 """
 
 from __future__ import annotations
@@ -90,6 +91,28 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
+def read_vocabularies(folder: Path) -> dict[str, list[str]]:
+    """The symbols that a run's text is read and written with, by their kind; empty where the run has no text."""
+    file = folder / "vocabulary.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def write_vocabularies(folder: Path, vocabularies: dict[str, list[str]]) -> None:
+    if vocabularies:
+        write(folder / "vocabulary.json", json.dumps(vocabularies, ensure_ascii=False) + "\n")
+
+
+def check_vocabularies(folder: Path, found: dict[str, list[str]]) -> None:
+    """A run goes on with the symbols it was begun with. Raises UserError where the data's are others."""
+    for kind, begun in read_vocabularies(folder).items():
+        now = found.get(kind, [])
+        if begun != now:
+            other = sorted({*begun} ^ {*now})[:5]
+            raise UserError(f"the vocabulary of {kind} has {len(now)} symbols, but {folder} was begun with "
+                            f"{len(begun)} (only in one of them: {', '.join(map(repr, other)) or 'none, another order'}): the text "
+                            "has changed; give it back, or choose another name=")
+
+
 def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
@@ -108,6 +131,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 FREE = {"name", "output_dir", "choices", "class_names", "data.root", "data.download", "data.num_workers",
         "trainer.log_every_n_steps", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
 
+READ_FROM_FILES = {"data.num_classes", "data.vocab_size", "data.target_vocab_size"}  # null until the data are read
+
 
 def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
     """A run goes on with the config it was begun with. FREE keys may change, they change no weight. Raises UserError
@@ -116,7 +141,7 @@ def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
         return
     begun, now = flatten(read_config(folder)), flatten(asked)
     differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-              and begun.get(key) != now.get(key) and not (key == "data.num_classes" and now.get(key) is None)]
+              and begun.get(key) != now.get(key) and not (key in READ_FROM_FILES and now.get(key) is None)]
     if differ:
         shown = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""

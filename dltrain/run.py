@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from torchvision.io import write_png
 
 from dltrain import checkpoints, folder
-from dltrain.augment.pipeline import STATISTICS_IMAGES
 from dltrain.build import build_data, build_task, build_trainer, check_first_step, device_name
 from dltrain.callbacks.progress import duration
 from dltrain.callbacks.saving import Saving
@@ -35,6 +32,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
     with folder.locked(path, first), folder.logging_to(path, first), Signals() as signals:
         data = build_data(config)
         config.class_names = data.class_names
+        folder.check_vocabularies(path, data.vocabularies)
         task = build_task(config)
         source, note = checkpoints.newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
@@ -42,6 +40,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         trainer, saving = build_trainer(config, path, data, task, signals, saved)
         if first:
             folder.write_config(path, saving.config)
+            folder.write_vocabularies(path, data.vocabularies)
             folder.write_command(path)
             folder.write_environment(path, device_name(trainer))
         if saved:
@@ -49,7 +48,7 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
             log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
                      f"of {task.total_steps}")
         else:
-            task.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+            task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
 
         if saved is None or saved["global_step"] < task.total_steps or saving.validation_due:
@@ -65,8 +64,9 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
                   "parameters": count(task.model), "seed": config.seed, "folder": str(path), **config.choices}
         if first:
             record(trainer, saving, result, path)
-            write_samples(data, path / "samples")
-            log.info(closing_words(result, path, task.total_epochs, config.output_dir))
+            (path / "samples").mkdir(exist_ok=True)
+            words = data.write_samples(path / "samples")
+            log.info(closing_words(result, path, task.total_epochs, config.output_dir, words))
         return result
 
 
@@ -78,9 +78,8 @@ def launch_from_folder(path: Path) -> None:
 
 
 def introduction(data: Any, task: Any, trainer: pl.Trainer) -> str:
-    sizes = ", ".join(f"{data.num_samples(part):,} {part}" for part in ("train", "val", "test"))
-    return (f"{count(task.model):,} parameters; {sizes}; {task.total_steps:,} steps in {task.total_epochs} epochs "
-            f"on {device_name(trainer)}")
+    return (f"{count(task.model):,} parameters; {data.said()}; {task.total_steps:,} steps in {task.total_epochs} "
+            f"epochs on {device_name(trainer)}")
 
 
 def count(model: Any) -> int:
@@ -99,17 +98,7 @@ def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Pa
         logger.finalize("success")
 
 
-def write_samples(data: Any, path: Path, at_most: int = 10) -> None:
-    """A few test pictures as files, so that `predict` has something to be tried on."""
-    path.mkdir(exist_ok=True)
-    few = torch.arange(min(at_most, data.num_samples("test")))
-    batch = next(iter(data.read("test", [few])))
-    for number, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
-        name = "".join(c if c.isalnum() else "_" for c in data.class_names[int(label)])
-        write_png(image, str(path / f"{number:02d}_{name}.png"))
-
-
-def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: str) -> str:
+def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: str, words: str) -> str:
     rate = result["steps"] / max(result["seconds"], 1e-9)
     headline = result["headline"]
     tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("test/"))
@@ -118,6 +107,6 @@ def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: s
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
         f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
         f"{path}",
-        f"next: dltrain predict run={path} input={path}/samples",
+        f"next: dltrain predict run={path} {words}",
         f"      tensorboard --logdir {root}",
     ])

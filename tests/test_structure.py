@@ -15,7 +15,7 @@ ALLOWED = {
     "models": set(),
     "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data"},
-    "tasks": {"batches", "optim", "augment"},
+    "tasks": {"batches", "errors", "optim", "augment", "tasks"},
     "callbacks": {"batches", "errors", "checkpoints", "callbacks"},
     "batches.py": {"errors"},
     "optim.py": {"errors"},

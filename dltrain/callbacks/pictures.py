@@ -20,7 +20,7 @@ SHOWN = 64  # images of the batch
 class Pictures(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The run's first batch as the model sees it."""
-        if trainer.global_step > 0 or batch_idx > 0 or not boards(trainer):
+        if trainer.global_step > 0 or batch_idx > 0 or not boards(trainer) or not hasattr(pl_module, "augment"):
             return
         draws = generator("augment", pl_module.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         with torch.no_grad():

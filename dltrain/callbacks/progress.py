@@ -24,10 +24,11 @@ class TimeLeft(ProgressColumn):
 
 
 class Display(pl.Callback):
-    """One line: epoch, bar, loss, accuracy, images/s, time left. The values are the latest readings."""
+    """One line: epoch, bar, loss, headline metric, throughput, time left. The values are the latest readings."""
 
-    def __init__(self, readings: Readings, total_steps: int, total_epochs: int):
+    def __init__(self, readings: Readings, total_steps: int, total_epochs: int, headline: str, unit: str):
         self.readings, self.total_steps, self.total_epochs = readings, total_steps, total_epochs
+        self.headline, self.unit = headline, unit
         self.console = Console(file=sys.stdout, highlight=False)
         self.bar: Progress | None = None
         self.said_at = 0.0
@@ -76,11 +77,11 @@ class Display(pl.Callback):
 
     def values(self) -> str:
         now = self.readings.latest
-        shown = [f"{name} {now[key]:.{digits}f}" for key, name, digits in (
-            ("train/loss", "loss", 3), ("train/accuracy", "accuracy", 3), ("val/accuracy", "val accuracy", 3)
-        ) if key in now]
-        if "images_per_second" in now:
-            shown.append(f"{now['images_per_second']:,.0f} images/s")
+        name = self.headline.partition("/")[2]
+        shown = [f"{words.replace('_', ' ')} {now[key]:.3f}" for key, words in (
+            ("train/loss", "loss"), (f"train/{name}", name), (self.headline, f"val {name}")) if key in now]
+        if (key := f"{self.unit}_per_second") in now:
+            shown.append(f"{now[key]:,.0f} {self.unit}/s")
         return "  ".join(shown)
 
     def left(self, trainer: pl.Trainer) -> float | None:

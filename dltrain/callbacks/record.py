@@ -92,13 +92,13 @@ class Board(TensorBoardLogger):
 
 
 class Readings(pl.Callback):
-    """Every n optimizer steps: loss and accuracy since the last reading, learning rate, images/s, to all loggers.
+    """Every n optimizer steps: the training metrics since the last reading, learning rate, throughput, to all loggers.
     `latest` keeps the last values for the progress display."""
 
     def __init__(self, every_n_steps: int):
         self.every_n_steps = every_n_steps
         self.latest: dict[str, float] = {}
-        self.images, self.since = 0, time.perf_counter()
+        self.count, self.since = 0, time.perf_counter()
         self.step = -1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,11 +109,11 @@ class Readings(pl.Callback):
         self.start_clock()
 
     def start_clock(self) -> None:
-        self.images, self.since = 0, time.perf_counter()
+        self.count, self.since = 0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
                            ) -> None:
-        self.images += batch.size * trainer.world_size
+        self.count += pl_module.count(batch) * trainer.world_size
         if trainer.global_step != self.step and trainer.global_step % self.every_n_steps == 0:
             self.read(trainer, pl_module)
         self.step = trainer.global_step
@@ -128,8 +128,8 @@ class Readings(pl.Callback):
         if not values:
             return
         values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        if self.images:
-            values["images_per_second"] = self.images / (time.perf_counter() - self.since)
+        if self.count:
+            values[f"{pl_module.unit}_per_second"] = self.count / (time.perf_counter() - self.since)
         self.start_clock()
         self.write(trainer, values)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import write_png
 
 from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
-from dltrain.data.loader import EvalLoader, TrainLoader
+from dltrain.data.loader import DataModule
 from dltrain.errors import DataError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -30,33 +30,18 @@ class Part(NamedTuple):
     labels: Tensor
 
 
-class ImageData(pl.LightningDataModule):
-    """Images with one label each, in the parts train, val, test. A subclass says `load`, `num_samples` and `read`.
-
-    `class_names` has num_classes entries after `load`. The test part is read only by `test_dataloader`.
-    """
+class ImageData(DataModule):
+    """Images with one label each."""
 
     batch_type = ClassificationBatch
 
-    def __init__(self, *, channels: int, num_classes: int | None, image_px: int, batch_size: int, seed: int = 0):
-        super().__init__()
+    def __init__(self, *, channels: int, num_classes: int | None, image_px: int, **keys: Any):
+        super().__init__(**keys)
         self.channels, self.num_classes, self.image_px = channels, num_classes, image_px
-        self.batch_size, self.seed = batch_size, seed
-        self.class_names: list[str] = []
-        self.max_batches: int | None = None  # a smoke run's limit on every part
-        self.rank, self.world_size = 0, 1  # this process's number, and how many train together
-        self.train_loader: TrainLoader | None = None
+        self.eval_batch_size = max(self.batch_size, 256 if image_px <= 64 else 1)
 
-    def load(self) -> None:
-        """Finds, checks and, where it fits, reads everything. Raises DataError with the file and the remedy."""
-        raise NotImplementedError
-
-    def num_samples(self, part: str) -> int:
-        raise NotImplementedError
-
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
-        """The batches of these indices; an index of -1 gives a sample that is not scored."""
-        raise NotImplementedError
+    def sizes(self) -> dict[str, int]:
+        return {"num_classes": self.num_classes} if self.num_classes else {}
 
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, H, W) uint8 of the training part, for statistics: all of it, or `at_most` drawn images."""
@@ -64,33 +49,17 @@ class ImageData(pl.LightningDataModule):
         chosen = torch.randperm(count, generator=generator("statistics", 0))[:at_most].sort().values
         return torch.cat([batch.images for batch in self.read("train", list(chosen.split(1024)))])
 
-    def train_dataloader(self) -> TrainLoader:
-        if self.train_loader is None:
-            self.train_loader = TrainLoader(lambda batches: self.read("train", batches), self.num_samples("train"),
-                                            self.batch_size, self.seed, self.rank, self.world_size,
-                                            self.max_batches)
-        return self.train_loader
-
-    def eval_loader(self, part: str) -> EvalLoader:
-        return EvalLoader(lambda batches: self.read(part, batches), self.num_samples(part),
-                          max(self.batch_size, 256 if self.image_px <= 64 else 1), self.rank, self.world_size,
-                          self.max_batches)
-
-    def val_dataloader(self) -> EvalLoader:
-        return self.eval_loader("val")
-
-    def test_dataloader(self) -> EvalLoader:
-        return self.eval_loader("test")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.train_loader.position if self.train_loader else 0}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.train_dataloader().position = state["position"]
-
     def read_file(self, path: Path) -> Tensor:
         """A picture file as a sample (C, H, W) uint8: upright, short side to image_px, central square."""
         return read_image(path, self.channels, self.image_px)
+
+    def write_samples(self, folder: Path, at_most: int = 10) -> str:
+        few = torch.arange(min(at_most, self.num_samples("test")))
+        batch = next(iter(self.read("test", [few])))
+        for number, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
+            name = "".join(c if c.isalnum() else "_" for c in self.class_names[int(label)])
+            write_png(image, str(folder / f"{number:02d}_{name}.png"))
+        return f"input={folder}"
 
 
 class ResidentImages(ImageData):

@@ -1,10 +1,13 @@
-"""Which samples, in which order, from which step on: the part of exact resume that belongs to data."""
+"""Which samples, in which order, from which step on: the part of exact resume that belongs to data; and what every
+data module is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -22,8 +25,9 @@ class TrainLoader:
     """
 
     def __init__(self, read: Read, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-                 max_batches: int | None = None):
+                 max_batches: int | None = None, shuffled: bool = True):
         self.read, self.seed, self.rank, self.world_size = read, seed, rank, world_size
+        self.shuffled = shuffled
         self.num_samples, self.batch_size = num_samples, batch_size
         self.num_batches = -(-(num_samples // world_size) // batch_size)
         if max_batches is not None:
@@ -35,6 +39,8 @@ class TrainLoader:
 
     def order(self, epoch: int) -> Tensor:
         """The sample indices of this process in one epoch."""
+        if not self.shuffled:
+            return torch.arange(self.num_samples)
         shuffled = torch.randperm(self.num_samples, generator=generator("order", self.seed, epoch))
         even = self.num_samples - self.num_samples % self.world_size
         return shuffled[:even][self.rank :: self.world_size]
@@ -69,3 +75,70 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.read(self.batches))
+
+
+class DataModule(pl.LightningDataModule):
+    """Samples in the parts train, val, test, as batches of `batch_type`. A subclass says `load`, `num_samples`, `read`.
+
+    After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
+    kind of text, by its name, where there is text: set before `load`, they are kept. The test part is read only by
+    `test_dataloader`.
+    """
+
+    batch_type: type
+    shuffled = True  # the training samples, anew in each epoch
+
+    def __init__(self, *, batch_size: int, seed: int = 0):
+        super().__init__()
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, batch_size, seed
+        self.class_names: list[str] = []
+        self.vocabularies: dict[str, list[str]] = {}
+        self.max_batches: int | None = None  # a smoke run's limit on every part
+        self.rank, self.world_size = 0, 1  # this process's number, and how many train together
+        self.train_loader: TrainLoader | None = None
+
+    def load(self) -> None:
+        """Finds, checks and, where it fits, reads everything. Raises DataError with the file and the remedy."""
+        raise NotImplementedError
+
+    def num_samples(self, part: str) -> int:
+        raise NotImplementedError
+
+    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
+        """The batches of these indices; an index of -1 gives a sample that is not scored."""
+        raise NotImplementedError
+
+    def sizes(self) -> dict[str, int]:
+        """The keys of data.* that only the files know."""
+        return {}
+
+    def said(self) -> str:
+        """The data in a few words."""
+        return ", ".join(f"{self.num_samples(part):,} {part}" for part in ("train", "val", "test"))
+
+    def write_samples(self, folder: Path) -> str:
+        """Leaves something in `folder` that `predict` can be tried on; returns the words to type after run=."""
+        return ""
+
+    def train_dataloader(self) -> TrainLoader:
+        if self.train_loader is None:
+            self.train_loader = TrainLoader(lambda batches: self.read("train", batches), self.num_samples("train"),
+                                            self.batch_size, self.seed, self.rank, self.world_size,
+                                            self.max_batches, self.shuffled)
+        return self.train_loader
+
+    def eval_loader(self, part: str) -> EvalLoader:
+        return EvalLoader(lambda batches: self.read(part, batches), self.num_samples(part), self.eval_batch_size,
+                          self.rank, self.world_size, self.max_batches)
+
+    def val_dataloader(self) -> EvalLoader:
+        return self.eval_loader("val")
+
+    def test_dataloader(self) -> EvalLoader:
+        return self.eval_loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.train_loader.position if self.train_loader else 0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.train_dataloader().position = state["position"]

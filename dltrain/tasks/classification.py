@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from dltrain import optim
-from dltrain.augment.pipeline import Augment
+from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
+from dltrain.errors import UserError
+from dltrain.tasks.task import Task
 
 
-class Classification(pl.LightningModule):
+class Classification(Task):
     """Cross-entropy over one label an image.
 
     Metrics: train/loss, train/accuracy (running, as trained, augmented), val/ and test/ loss and accuracy (means over
-    samples). The headline metric decides which checkpoint is `best`.
+    samples).
     """
 
     batch_type = ClassificationBatch
-    headline, headline_mode = "val/accuracy", "max"
-    sums: Tensor
+    headline, running = "val/accuracy", ("loss", "accuracy")
     eval_loss: Tensor
     confusion: MulticlassConfusionMatrix
     augment: Augment
 
-    def __init__(self, model: nn.Module, augment: Augment, num_classes: int, seed: int, optimizer: Mapping[str, Any],
-                 schedule: Mapping[str, Any], label_smoothing: float = 0.0):
-        super().__init__()
-        self.model, self.augment = model, augment
-        self.seed, self.label_smoothing = seed, label_smoothing
-        self.optimizer_keys, self.schedule_keys = optimizer, schedule
-        self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
-        self.register_buffer("sums", torch.zeros(3))  # loss * B, correct, B since the last reading; never synced
+    def __init__(self, model: nn.Module, augment: Augment, num_classes: int, label_smoothing: float = 0.0, **keys: Any):
+        super().__init__(model, **keys)
+        self.augment, self.num_classes, self.label_smoothing = augment, num_classes, label_smoothing
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=NOT_SCORED, validate_args=False)
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored samples
+
+    def fit_statistics(self, data: Any) -> None:
+        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+
+    def check(self, batch: ClassificationBatch) -> None:
+        batch.check(self.num_classes)
+        out, wanted = self(batch.images), (batch.size, self.num_classes)
+        if tuple(out.shape) != wanted:
+            raise UserError(f"it must give logits {wanted} for {batch.size} images, but gives {tuple(out.shape)}")
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 pixels (B, C, H, W) to logits, or log-probabilities, (B, num_classes), as in evaluation."""
@@ -55,13 +57,7 @@ class Classification(pl.LightningModule):
             self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
         return loss
 
-    def read_training_metrics(self) -> dict[str, float]:
-        """The means since the last reading: a host sync."""
-        loss, correct, count = self.sums.tolist()
-        self.sums.zero_()
-        return {"train/loss": loss / count, "train/accuracy": correct / count} if count else {}
-
-    def evaluation_step(self, batch: ClassificationBatch) -> None:
+    def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> None:
         labels = batch.labels
         logits = self(batch.images)
         self.confusion.update(logits, labels)
@@ -70,29 +66,11 @@ class Classification(pl.LightningModule):
 
     def evaluation_end(self, part: str) -> None:
         matrix = self.confusion.compute()
-        loss, count = self.trainer.strategy.reduce(self.eval_loss, reduce_op="sum")
-        self.log_dict({f"{part}/accuracy": matrix.diag().sum() / matrix.sum(), f"{part}/loss": loss / count},
-                      logger=False)  # the callback that reads the training metrics writes these too
+        loss, count = self.summed(self.eval_loss)
+        self.log_evaluation(part, {"accuracy": matrix.diag().sum() / matrix.sum(), "loss": loss / count})
         self.last_confusion = matrix.cpu()  # (num_classes, num_classes): row = true class, column = predicted
         self.confusion.reset()
         self.eval_loss.zero_()
-
-    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
-    def test_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self.evaluation_end("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.evaluation_end("test")
-
-    def configure_optimizers(self) -> Any:
-        built = optim.optimizer(self.model, **self.optimizer_keys)
-        lr = optim.schedule(built, self.total_steps, self.schedule_keys)
-        return {"optimizer": built, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
 
 
 def scored(predicted: Tensor, labels: Tensor) -> Tensor:
