@@ -107,10 +107,10 @@ def check_vocabularies(folder: Path, found: dict[str, list[str]]) -> None:
     for kind, begun in read_vocabularies(folder).items():
         now = found.get(kind, [])
         if begun != now:
-            other = sorted({*begun} ^ {*now})[:5]
+            other = ", ".join(map(repr, sorted({*begun} ^ {*now})[:5])) or "none, another order"
             raise UserError(f"the vocabulary of {kind} has {len(now)} symbols, but {folder} was begun with "
-                            f"{len(begun)} (only in one of them: {', '.join(map(repr, other)) or 'none, another order'}): the text "
-                            "has changed; give it back, or choose another name=")
+                            f"{len(begun)} (only in one of them: {other}): the text has "
+                            " changed; give it back, or choose another name=")
 
 
 def finished(folder: Path) -> bool:
