@@ -109,3 +109,101 @@ class SegmentationBatch(NamedTuple):
         if wrong.any():
             raise DataError(f"masks must be in [0, {num_classes}) or {NO_CLASS}, but the first batch has "
                             f"{int(masks[wrong][0])}")
+
+
+class TokenBatch(NamedTuple):
+    """A window of B texts that run on side by side: tokens (B, T) int64 in [0, vocab_size), targets (B, T) the symbols
+    that follow, or NOT_SCORED. The next batch of the epoch goes on where this one ends."""
+
+    tokens: Tensor
+    targets: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    def check(self, vocab_size: int) -> None:
+        """As ClassificationBatch.check."""
+        if self.tokens.dim() != 2 or self.tokens.dtype != torch.int64 or self.targets.shape != self.tokens.shape:
+            raise DataError(f"tokens and targets must be (B, T) int64, but are {tuple(self.tokens.shape)} "
+                            f"{self.tokens.dtype} and {tuple(self.targets.shape)}")
+        check_symbols("tokens", self.tokens, vocab_size)
+        check_symbols("targets", self.targets, vocab_size, NOT_SCORED)
+
+
+class LabelledBatch(NamedTuple):
+    """Many to one: tokens (B, T) int64 in [0, vocab_size), or vectors (B, T, F) float; lengths, B ints on the host,
+    where packing needs them; labels (B,) int64 in [0, num_classes), or NOT_SCORED."""
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    labels: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.labels)
+
+    def check(self, num_classes: int) -> None:
+        """As ClassificationBatch.check."""
+        check_lengths(self.tokens, self.lengths)
+        check_symbols("labels", self.labels, num_classes, NOT_SCORED)
+
+
+class TaggedBatch(NamedTuple):
+    """Many to many: tokens (B, T) int64 in [0, vocab_size); lengths, B ints on the host; tags (B, T) int64 in
+    [0, num_classes), or NOT_SCORED, as after each end."""
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    tags: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.tags)
+
+    def check(self, num_classes: int) -> None:
+        """As ClassificationBatch.check."""
+        check_lengths(self.tokens, self.lengths)
+        if self.tags.shape != self.tokens.shape:
+            raise DataError(f"tags must be {tuple(self.tokens.shape)} as tokens, but are {tuple(self.tags.shape)}")
+        check_symbols("tags", self.tags, num_classes, NOT_SCORED)
+
+
+class PairBatch(NamedTuple):
+    """Sequence to sequence: source (B, S) and target (B, T) int64, PAD after each end; lengths, B ints on the host. A
+    target begins with START and ends with END, both counted in its length."""
+
+    source: Tensor
+    source_lengths: tuple[int, ...]
+    target: Tensor
+    target_lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.source)
+
+    def check(self, source_size: int, target_size: int) -> None:
+        """As ClassificationBatch.check."""
+        check_lengths(self.source, self.source_lengths)
+        check_lengths(self.target, self.target_lengths)
+        check_symbols("source", self.source, source_size)
+        check_symbols("target", self.target, target_size)
+        if (self.target[:, 0] != START).any():
+            raise DataError("each target must begin with START")
+
+
+PAD, UNKNOWN, START, END = 0, 1, 2, 3  # the first symbols of a vocabulary that needs them
+
+
+def check_lengths(tokens: Tensor, lengths: tuple[int, ...]) -> None:
+    if len(tokens) != len(lengths) or not all(0 < length <= tokens.shape[1] for length in lengths):
+        raise DataError(f"lengths must be {len(tokens)} ints in [1, {tokens.shape[1]}], but are {lengths}")
+
+
+def check_symbols(name: str, found: Tensor, size: int, but: int | None = None) -> None:
+    wrong = (found < 0) | (found >= size)
+    if but is not None:
+        wrong &= found != but
+    if found.dtype != torch.int64 or wrong.any():
+        shown = int(found[wrong][0]) if wrong.any() else found.dtype
+        raise DataError(f"{name} must be int64 in [0, {size}), but the first batch has {shown}")

@@ -110,7 +110,7 @@ def check_vocabularies(folder: Path, found: dict[str, list[str]]) -> None:
             other = ", ".join(map(repr, sorted({*begun} ^ {*now})[:5])) or "none, another order"
             raise UserError(f"the vocabulary of {kind} has {len(now)} symbols, but {folder} was begun with "
                             f"{len(begun)} (only in one of them: {other}): the text has "
-                            " changed; give it back, or choose another name=")
+                            "changed; give it back, or choose another name=")
 
 
 def finished(folder: Path) -> bool:

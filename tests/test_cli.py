@@ -122,7 +122,7 @@ def test_why_names_file_and_line_down_to_the_command_line():
     assert lines[0] == "task.optimizer.lr = 0.3"
     assert "set by the command line" in lines[1]
     for line, (name, value) in zip(lines[2:], (("recipe/base/he2015_cifar.yaml", "0.1"),
-                                               ("task/classification.yaml", "0.1")), strict=False):
+                                               ("task/base/task.yaml", "0.1")), strict=False):
         place, number = line.split()[1].rsplit(":", 1)
         assert place.endswith(name)
         assert value in Path(place).read_text().splitlines()[int(number) - 1]

@@ -28,7 +28,7 @@ class Task(pl.LightningModule):
     sums: Tensor
     gradients: Tensor
 
-    def __init__(self, model: nn.Module, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
+    def __init__(self, model: Any, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
         super().__init__()
         self.model, self.seed = model, seed
         self.optimizer_keys, self.schedule_keys = optimizer, schedule

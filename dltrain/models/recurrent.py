@@ -1,0 +1,207 @@
+"""Sequences (B, T, F) to hidden states (B, T, H): vanilla, LSTM and GRU layers, and the nets that are built of them.
+
+J. Elman, "Finding Structure in Time", 1990; S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", 1997, with the
+forget gate of F. Gers et al., 2000; K. Cho et al., 2014, arXiv 1406.1078 (GRU).
+
+    vanilla   h' = tanh(W_x x + W_h h + b)
+    LSTM      i, f, o = sigmoid(...), g = tanh(...);  c' = f c + i g;  h' = o tanh(c')
+    GRU       r, z = sigmoid(...), n = tanh(W_n x + b + r (U_n h + b'));  h' = (1 - z) n + z h
+
+What trains is torch's fused layer; `unrolled` is the same net step by step from the equations, with the same weights,
+and `step` is one step of it, for sampling.
+
+Differs from the papers: two bias vectors where one would do, as torch has them; the GRU's reset gate acts after the
+product with U_n (torch's and cuDNN's form; Cho et al. have it before). The LSTM's forget bias starts at 1
+(R. Jozefowicz et al., 2015): what is new is kept at first.
+
+B batch, T time, F features of the input, H hidden units, L layers, V symbols, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FUSED = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+State = tuple[Tensor, ...]  # (h,) or, of the LSTM, (h, c): each (L * directions, B, H)
+
+
+def rnn_cell(x: Tensor, state: State, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> State:
+    (h,) = state
+    return (torch.tanh(x @ w_x.T + b_x + h @ w_h.T + b_h),)
+
+
+def lstm_cell(x: Tensor, state: State, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> State:
+    h, c = state
+    i, f, g, o = (x @ w_x.T + b_x + h @ w_h.T + b_h).chunk(4, dim=1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def gru_cell(x: Tensor, state: State, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> State:
+    (h,) = state
+    r_x, z_x, n_x = (x @ w_x.T + b_x).chunk(3, dim=1)
+    r_h, z_h, n_h = (h @ w_h.T + b_h).chunk(3, dim=1)
+    r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+    return ((1 - z) * torch.tanh(n_x + r * n_h) + z * h,)
+
+
+EQUATIONS = {"rnn": rnn_cell, "lstm": lstm_cell, "gru": gru_cell}
+
+
+class Recurrent(nn.Module):
+    """`layers` of `cell` (rnn, lstm, gru), dropout between them; `bidirectional` reads backwards too, 2 H outputs."""
+
+    def __init__(self, cell: str, features: int, hidden: int, layers: int = 1, dropout: float = 0.0,
+                 bidirectional: bool = False):
+        super().__init__()
+        self.cell, self.hidden, self.layers = cell, hidden, layers
+        self.directions = 2 if bidirectional else 1
+        self.fused = FUSED[cell](features, hidden, layers, batch_first=True, bidirectional=bidirectional,
+                                 dropout=dropout if layers > 1 else 0.0)
+        if cell == "lstm":
+            for name, bias in self.fused.named_parameters():
+                if name.startswith("bias_ih"):
+                    bias.data[hidden : 2 * hidden] = 1.0
+                if name.startswith("bias_hh"):
+                    bias.data[hidden : 2 * hidden] = 0.0
+
+    def zeros(self, batch: int) -> State:
+        like = next(self.fused.parameters())
+        shape = (self.layers * self.directions, batch, self.hidden)
+        return tuple(like.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
+
+    def forward(self, x: Tensor, state: State | None = None, lengths: Sequence[int] | None = None
+                ) -> tuple[Tensor, State]:
+        """(B, T, F) to the top layer's states (B, T, directions * H), and the last state. With `lengths`, B ints
+        on the host, each sequence ends where its own says: zeros after it, and the last state is the one there."""
+        before = state if state is None or self.cell == "lstm" else state[0]
+        if lengths is not None:
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True,
+                                                       enforce_sorted=False)
+            out, after = self.fused(packed, before)
+            out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
+        else:
+            out, after = self.fused(x, before)
+        return out, after if self.cell == "lstm" else (after,)
+
+    def weights(self, layer: int, backward: bool = False) -> list[Tensor]:
+        """W_x, W_h, b_x, b_h."""
+        tail = f"_l{layer}{'_reverse' if backward else ''}"
+        return [getattr(self.fused, name + tail) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+    def unrolled(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """What `forward` says, as a loop over layers and time. One direction, no dropout, no lengths."""
+        state = self.zeros(len(x)) if state is None else state
+        last = []
+        for layer in range(self.layers):
+            now, outputs = tuple(part[layer] for part in state), []
+            for t in range(x.shape[1]):
+                now = EQUATIONS[self.cell](x[:, t], now, *self.weights(layer))
+                outputs.append(now[0])
+            x = torch.stack(outputs, dim=1)
+            last.append(now)
+        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step of (B, F), by torch's cell kernels: much less overhead than the fused layer for one step."""
+        last = []
+        for layer in range(self.layers):
+            now = tuple(part[layer] for part in state)
+            if self.cell == "lstm":
+                now = torch.lstm_cell(x, now, *self.weights(layer))
+            else:
+                kernel = torch.gru_cell if self.cell == "gru" else torch.rnn_tanh_cell
+                now = (kernel(x, now[0], *self.weights(layer)),)
+            x = now[0]
+            last.append(now)
+        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+
+
+class Symbols(nn.Module):
+    """Symbols (...) int64 to features (..., F): an embedding of F values, or one-hot where `embedding` is None."""
+
+    def __init__(self, vocab_size: int, embedding: int | None):
+        super().__init__()
+        self.vocab_size, self.features = vocab_size, embedding or vocab_size
+        self.table = nn.Embedding(vocab_size, embedding) if embedding else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.table(tokens) if self.table is not None else F.one_hot(tokens, self.vocab_size).float()
+
+
+class CharRNN(nn.Module):
+    """A language model: symbols (B, T) to logits (B, T, V) of the next one, state carried by the caller.
+
+    A. Karpathy, "The Unreasonable Effectiveness of Recurrent Neural Networks", 2015. `tied`: the output layer's weights
+    are the embedding's (O. Press, L. Wolf, 2016, arXiv 1608.05859), which needs embedding = hidden."""
+
+    def __init__(self, vocab_size: int, cell: str, hidden: int, layers: int, embedding: int | None = None,
+                 dropout: float = 0.0, tied: bool = False):
+        super().__init__()
+        if tied and embedding != hidden:
+            raise ValueError(f"tied=true needs embedding = hidden, but they are {embedding} and {hidden}")
+        self.symbols = Symbols(vocab_size, embedding)
+        self.recurrent = Recurrent(cell, self.symbols.features, hidden, layers, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, vocab_size)
+        if tied and self.symbols.table is not None:
+            self.head.weight = self.symbols.table.weight
+
+    def zeros(self, batch: int) -> State:
+        return self.recurrent.zeros(batch)
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        out, state = self.recurrent(self.dropout(self.symbols(tokens)), state)
+        return self.head(self.dropout(out)), state
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B,) to (B, V)."""
+        out, state = self.recurrent.step(self.symbols(tokens), state)
+        return self.head(out), state
+
+
+class SequenceClassifier(nn.Module):
+    """Many to one: symbols (B, T), or vectors (B, T, F) where `features` is given, to class logits (B, K), from the
+    state at each sequence's end (`pool=last`) or the mean over its length (`pool=mean`)."""
+
+    def __init__(self, num_classes: int, cell: str, hidden: int, layers: int, vocab_size: int | None = None,
+                 features: int | None = None, embedding: int | None = None, dropout: float = 0.0, pool: str = "last",
+                 bidirectional: bool = False):
+        super().__init__()
+        if (vocab_size is None) == (features is None):
+            raise ValueError("one of vocab_size and features must be given")
+        self.symbols = Symbols(vocab_size, embedding) if vocab_size is not None else None
+        width = self.symbols.features if self.symbols is not None else features
+        assert width is not None
+        self.recurrent = Recurrent(cell, width, hidden, layers, dropout, bidirectional)
+        self.dropout, self.pool = nn.Dropout(dropout), pool
+        self.head = nn.Linear(hidden * self.recurrent.directions, num_classes)
+
+    def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+        x = self.symbols(tokens) if self.symbols is not None else tokens
+        out, state = self.recurrent(self.dropout(x), None, lengths)
+        if self.pool == "mean":
+            pooled = out.sum(1) / torch.as_tensor(lengths).to(out)[:, None]  # zeros after each end
+        else:
+            pooled = torch.cat(list(state[0][-self.recurrent.directions :]), dim=1)
+        return self.head(self.dropout(pooled))
+
+
+class Tagger(nn.Module):
+    """Many to many: symbols (B, T) to class logits (B, T, K) of each, from both sides where `bidirectional`."""
+
+    def __init__(self, vocab_size: int, num_classes: int, cell: str, hidden: int, layers: int,
+                 embedding: int | None = None, dropout: float = 0.0, bidirectional: bool = True):
+        super().__init__()
+        self.symbols = Symbols(vocab_size, embedding)
+        self.recurrent = Recurrent(cell, self.symbols.features, hidden, layers, dropout, bidirectional)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden * self.recurrent.directions, num_classes)
+
+    def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+        out, _ = self.recurrent(self.dropout(self.symbols(tokens)), None, lengths)
+        return self.head(self.dropout(out))

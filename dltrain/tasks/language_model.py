@@ -1,0 +1,107 @@
+"""Turns TokenBatches, windows of texts that run on, into a loss using any model that carries a state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dltrain.batches import END, NOT_SCORED, TokenBatch, generator
+from dltrain.errors import UserError
+from dltrain.tasks.task import BITS, Task
+
+
+class LanguageModel(Task):
+    """Cross-entropy of the next symbol, by backpropagation through time over a window; the state goes on into the next
+    window without its gradient (R. Williams, J. Peng, 1990), and starts at zero in each epoch.
+
+    Metrics: train/, val/ and test/ loss (nats a symbol) and bits_per_character. The carried state is a buffer: it is
+    saved with the weights, so that a resumed run goes on with the same one.
+    """
+
+    batch_type = TokenBatch
+    headline, headline_mode = "val/bits_per_character", "min"
+    unit, running = "characters", ("loss", "bits_per_character")
+    eval_loss: Tensor
+
+    def __init__(self, model: Any, vocab_size: int, batch_size: int, **keys: Any):
+        super().__init__(model, **keys)
+        self.vocab_size = vocab_size
+        self.num_states = len(model.zeros(1))
+        for number, state in enumerate(model.zeros(batch_size)):
+            self.register_buffer(f"state{number}", state)
+        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored symbols
+
+    def count(self, batch: TokenBatch) -> int:
+        return batch.tokens.numel()
+
+    def check(self, batch: TokenBatch) -> None:
+        batch.check(self.vocab_size)
+        logits, state = self.model(batch.tokens)
+        wanted = (*batch.tokens.shape, self.vocab_size)
+        if tuple(logits.shape) != wanted:
+            raise UserError(f"it must give logits {wanted} and a state, but gives {tuple(logits.shape)}")
+        if [tuple(s.shape) for s in state] != [tuple(s.shape) for s in self.model.zeros(batch.size)]:
+            raise UserError("the state that it gives has another shape than its zeros(B)")
+
+    def carried(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, f"state{number}") for number in range(self.num_states))
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            for state in self.carried():
+                state.zero_()
+        logits, after = self.model(batch.tokens, tuple(state.clone() for state in self.carried()))
+        for state, new in zip(self.carried(), after, strict=True):
+            state.copy_(new.detach())
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        count = batch.targets.numel()
+        with torch.no_grad():
+            total = loss.detach() * count
+            self.sums += torch.stack([total, total * BITS, torch.full_like(total, count)])
+        return loss
+
+    def evaluation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.eval_state = self.model.zeros(batch.size)
+        logits, self.eval_state = self.model(batch.tokens, self.eval_state)
+        self.eval_loss[0] += F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum",
+                                             ignore_index=NOT_SCORED)
+        self.eval_loss[1] += (batch.targets != NOT_SCORED).sum()
+
+    def evaluation_end(self, part: str) -> None:
+        loss, count = self.summed(self.eval_loss)
+        self.log_evaluation(part, {"loss": loss / count, "bits_per_character": loss / count * BITS})
+        self.eval_loss.zero_()
+
+    def sample(self, data: Any, length: int = 300) -> str:
+        """What the net writes by itself, after a line's end. The same draws at every validation."""
+        symbols = data.vocabularies["characters"]
+        start = symbols.index("\n") if "\n" in symbols else len(symbols) - 1
+        drawn = continuation(self.model, torch.tensor([start], device=self.device), generator("sample", self.seed))
+        return "".join(symbols[next(drawn)] for _ in range(length))
+
+
+@torch.inference_mode()
+def continuation(model: Any, prompt: Tensor, draws: torch.Generator, temperature: float = 1.0,
+                 top_k: int | None = None) -> Any:
+    """Yields symbol after symbol that follows `prompt` (N,), each drawn from softmax(logits / temperature) of the
+    `top_k` most likely ones; temperature 0 takes the likeliest. PAD, UNKNOWN, START and END are never drawn. The model
+    is one in evaluation mode."""
+    state = model.zeros(1)
+    for token in prompt:
+        logits, state = model.step(token[None], state)
+    while True:
+        chances = logits[0].float()
+        chances[: END + 1] = -math.inf
+        if top_k is not None and top_k < len(chances):
+            chances = chances.masked_fill(chances < chances.topk(top_k).values[-1], -math.inf)
+        if temperature == 0:
+            token = chances.argmax()[None]
+        else:
+            token = torch.multinomial((chances / temperature).softmax(0).cpu(), 1, generator=draws).to(prompt.device)
+        yield int(token)
+        logits, state = model.step(token, state)
