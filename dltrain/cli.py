@@ -55,9 +55,12 @@ def command(argv: list[str]) -> int:
     if verb == "show":
         return show(words)
     pairs = key_values(verb, words)
+    asked = take_asked(pairs) if verb == "predict" else {}
     from dltrain import verbs  # torch from here on
 
-    return {"resume": verbs.resume, "eval": verbs.evaluate, "predict": verbs.predict}[verb](pairs)
+    if verb == "predict":
+        return verbs.predict(pairs, asked)
+    return {"resume": verbs.resume, "eval": verbs.evaluate}[verb](pairs)
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:
@@ -81,10 +84,36 @@ def key_values(verb: str, words: list[str]) -> dict[str, str]:
         pairs[key] = value
     if "run" not in pairs:
         raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
-    if verb == "predict" and "input" not in pairs:
-        raise UserError("predict needs input=FILE, input=A.png,B.png or input=FOLDER")
     folder.read_config(Path(pairs["run"]))
     return pairs
+
+
+# what `predict` takes for each kind of batch, with its rule (rules.py); without one it is text, as typed
+PREDICT: dict[str, dict[str, str]] = {
+    "ClassificationBatch": {"input": ""},
+    "TokenBatch": {"prompt": "", "length": "int >= 1", "temperature": "float >= 0", "top_k": "int >= 1 or null",
+                   "seed": "int >= 0"},
+}
+
+
+def take_asked(pairs: dict[str, str]) -> dict[str, Any]:
+    """Takes out of `pairs` what is asked of `predict`, as values. Raises UserError for what this run does not take."""
+    import yaml
+
+    from dltrain import folder, rules
+
+    kind = folder.read_config(Path(pairs["run"]))["task"]["batch"]
+    keys = PREDICT[kind]
+    if kind == "ClassificationBatch" and "input" not in pairs:
+        raise UserError("predict needs input=FILE, input=A.png,B.png or input=FOLDER")
+    for key, value in pairs.items():
+        if key not in ("run", *keys) and not key.startswith("trainer."):
+            hint = nearest(key, list(keys)) or f"; this run's predict takes {', '.join(keys)}"
+            raise UserError(f"unknown key '{key}'{hint}")
+        if keys.get(key) and (fault := rules.broken(keys[key], yaml.safe_load(value))):
+            raise UserError(f"{key}={value}: {fault}")
+    given = {key: pairs.pop(key) for key in keys if key in pairs}
+    return {key: yaml.safe_load(value) if keys[key] else value for key, value in given.items()}
 
 
 def explain(words: list[str]) -> int:

@@ -13,10 +13,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dltrain import checkpoints, compose, folder, run
-from dltrain.build import build, build_data, build_task, check_device
-from dltrain.data.classification import PICTURES
-from dltrain.errors import DataError, UserError, nearest
+from dltrain import checkpoints, compose, folder, predicting, run
+from dltrain.build import build_data, build_task, check_device
+from dltrain.errors import UserError, nearest
 from dltrain.jobs import reported
 
 
@@ -25,7 +24,7 @@ def saved_config(pairs: dict[str, str], free: tuple[str, ...]) -> tuple[DictConf
     path = Path(pairs["run"])
     config = OmegaConf.create(folder.read_config(path))
     for key, value in pairs.items():
-        if key in ("run", "input", "part"):
+        if key in ("run", "part"):
             continue
         known = compose.flat_keys(config)
         if key not in known:
@@ -69,7 +68,7 @@ def evaluate(pairs: dict[str, str]) -> int:
         with folder.logging_to(path):
             check_device(config.trainer)
             config.trainer.devices = 1
-            data, task = build_data(config), restored(config, path)
+            data, task = build_data(config, folder.read_vocabularies(path)), restored(config, path)
             trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                                  logger=False, enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty(),
                                  enable_model_summary=False, default_root_dir=path)
@@ -84,47 +83,13 @@ def evaluate(pairs: dict[str, str]) -> int:
     return reported(path, story)
 
 
-def predict(pairs: dict[str, str]) -> int:
-    """Labels pictures: prints the top five of each and writes predictions.json into the run folder."""
+def predict(pairs: dict[str, str], asked: dict[str, Any]) -> int:
+    """What the run's best weights say of something new; how, depends on the kind of its batches (predict.py)."""
     config, path = saved_config(pairs, ("trainer.",))
 
     def story() -> None:
-        files = picture_files(pairs["input"])
-        data = build(config.data, "data", seed=config.seed)
         task = restored(config, path)
         device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
-        task.to(device)
-        names, width = list(config.class_names), max(len(file.name) for file in files)
-        predictions = []
-        for start in range(0, len(files), 64):
-            chunk = files[start : start + 64]
-            images = torch.stack([data.read_file(file) for file in chunk]).to(device)
-            with torch.inference_mode():
-                chances = task(images).float().softmax(1).cpu()
-            for file, row in zip(chunk, chances, strict=True):
-                top = row.topk(min(5, len(names)))
-                five = [{"label": names[i], "probability": round(p, 6)}
-                        for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-                predictions.append({"file": str(file), "top": five})
-                print(f"{file.name:<{width}}  " + "  ".join(f"{one['label']} {one['probability']:.1%}" for one in five))
-        folder.write(path / "predictions.json", json.dumps(predictions, indent=1) + "\n")
-        print(f"{len(files)} pictures; {path}/predictions.json")
+        predicting.KINDS[config.task.batch](task.to(device), config, path, **asked)
 
     return reported(path, story)
-
-
-def picture_files(words: str) -> list[Path]:
-    """`a.png`, `a.png,b.png` or a folder (its pictures, those below it too, by name). Raises DataError."""
-    files: list[Path] = []
-    for word in [words] if Path(words).exists() else words.split(","):
-        place = Path(word)
-        if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-            if not inside:
-                raise DataError(f"input={place}: no pictures in this folder ({', '.join(sorted(PICTURES))})")
-            files += inside
-        elif place.is_file():
-            files.append(place)
-        else:
-            raise DataError(f"input={place}: no such file or folder")
-    return files
