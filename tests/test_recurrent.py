@@ -1,0 +1,121 @@
+"""Cells from the equations against torch's fused layers and finite differences; lengths; sampling steps."""
+
+import pytest
+import torch
+
+from dltrain.batches import generator
+from dltrain.models.recurrent import CharRNN, Recurrent, Symbols
+
+CELLS = ("rnn", "lstm", "gru")
+
+
+def made(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurrent:
+    torch.manual_seed(3)
+    return Recurrent(cell, 5, 7, layers, **keys).to(dtype)
+
+
+def numbers(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator("numbers", *shape), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, tolerance):
+    net = made(cell, dtype)
+    x, state = numbers(3, 11, 5, dtype=dtype), tuple(numbers(2, 3, 7, dtype=dtype) for _ in net.zeros(3))
+    found = []
+    for run in (net.forward, net.unrolled):
+        net.zero_grad()
+        given = x.clone().requires_grad_()
+        out, last = run(given, state)
+        (out.square().sum() + sum(s.sin().sum() for s in last)).backward()
+        found.append([out, *last, given.grad, *(p.grad.clone() for p in net.parameters())])
+    for fused, unrolled in zip(*found, strict=True):
+        torch.testing.assert_close(fused, unrolled, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_backpropagation_through_time_equals_finite_differences(cell):
+    net = made(cell, torch.float64, layers=1)
+    x = numbers(2, 6, 5, dtype=torch.float64)
+    weights = list(net.parameters())
+
+    def last_state(*changed: torch.Tensor) -> torch.Tensor:
+        out, _ = torch.func.functional_call(net, dict(zip(dict(net.named_parameters()), changed, strict=True)), (x,))
+        return out[:, -1].square().sum()
+
+    gradients = torch.autograd.grad(last_state(*weights), weights)
+    for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+        for index in range(0, weight.numel(), 9):
+            moved = []
+            for sign in (1, -1):
+                changed = [w.detach().clone() for w in weights]
+                changed[place].view(-1)[index] += sign * 1e-6
+                moved.append(float(last_state(*changed).detach()))
+            assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(float(gradient.reshape(-1)[index]), abs=1e-7, rel=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_sampling_steps_equal_the_fused_layer(cell):
+    net = made(cell)
+    x = numbers(3, 6, 5)
+    out, last = net(x)
+    state = net.zeros(3)
+    for t in range(6):
+        step, state = net.step(x[:, t], state)
+        torch.testing.assert_close(step, out[:, t], atol=1e-6, rtol=1e-5)
+    for a, b in zip(state, last, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_sequence_ends_at_its_own_length_whatever_stands_beside_it(cell):
+    net = made(cell, bidirectional=True)
+    x, lengths = numbers(3, 8, 5), (8, 3, 5)
+    out, last = net(x, None, lengths)
+    for row, length in enumerate(lengths):
+        alone, end = net(x[row : row + 1, :length])
+        torch.testing.assert_close(out[row, :length], alone[0], atol=1e-6, rtol=1e-5)
+        assert not out[row, length:].any()
+        for a, b in zip(last, end, strict=True):
+            torch.testing.assert_close(a[:, row], b[:, 0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_forget_gate_begins_open():
+    net = made("lstm")
+    for layer in range(2):
+        _, _, b_x, b_h = net.weights(layer)
+        assert (b_x + b_h)[7:14].tolist() == [1.0] * 7
+        assert (b_x + b_h)[:7].abs().max() < 1
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_parameters_are_counted(cell, gates):
+    """gates * (F H + H^2 + 2 H) a layer (two bias vectors), and the head's H V + V."""
+    net = CharRNN(vocab_size=20, cell=cell, hidden=16, layers=2)
+    layers = gates * (20 * 16 + 16 * 16 + 32) + gates * (16 * 16 + 16 * 16 + 32)
+    assert sum(p.numel() for p in net.parameters()) == layers + 16 * 20 + 20
+
+
+def test_tied_weights_are_one_tensor_and_need_equal_widths():
+    net = CharRNN(20, "gru", 16, 1, embedding=16, tied=True)
+    assert net.head.weight is net.symbols.table.weight
+    with pytest.raises(ValueError, match="tied=true needs embedding = hidden, but they are 8 and 16"):
+        CharRNN(20, "gru", 16, 1, embedding=8, tied=True)
+
+
+def test_one_hot_times_weights_is_an_embedding():
+    tokens = torch.tensor([[1, 4], [0, 2]])
+    assert torch.equal(Symbols(5, None)(tokens).argmax(2), tokens)
+    table = Symbols(5, 3)
+    assert torch.equal(table(tokens), Symbols(5, None)(tokens) @ table.table.weight)
+
+
+def test_dropout_stands_between_layers_and_rests_in_evaluation():
+    net = CharRNN(20, "lstm", 16, 2, dropout=0.5)
+    tokens = torch.arange(12).reshape(2, 6)
+    torch.manual_seed(0)
+    one, two = net(tokens)[0], net(tokens)[0]
+    assert not torch.equal(one, two)
+    net.eval()
+    assert torch.equal(net(tokens)[0], net(tokens)[0])
