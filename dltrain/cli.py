@@ -174,13 +174,14 @@ def train(words: list[str]) -> int:
                             "hydra.sweeper.params=null"]  # an experiment's own stand among the words
     else:
         pair = f"{composed.chosen['model']}-on-{composed.chosen['data']}"
-        path = folder.named(root, config.name) if config.name else folder.timed(root / pair)
+        kind = composed.chosen["experiment"] if "study" in config else pair
+        path = folder.named(root, config.name) if config.name else folder.timed(root / kind)
         folder.refuse_other_config(path, compose.to_plain(config))
         if folder.finished(path):
             print(f"{path} is finished, nothing to do; another name= makes another run")
             return 0
         flags.overrides += [f"hydra.run.dir={quoted(path)}"]
-        print(announcement(composed.chosen, path), flush=True)
+        print(f"{kind}; folder {path}" if "study" in config else announcement(composed.chosen, path), flush=True)
     from dltrain.jobs import Jobs  # torch from here on
 
     experiment = composed.chosen.get("experiment")

@@ -68,7 +68,7 @@ class Jobs:
         if self.exit_code == 0:
             (path / "error.txt").unlink(missing_ok=True)
         found = sweeps.read_result(path)
-        return found[found["headline"]] if found else None
+        return found[found["headline"]] if "headline" in found else None
 
     def job(self, words: list[str], path: Path) -> None:
         if self.sweep:
@@ -83,7 +83,7 @@ class Jobs:
             if code:
                 raise UserError(f"{path} ended with exit code {code}")
             return
-        run.train(config, path)
+        run.study(config, path) if "study" in config else run.train(config, path)
 
     def finish(self) -> int:
         return sweeps.finish(self.path, self.title) if self.sweep else self.exit_code

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoints, folder
-from dltrain.build import build_data, build_task, build_trainer, check_first_step, device_name
+from dltrain.build import build, build_data, build_task, build_trainer, check_first_step, device_name
 from dltrain.callbacks.progress import duration
 from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals
@@ -68,6 +69,21 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
             words = data.write_samples(path / "samples")
             log.info(closing_words(result, path, task.total_epochs, config.output_dir, words))
         return result
+
+
+def study(config: DictConfig, path: Path) -> None:
+    """An experiment that measures something without training to an end: calls what `study` names with its keys."""
+    if folder.finished(path):
+        print(f"{path} is finished, nothing to do; another name= makes another run")
+        return
+    with folder.locked(path), folder.logging_to(path):
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        folder.write_config(path, plain)
+        folder.write_command(path)
+        folder.write_environment(path, f"cpu, {torch.get_num_threads()} threads")
+        found = build(config.study, "study", folder=path, seed=config.seed)
+        folder.write(path / "result.json", json.dumps({**found, "seed": config.seed, "folder": str(path)}, indent=1)
+                     + "\n")
 
 
 def launch_from_folder(path: Path) -> None:

@@ -75,34 +75,65 @@ def curve(jobs: Iterable[Path], metric: str) -> tuple[list[int], list[float]]:
 
 
 def draw(groups: dict[Group, list[Path]], headline: str, varied: list[str], title: str, file: Path) -> None:
-    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test part, a bar
-    for each group, the mean over its seeds, a dot for each seed."""
+    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test part, over the
+    first varied key that is a number with three values or more, a line for each choice of the others; without one, a
+    bar for each group. A dot for each seed."""
     from matplotlib.figure import Figure
 
     name = headline.partition("/")[2]
-    many = len(groups) > 12
-    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.28 * len(groups))), dpi=110, layout="constrained")
+    axis = next((place for place in range(len(varied)) if is_scale({group[place] for group in groups})), None)
+    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.28 * len(groups)) if axis is None else 4.4), dpi=110,
+                    layout="constrained")
     left, right = figure.subplots(1, 2)
-    labels = [", ".join(group) or "all" for group in groups]
-    for place, (jobs, label) in enumerate(zip(groups.values(), labels, strict=True)):
-        colour = f"C{place % 10}"
-        left.plot(*curve(jobs, headline), color=colour, label=label)
-        left.plot(*curve(jobs, f"train/{name}"), color=colour, linestyle="--", linewidth=1, alpha=0.6)
-        tested = [read_result(job)[f"test/{name}"] for job in jobs]
-        right.barh(place, mean(tested), color=colour, alpha=0.75)
-        right.plot(tested, [place] * len(tested), "k.", markersize=4)
-        right.annotate(f" {mean(tested):.4g}", (max(tested), place), va="center", fontsize=9)
-    left.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training as augmented (dashed)")
-    left.grid(alpha=0.25)
-    if not many:
+    for place, (group, jobs) in enumerate(groups.items()):
+        left.plot(*curve(jobs, headline), color=f"C{place % 10}", label=", ".join(group) or "all")
+        left.plot(*curve(jobs, f"train/{name}"), color=f"C{place % 10}", linestyle="--", linewidth=1, alpha=0.6)
+    left.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training as seen (dashed)")
+    if len(groups) <= 12:
         left.legend(title=", ".join(varied) or None, fontsize=8)
-    right.set_yticks(range(len(labels)), labels, fontsize=6 if many else 9)
-    right.invert_yaxis()
-    right.margins(x=0.15)
-    values = [read_result(job)[f"test/{name}"] for jobs in groups.values() for job in jobs]
-    spread = max(values) - min(values)
-    if min(values) - 2 * spread > 0 and spread > 0:  # bars that begin at zero would all look alike
-        right.set_xlim(min(values) - spread, max(values) + 0.5 * spread)
-    right.set(title=f"test/{name}", xlabel=name.replace("_", " "))
+    tested = {group: [read_result(job)[f"test/{name}"] for job in jobs] for group, jobs in groups.items()}
+    if axis is None:
+        draw_bars(right, tested)
+    else:
+        draw_lines(right, tested, axis, varied)
+    right.set(title=f"test/{name}")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     figure.savefig(file)
+
+
+def is_scale(values: set[str]) -> bool:
+    try:
+        return len({float(value) for value in values}) >= 3
+    except ValueError:
+        return False
+
+
+def draw_bars(axes: Any, tested: dict[Group, list[float]]) -> None:
+    for place, values in enumerate(tested.values()):
+        axes.barh(place, mean(values), color=f"C{place % 10}", alpha=0.75)
+        axes.plot(values, [place] * len(values), "k.", markersize=4)
+        axes.annotate(f" {mean(values):.4g}", (max(values), place), va="center", fontsize=9)
+    axes.set_yticks(range(len(tested)), [", ".join(group) or "all" for group in tested],
+                    fontsize=9 if len(tested) <= 12 else 6)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    every = [value for values in tested.values() for value in values]
+    spread = max(every) - min(every)
+    if min(every) > 2 * spread > 0:  # bars that begin at zero would all look alike
+        axes.set_xlim(min(every) - spread, max(every) + 0.5 * spread)
+
+
+def draw_lines(axes: Any, tested: dict[Group, list[float]], axis: int, varied: list[str]) -> None:
+    rest = list(dict.fromkeys(group[:axis] + group[axis + 1 :] for group in tested))
+    for place, others in enumerate(rest):
+        points = sorted((float(group[axis]), values) for group, values in tested.items()
+                        if group[:axis] + group[axis + 1 :] == others)
+        axes.plot([x for x, _ in points], [mean(values) for _, values in points], color=f"C{place % 10}", marker="o",
+                  markersize=3, label=", ".join(others) or None)
+        for x, values in points:
+            axes.plot([x] * len(values), values, ".", color=f"C{place % 10}", alpha=0.5)
+    axes.set(xlabel=varied[axis])
+    if len(rest) > 1:
+        axes.legend(title=", ".join(varied[:axis] + varied[axis + 1 :]), fontsize=8)

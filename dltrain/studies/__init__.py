@@ -1,1 +1,1 @@
-"""Experiments that measure something without training to an end: each is a function that writes a table and a picture."""
+"""Experiments that measure something without training to an end: functions that write a table and a picture."""
