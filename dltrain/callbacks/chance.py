@@ -21,6 +21,10 @@ class StepSeeds(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
                              ) -> None:
         fresh = seed_of("model", self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(fresh)
+        torch.default_generator.manual_seed(fresh)  # torch.manual_seed also notes a stack trace for each absent device
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(fresh)
+        if pl_module.device.type == "mps":
+            torch.mps.manual_seed(fresh)
         random.seed(fresh)
         np.random.seed(fresh % 2**32)

@@ -108,29 +108,41 @@ class Recurrent(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step of (B, F), by torch's cell kernels: much less overhead than the fused layer for one step."""
-        last = []
-        for layer in range(self.layers):
-            now = tuple(part[layer] for part in state)
+        x, last = self.step_layers(x, layered(state))
+        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+
+    def step_layers(self, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """The same with a state for each layer, each (B, H): nothing is stacked and taken apart between steps."""
+        weights, last = self.fused._flat_weights, list[State]()  # W_x, W_h, b_x, b_h of each layer, as plain references
+        for layer, now in enumerate(state):
             if self.cell == "lstm":
-                now = torch.lstm_cell(x, now, *self.weights(layer))
+                now = torch.lstm_cell(x, now, *weights[4 * layer : 4 * layer + 4])
             else:
                 kernel = torch.gru_cell if self.cell == "gru" else torch.rnn_tanh_cell
-                now = (kernel(x, now[0], *self.weights(layer)),)
+                now = (kernel(x, now[0], *weights[4 * layer : 4 * layer + 4]),)
             x = now[0]
             last.append(now)
-        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+        return x, last
+
+
+def layered(state: State) -> list[State]:
+    return list(zip(*(part.unbind() for part in state), strict=True))
 
 
 class Symbols(nn.Module):
     """Symbols (...) int64 to features (..., F): an embedding of F values, or one-hot where `embedding` is None."""
 
+    one_hot: Tensor
+
     def __init__(self, vocab_size: int, embedding: int | None):
         super().__init__()
         self.vocab_size, self.features = vocab_size, embedding or vocab_size
         self.table = nn.Embedding(vocab_size, embedding) if embedding else None
+        if embedding is None:
+            self.register_buffer("one_hot", torch.eye(vocab_size), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.table(tokens) if self.table is not None else F.one_hot(tokens, self.vocab_size).float()
+        return self.table(tokens) if self.table is not None else F.embedding(tokens, self.one_hot)
 
 
 class CharRNN(nn.Module):
@@ -158,10 +170,11 @@ class CharRNN(nn.Module):
         out, state = self.recurrent(self.dropout(self.symbols(tokens)), state)
         return self.head(self.dropout(out)), state
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B,) to (B, V)."""
-        out, state = self.recurrent.step(self.symbols(tokens), state)
-        return self.head(out), state
+    def step(self, tokens: Tensor, state: State | list[State]) -> tuple[Tensor, list[State]]:
+        """(B,) to (B, V). The state goes in as `zeros` or `forward` gave it, or as this did."""
+        layers = layered(state) if isinstance(state, tuple) else state
+        out, after = self.recurrent.step_layers(self.symbols(tokens), layers)
+        return self.head(out), after
 
 
 class SequenceClassifier(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -85,23 +85,24 @@ class LanguageModel(Task):
         return "".join(symbols[next(drawn)] for _ in range(length))
 
 
-@torch.inference_mode()
 def continuation(model: Any, prompt: Tensor, draws: torch.Generator, temperature: float = 1.0,
-                 top_k: int | None = None) -> Any:
+                 top_k: int | None = None) -> Iterator[int]:
     """Yields symbol after symbol that follows `prompt` (N,), each drawn from softmax(logits / temperature) of the
     `top_k` most likely ones; temperature 0 takes the likeliest. PAD, UNKNOWN, START and END are never drawn. The model
-    is one in evaluation mode."""
-    state = model.zeros(1)
-    for token in prompt:
-        logits, state = model.step(token[None], state)
+    is one in evaluation mode.
+
+    argmax(logits / temperature - log e), e exponential, is such a draw (E. Gumbel's maximum)."""
+    first, state, logits = END + 1, model.zeros(1), prompt.new_empty(0)
+    with torch.inference_mode():
+        for token in prompt:
+            logits, state = model.step(token[None], state)
     while True:
-        chances = logits[0].float()
-        chances[: END + 1] = -math.inf
-        if top_k is not None and top_k < len(chances):
-            chances = chances.masked_fill(chances < chances.topk(top_k).values[-1], -math.inf)
-        if temperature == 0:
-            token = chances.argmax()[None]
-        else:
-            token = torch.multinomial((chances / temperature).softmax(0).cpu(), 1, generator=draws).to(prompt.device)
-        yield int(token)
-        logits, state = model.step(token, state)
+        noise = -torch.empty(64, logits.shape[1] - first).exponential_(generator=draws).log().to(logits.device)
+        for row in noise:
+            with torch.inference_mode():
+                chances = logits[:, first:]
+                if top_k is not None and top_k < chances.shape[1]:
+                    chances = chances.masked_fill(chances < chances.topk(top_k).values[:, -1], -torch.inf)
+                drawn = (chances / temperature + row if temperature else chances).argmax(1) + first
+                logits, state = model.step(drawn, state)
+            yield int(drawn)
