@@ -50,7 +50,7 @@ REFUSED = {
     "no such folder": (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
     "no run": (["resume", "run=outputs/none"], "run=outputs/none: not a run folder"),
     "no run given": (["eval"], "eval needs run=FOLDER"),
-    "nothing to predict": (["predict", "run=x"], "predict needs input="),
+    "no run to predict with": (["predict", "run=x"], "run=x: not a run folder"),
     "unknown list": (["ls", "model"], "unknown list 'model'; did you mean 'models'?"),
     "why nothing": (["why"], "why needs a key"),
     "why a typo": (["why", "task.optimizer.lrr"], "did you mean 'task.optimizer.lr'?"),

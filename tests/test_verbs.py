@@ -118,6 +118,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
+    (["predict", "run=outputs/a"], 2, "predict needs input="),
     (["predict", "run=outputs/a", "input=none.png"], 3, "input=none.png: no such file"),
     (["predict", "run=outputs/a", "input=outputs/a/checkpoints"], 3, "no pictures in this folder"),
     (["predict", "run=outputs/a", "input=outputs/a/config.yaml"], 3, "config.yaml: not an image"),
@@ -260,7 +261,7 @@ def test_experiment_may_be_a_sweep(dltrain, tmp_path):
     code, out, _ = dltrain(*mine, "name=c", "model.depth=8,14")
     assert "4 of 4 jobs done" in out
     code, out, _ = dltrain("why", "seed", *mine[:3])
-    assert "the experiment's sweep, first job  3" in out
+    assert "the experiment's sweep, first job 3" in " ".join(out.split())
 
 
 MODEL = '''
