@@ -22,12 +22,13 @@ class TrainLoader:
     `position` counts the batches yielded since the run began, so that it alone says where to go on: epoch
     `position // len(self)`, batch `position % len(self)`. Workers that read ahead do not change it.
     With several processes each takes its stride of the common order; what does not divide is left out that epoch.
+    With `lengths` (N,) samples of like length come in one batch, so that little is filled up.
     """
 
     def __init__(self, read: Read, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-                 max_batches: int | None = None, shuffled: bool = True):
+                 max_batches: int | None = None, shuffled: bool = True, lengths: Tensor | None = None):
         self.read, self.seed, self.rank, self.world_size = read, seed, rank, world_size
-        self.shuffled = shuffled
+        self.shuffled, self.lengths = shuffled, lengths
         self.num_samples, self.batch_size = num_samples, batch_size
         self.num_batches = -(-(num_samples // world_size) // batch_size)
         if max_batches is not None:
@@ -43,7 +44,10 @@ class TrainLoader:
             return torch.arange(self.num_samples)
         shuffled = torch.randperm(self.num_samples, generator=generator("order", self.seed, epoch))
         even = self.num_samples - self.num_samples % self.world_size
-        return shuffled[:even][self.rank :: self.world_size]
+        own = shuffled[:even][self.rank :: self.world_size]
+        if self.lengths is None:
+            return own
+        return bucketed(own, self.lengths, self.batch_size, generator("buckets", self.seed, epoch))
 
     def __iter__(self) -> Iterator[Any]:
         epoch, start = divmod(self.position, len(self))
@@ -57,6 +61,16 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = state["position"]
+
+
+def bucketed(order: Tensor, lengths: Tensor, batch_size: int, draws: torch.Generator, pool: int = 50) -> Tensor:
+    """The order with every `pool` batches of it sorted by length, and then whole batches shuffled (I. Sutskever et al.,
+    2014, arXiv 1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
+    sorted_pools = [part[lengths[part].argsort(stable=True)] for part in order.split(batch_size * pool)]
+    whole, rest = len(order) // batch_size, len(order) % batch_size
+    batches = torch.cat(sorted_pools)
+    shuffled = batches[: whole * batch_size].view(whole, batch_size)[torch.randperm(whole, generator=draws)]
+    return torch.cat([shuffled.flatten(), batches[len(order) - rest :]])
 
 
 class EvalLoader:
@@ -104,6 +118,10 @@ class DataModule(pl.LightningDataModule):
     def num_samples(self, part: str) -> int:
         raise NotImplementedError
 
+    def lengths(self) -> Tensor | None:
+        """(N,) of the training samples, where those of like length should come together."""
+        return None
+
     def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
         """The batches of these indices; an index of -1 gives a sample that is not scored."""
         raise NotImplementedError
@@ -124,7 +142,7 @@ class DataModule(pl.LightningDataModule):
         if self.train_loader is None:
             self.train_loader = TrainLoader(lambda batches: self.read("train", batches), self.num_samples("train"),
                                             self.batch_size, self.seed, self.rank, self.world_size,
-                                            self.max_batches, self.shuffled)
+                                            self.max_batches, self.shuffled, self.lengths())
         return self.train_loader
 
     def eval_loader(self, part: str) -> EvalLoader:

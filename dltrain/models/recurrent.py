@@ -79,7 +79,7 @@ class Recurrent(nn.Module):
         """(B, T, F) to the top layer's states (B, T, directions * H), and the last state. With `lengths`, B ints
         on the host, each sequence ends where its own says: zeros after it, and the last state is the one there."""
         before = state if state is None or self.cell == "lstm" else state[0]
-        if lengths is not None:
+        if lengths is not None and min(lengths) < x.shape[1]:
             packed = nn.utils.rnn.pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True,
                                                        enforce_sorted=False)
             out, after = self.fused(packed, before)
