@@ -20,7 +20,7 @@ def test_every_value_that_a_person_may_change_states_its_rule():
         for key, found in rules.assignments(file).items():
             if rules.rule_of(found.comment):
                 stated.add(key.rpartition(".")[2])
-    fixed = {"_target_", "batch", "channels", "num_classes", "image_px", "source", "padding_px", "p"}
+    fixed = {"_target_", "batch", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
     for file in FILES:
         if file.parts[-2] in ("recipe", "experiment"):
             continue

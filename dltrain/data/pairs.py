@@ -139,7 +139,8 @@ class PairFiles(Pairs):
         elif not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         elif self.languages is None:
-            found = {part: self.tab_separated(file) for part, file in sequences.found_parts(root, [], "data.root").items()}
+            files = sequences.found_parts(root, [], "data.root")
+            found = {part: self.tab_separated(file) for part, file in files.items()}
         else:
             one, other = (sequences.found_parts(root, [f".{tail}"], "data.root") for tail in self.languages)
             found = {part: self.parallel(one[part], other[part]) for part in PARTS}
