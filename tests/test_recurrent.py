@@ -119,3 +119,25 @@ def test_dropout_stands_between_layers_and_rests_in_evaluation():
     assert not torch.equal(one, two)
     net.eval()
     assert torch.equal(net(tokens)[0], net(tokens)[0])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_rows_of_different_lengths_equal_torchs_packed_sequences(cell, bidirectional):
+    """Outputs, last states and gradients, in double precision; rows of one length beside each other and alone."""
+    torch.manual_seed(0)
+    net = Recurrent(cell, 5, 7, 3, bidirectional=bidirectional).double()
+    x = torch.randn(9, 11, 5, dtype=torch.double, requires_grad=True)
+    lengths = [3, 11, 10, 1, 1, 7, 11, 4, 7]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), True, enforce_sorted=False)
+    theirs, last = net.fused(packed)
+    theirs, _ = torch.nn.utils.rnn.pad_packed_sequence(theirs, batch_first=True, total_length=11)
+    ours, state = net(x, None, lengths)
+    last = last if cell == "lstm" else (last,)
+    weigh = torch.randn_like(ours)
+    gradients = []
+    for out, states in ((ours, state), (theirs, last)):
+        total = (out * weigh).sum() + sum(part.pow(2).sum() for part in states)
+        gradients.append(torch.autograd.grad(total, [x, *net.parameters()]))
+    for one, other in zip([ours, *state, *gradients[0]], [theirs, *last, *gradients[1]], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

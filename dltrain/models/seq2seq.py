@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dltrain.models.recurrent import Recurrent, State, Symbols, layered
+from dltrain.models.recurrent import Recurrent, State, Symbols, layered, turned
 
 
 class Memory(NamedTuple):
@@ -50,7 +50,7 @@ class Seq2Seq(nn.Module):
         ends = torch.as_tensor(lengths).to(source.device)[:, None]
         places = torch.arange(source.shape[1], device=source.device)
         if self.reverse:
-            source = source.gather(1, torch.where(places < ends, ends - 1 - places, places))
+            source = turned(source, lengths)
         states, last = self.encoder(self.dropout(self.source(source)), None, lengths)
         return Memory(states, torch.zeros_like(states[:, :, 0]).masked_fill(places >= ends, -torch.inf)), last
 
