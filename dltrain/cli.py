@@ -93,6 +93,10 @@ PREDICT: dict[str, dict[str, str]] = {
     "ClassificationBatch": {"input": ""},
     "TokenBatch": {"prompt": "", "length": "int >= 1", "temperature": "float >= 0", "top_k": "int >= 1 or null",
                    "seed": "int >= 0"},
+    "LabelledBatch": {"text": "", "input": ""},
+    "TaggedBatch": {"text": "", "input": ""},
+    "PairBatch": {"text": "", "input": "", "decode": "one of greedy | sampled | beam", "beam": "int >= 1",
+                  "temperature": "float > 0", "seed": "int >= 0"},
 }
 
 
@@ -104,8 +108,9 @@ def take_asked(pairs: dict[str, str]) -> dict[str, Any]:
 
     kind = folder.read_config(Path(pairs["run"]))["task"]["batch"]
     keys = PREDICT[kind]
-    if kind == "ClassificationBatch" and "input" not in pairs:
-        raise UserError("predict needs input=FILE, input=A.png,B.png or input=FOLDER")
+    if "input" in keys and not {"input", "text"} & {*pairs} & {*keys}:
+        raise UserError("predict needs " + ('text="..." or input=FILE' if "text" in keys else
+                                            "input=FILE, input=A.png,B.png or input=FOLDER"))
     for key, value in pairs.items():
         if key not in ("run", *keys) and not key.startswith("trainer."):
             hint = nearest(key, list(keys)) or f"; this run's predict takes {', '.join(keys)}"

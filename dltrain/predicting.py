@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from itertools import islice
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
 
 from dltrain import folder
 from dltrain.batches import UNKNOWN, generator
 from dltrain.build import build
 from dltrain.data.classification import PICTURES
-from dltrain.data.vocabulary import encoded
+from dltrain.data.vocabulary import encoded, read_text
 from dltrain.errors import DataError, UserError
+from dltrain.tasks import decoding
 from dltrain.tasks.language_model import continuation
 
 
@@ -24,21 +29,29 @@ def pictures(task: Any, config: DictConfig, path: Path, input: str) -> None:
     """Labels pictures: prints the top five of each and writes predictions.json into the run folder."""
     files = picture_files(input)
     data = build(config.data, "data", seed=config.seed)
-    names, width = list(config.class_names), max(len(file.name) for file in files)
-    predictions = []
-    for start in range(0, len(files), 64):
-        chunk = files[start : start + 64]
-        images = torch.stack([data.read_file(file) for file in chunk]).to(task.device)
+    tell_labels(path, config, "file", [str(file) for file in files],
+                lambda chunk: task(torch.stack([data.read_file(Path(file)) for file in chunk]).to(task.device)))
+
+
+def tell_labels(path: Path, config: DictConfig, kind: str, titles: list[str],
+                logits: Callable[[list[str]], Tensor]) -> None:
+    """Prints the five likeliest labels of each title, a `file` or a `text`; predictions.json has the same."""
+    names, predictions = list(config.class_names), []
+    shown = [Path(title).name if kind == "file" else title if len(title) < 60 else title[:57] + "..."
+             for title in titles]
+    width = max(map(len, shown))
+    for start in range(0, len(titles), 64):
+        chunk = titles[start : start + 64]
         with torch.inference_mode():
-            chances = task(images).float().softmax(1).cpu()
-        for file, row in zip(chunk, chances, strict=True):
+            chances = logits(chunk).float().softmax(1).cpu()
+        for place, (title, row) in enumerate(zip(chunk, chances, strict=True), start=start):
             top = row.topk(min(5, len(names)))
             five = [{"label": names[i], "probability": round(p, 6)}
                     for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-            predictions.append({"file": str(file), "top": five})
-            print(f"{file.name:<{width}}  " + "  ".join(f"{one['label']} {one['probability']:.1%}" for one in five))
+            predictions.append({kind: title, "top": five})
+            print(f"{shown[place]:<{width}}  " + "  ".join(f"{x['label']} {x['probability']:.1%}" for x in five))
     folder.write(path / "predictions.json", json.dumps(predictions, indent=1) + "\n")
-    print(f"{len(files)} pictures; {path}/predictions.json")
+    print(f"{len(titles)} {'pictures' if kind == 'file' else 'texts'}; {path}/predictions.json")
 
 
 def picture_files(words: str) -> list[Path]:
@@ -74,4 +87,90 @@ def continued(task: Any, config: DictConfig, path: Path, prompt: str = "\n", len
     print()
 
 
-KINDS: dict[str, Callable[..., None]] = {"ClassificationBatch": pictures, "TokenBatch": continued}
+def labelled(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None) -> None:
+    """Labels texts, or pictures where the data read those as sequences."""
+    data = as_trained(config, path)
+    if not data.reads_pictures:
+        kind, titles = "text", texts_of(text, input)
+    elif input is None:
+        raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
+    else:
+        kind, titles = "file", [str(file) for file in picture_files(input)]
+    tell_labels(path, config, kind, titles, lambda chunk: task(on(task.device, data.asked(chunk))))
+
+
+def tagged(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None) -> None:
+    """Labels each symbol: coloured in a terminal, elsewhere a run of like symbols and its tag a line."""
+    data, names, console = as_trained(config, path), list(config.class_names), Console(highlight=False, soft_wrap=True)
+    styles = dict(zip(names, cycle(COLOURS), strict=False))
+    texts = texts_of(text, input, whole=data.reads_whole)
+    for one in texts:
+        batch = data.asked([one])
+        with torch.inference_mode():
+            tags = task(on(task.device, batch))[0].argmax(1).tolist()
+        symbols = data.split(one)
+        runs = [("".join(symbol for symbol, _ in run), names[tag]) for tag, run in
+                groupby(zip(symbols, tags, strict=True), key=lambda pair: pair[1])] if data.reads_whole else [
+                (symbol, names[tag]) for symbol, tag in zip(symbols, tags, strict=True)]
+        if console.is_terminal:
+            glue = "" if data.reads_whole else " "
+            console.print(Text(glue).join(Text(run, styles[name]) for run, name in runs))
+        else:
+            for run, name in runs:
+                print(f"{json.dumps(run, ensure_ascii=False) if data.reads_whole else run}\t{name}")
+    if console.is_terminal:
+        console.print(Text("  ").join(Text(name, styles[name]) for name in names))
+
+
+def translated(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None,
+               decode: str = "greedy", beam: int = 5, temperature: float = 1.0, seed: int = 0) -> None:
+    """Writes the target of each source: the likeliest symbol each time, drawn ones, or the best of a beam with the log-
+    probability of each."""
+    data = as_trained(config, path)
+    for number, one in enumerate(texts_of(text, input)):
+        batch = on(task.device, data.asked([one]))
+        if unknown := int((batch.source == UNKNOWN).sum()):
+            print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {one}", file=sys.stderr)
+        start, limit = decoding.starts(1, task.device), task.max_length
+        with torch.inference_mode():
+            state = task.model.begin(batch.source, batch.source_lengths)
+            if decode == "beam":
+                found, scores = decoding.beam(task.model.step, state, start, limit, beam)
+                print(one)
+                for symbols, score in zip(decoding.until_end(found[0]), scores[0].tolist(), strict=True):
+                    print(f"  {score:8.3f}  {data.joined('target', symbols)}")
+                continue
+            draws = generator("predict", seed, number) if decode == "sampled" else None
+            found, _ = decoding.written(task.model.step, state, start, limit, temperature, draws)
+        print(f"{one} -> {data.joined('target', decoding.until_end(found)[0])}")
+
+
+COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
+           "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
+
+
+def as_trained(config: DictConfig, path: Path) -> Any:
+    """The run's data with its vocabularies, nothing read from their files."""
+    data = build(config.data, "data", seed=config.seed)
+    data.vocabularies = folder.read_vocabularies(path)
+    return data
+
+
+def on(device: torch.device, batch: Any) -> Any:
+    return type(batch)(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+
+
+def texts_of(text: str | None, input: str | None, whole: bool = False) -> list[str]:
+    """`text`, or a file's lines that are not empty, or the `whole` file. Raises DataError, UserError."""
+    if input is not None:
+        read = read_text(Path(input))
+        return [read] if whole else [line.strip() for line in read.split("\n") if line.strip()]
+    if text is None or not text.strip():
+        raise UserError("text must have at least one symbol")
+    return [text]
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "ClassificationBatch": pictures, "TokenBatch": continued, "LabelledBatch": labelled, "TaggedBatch": tagged,
+    "PairBatch": translated,
+}

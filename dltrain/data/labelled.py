@@ -23,7 +23,7 @@ class DigitsRows(DataModule):
     """The real handwritten digits, read as eight rows from top to bottom: 8 steps of 8 grey values in [0, 1]."""
 
     batch_type = LabelledBatch
-    pictures = True  # what `predict` is asked about
+    reads_pictures = True  # what `predict` is asked about
 
     def __init__(self, *, features: int, vocab_size: None, num_classes: int, **keys: Any):
         super().__init__(**keys)
@@ -59,6 +59,7 @@ class Labelled(Sequences):
     """Texts with a label. A subclass says `texts`."""
 
     batch_type = LabelledBatch
+    reads_pictures = False
 
     def __init__(self, *, tokenizer: Tokenizer, max_length: int, features: None = None, vocab_size: int | None = None,
                  num_classes: int | None = None, **keys: Any):

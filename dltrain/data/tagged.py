@@ -7,6 +7,7 @@ import keyword
 import re
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Tagged(Sequences):
     """A subclass says `tagged`, and `vocabulary` and `split` of its symbols."""
 
     batch_type = TaggedBatch
+    reads_whole = False  # a person's file is one text; else each line is one
 
     def __init__(self, *, vocab_size: int | None = None, num_classes: int | None = None, **keys: Any):
         super().__init__(**keys)
@@ -104,8 +106,11 @@ def kinds_of(source: str) -> list[str]:
 
 
 class StdlibTokens(Tagged):
-    """The running Python's library, character by character, labelled by its own tokenizer; pieces of whole lines of at
-    least `window` characters. No module is in two parts. Differs a little by Python's version."""
+    """The running Python's library, character by character, labelled by its own tokenizer; pieces of whole lines that
+    begin outside of strings, some `window` characters long, at most four times as long. No module is in two parts.
+    Differs a little by Python's version."""
+
+    reads_whole = True
 
     def __init__(self, *, window: int, num_train: int, **keys: Any):
         super().__init__(**keys)
@@ -130,13 +135,14 @@ class StdlibTokens(Tagged):
             kinds = kinds_of(source)
         except (SyntaxError, tokenize.TokenError):
             return
-        begin, place = 0, 0
-        for line in io.StringIO(source):
-            place += len(line)
-            if place - begin >= self.window:
-                if place - begin <= 2 * self.window:
-                    yield list(source[begin:place]), kinds[begin:place]
-                begin = place
+        inside = [False, *(one == other == "string" for one, other in pairwise(kinds))]  # a string that goes on here
+        draws = generator("pieces", file.name)
+        begins = [place for place, before in enumerate(source, start=1) if before == "\n" and place < len(source)]
+        begin, wanted = 0, 1
+        for place in [place for place in begins if not inside[place]]:
+            if place - begin >= wanted:
+                yield list(source[begin:place][: 4 * self.window]), kinds[begin:place][: 4 * self.window]
+                begin, wanted = place, int(torch.randint(1, 2 * self.window, (), generator=draws))
 
     def vocabulary(self, found: list[Tags]) -> list[str]:
         return characters_of("".join("".join(symbols) for symbols, _ in found))
