@@ -152,8 +152,8 @@ class LabelledText(Labelled):
 
 
 class Recall(Labelled):
-    """`Caabdb`: which capital came first? It is followed by `delay` small letters that say nothing, so that a net must
-    hold on to it for so many steps. Drawn once for all."""
+    """`CAABDB`: which symbol came first? It is followed by `delay` others of the same kind, so that a net must hold on
+    to it for so many steps and let nothing else in. Drawn once for all."""
 
     def __init__(self, *, delay: int, symbols: int, num_train: int, **keys: Any):
         super().__init__(tokenizer=Tokenizer(words=False), max_length=delay + 1, bucketed=False, **keys)
@@ -164,7 +164,6 @@ class Recall(Labelled):
 
     def drawn(self, part: str, count: int) -> list[Labelling]:
         draws = generator("recall", part, self.delay)
-        first = torch.randint(self.symbols, (count,), generator=draws).tolist()
-        rest = torch.randint(4, (count, self.delay), generator=draws).tolist()
-        return [(chr(65 + one) + "".join("abcd"[i] for i in row), chr(65 + one))
-                for one, row in zip(first, rest, strict=True)]
+        rows = torch.randint(self.symbols, (count, 1 + self.delay), generator=draws).tolist()
+        texts = ["".join(chr(65 + number) for number in row) for row in rows]
+        return [(text, text[0]) for text in texts]

@@ -56,21 +56,23 @@ EQUATIONS = {"rnn": rnn_cell, "lstm": lstm_cell, "gru": gru_cell}
 
 
 class Recurrent(nn.Module):
-    """`layers` of `cell` (rnn, lstm, gru), dropout between them; `bidirectional` reads backwards too, 2 H outputs."""
+    """`layers` of `cell` (rnn, lstm, gru), dropout between them; `bidirectional` reads backwards too, 2 H outputs.
+    `keep_bias`: where the bias of the gate that keeps the state starts: f of the LSTM (else 1), z of the GRU (else
+    torch's own). It begins to remember for some e ** keep_bias steps (C. Tallec, Y. Ollivier, 2018, 1804.11188)."""
 
     def __init__(self, cell: str, features: int, hidden: int, layers: int = 1, dropout: float = 0.0,
-                 bidirectional: bool = False):
+                 bidirectional: bool = False, keep_bias: float | None = None):
         super().__init__()
         self.cell, self.hidden, self.layers = cell, hidden, layers
         self.directions = 2 if bidirectional else 1
         self.fused = FUSED[cell](features, hidden, layers, batch_first=True, bidirectional=bidirectional,
                                  dropout=dropout if layers > 1 else 0.0)
-        if cell == "lstm":
+        if keep_bias is None and cell == "lstm":
+            keep_bias = 1.0
+        if keep_bias is not None and cell != "rnn":  # f is the second of the LSTM's gates, z the second of the GRU's
             for name, bias in self.fused.named_parameters():
-                if name.startswith("bias_ih"):
-                    bias.data[hidden : 2 * hidden] = 1.0
-                if name.startswith("bias_hh"):
-                    bias.data[hidden : 2 * hidden] = 0.0
+                if name.startswith("bias"):
+                    bias.data[hidden : 2 * hidden] = keep_bias if name.startswith("bias_ih") else 0.0
 
     def zeros(self, batch: int) -> State:
         like = next(self.fused.parameters())
@@ -239,14 +241,14 @@ class SequenceClassifier(nn.Module):
 
     def __init__(self, num_classes: int, cell: str, hidden: int, layers: int, vocab_size: int | None = None,
                  features: int | None = None, embedding: int | None = None, dropout: float = 0.0, pool: str = "last",
-                 bidirectional: bool = False):
+                 bidirectional: bool = False, keep_bias: float | None = None):
         super().__init__()
         if (vocab_size is None) == (features is None):
             raise ValueError("one of vocab_size and features must be given")
         self.symbols = Symbols(vocab_size, embedding) if vocab_size is not None else None
         width = self.symbols.features if self.symbols is not None else features
         assert width is not None
-        self.recurrent = Recurrent(cell, width, hidden, layers, dropout, bidirectional)
+        self.recurrent = Recurrent(cell, width, hidden, layers, dropout, bidirectional, keep_bias)
         self.dropout, self.pool = nn.Dropout(dropout), pool
         self.head = nn.Linear(hidden * self.recurrent.directions, num_classes)
 
