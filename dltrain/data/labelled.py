@@ -74,15 +74,17 @@ class Labelled(Sequences):
         found = self.labelled = self.texts()
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.tokenizer.vocabulary([text for text, _ in found["train"]])
-        self.class_names = sorted({label for _, label in found["train"]})
+        kept = "labels" in self.vocabularies
+        self.class_names = self.vocabularies.setdefault("labels", sorted({label for _, label in found["train"]}))
         if len(self.class_names) < 2:
             raise DataError(f"the training part must have at least two labels, but has {self.class_names}")
+        known = "run" if kept else "training part"
         numbers = {name: number for number, name in enumerate(self.class_names)}
         encode = encoder(self.tokenizer, self.vocabularies["text"])
         for part in PARTS:
             for _, label in found[part]:
                 if label not in numbers:
-                    raise DataError(f"the {part} part has the label {label!r}, which the training part has not")
+                    raise DataError(f"the {part} part has the label {label!r}, which the {known} has not")
             both = [(encode(text)[: self.max_length], numbers[label]) for text, label in found[part]]
             self.samples[part] = [sample for sample in both if sample[0]]
 

@@ -56,7 +56,7 @@ class Sequences(DataModule):
         sizes = ", ".join(f"{len(self.samples[part]):,} {part}" for part in PARTS)
         unknown = {part: share_unknown(self.samples[part]) for part in PARTS}
         told = ", ".join(f"{share:.1%} in {part}" for part, share in unknown.items() if share)
-        symbols = " and ".join(f"{len(found):,}" for found in self.vocabularies.values())
+        symbols = " and ".join(f"{len(found):,}" for name, found in self.vocabularies.items() if name != "labels")
         return f"{sizes} {what} of {symbols} symbols" + (f" (unknown: {told})" if told else "")
 
 

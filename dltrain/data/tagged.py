@@ -51,13 +51,16 @@ class Tagged(Sequences):
         found = self.tagged()
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.vocabulary(found["train"])
-        self.class_names = sorted({tag for _, tags in found["train"] for tag in tags})
+        tags = sorted({tag for _, tags in found["train"] for tag in tags})
+        kept = "labels" in self.vocabularies
+        self.class_names = self.vocabularies.setdefault("labels", tags)
+        known = "run" if kept else "training part"
         numbers = {name: number for number, name in enumerate(self.class_names)}
         places = places_of(self.vocabularies["text"])
         for part in PARTS:
             for _, tags in found[part]:
                 if strange := set(tags) - numbers.keys():
-                    raise DataError(f"the {part} part has the tag {min(strange)!r}, which the training part has not")
+                    raise DataError(f"the {part} part has the tag {min(strange)!r}, which the {known} has not")
             self.samples[part] = [(numbered(self.known(symbols), places), [numbers[tag] for tag in tags])
                                   for symbols, tags in found[part]]
         self.told = found["test"][:10]

@@ -3,7 +3,7 @@
 I. Sutskever, O. Vinyals, Q. Le, "Sequence to Sequence Learning with Neural Networks", 2014, arXiv 1409.3215, which also
 reverses the source (section 3.3); attention after M. Luong et al., 2015, arXiv 1508.04025, its "general" score:
 
-    a = softmax_s(h_t W h_s)    c = sum_s a_s h_s    h~ = tanh(W_c [c; h_t])    logits = W_o h~
+    a = softmax_s((W h_t) . h_s)    c = sum_s a_s h_s    h~ = tanh(W_c [c; h_t])    logits = W_o h~
 
 Differs from Luong et al.: h~ is not fed back into the decoder, so that all steps of training run in one fused call.
 
