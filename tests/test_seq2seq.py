@@ -308,7 +308,7 @@ def test_predict_writes_by_each_way_of_decoding(config, lines, run_folder, monke
         return code, said.out, said.err
 
     assert typed("text=abc") == (0, "abc -> cba\n", "")
-    code, out, _ = typed("text=abc", "decode=beam", "beam=3")
+    _, out, _ = typed("text=abc", "decode=beam", "beam=3")
     assert out.splitlines()[0] == "abc"
     scores = [float(line.split()[0]) for line in out.splitlines()[1:]]
     assert len(scores) == 3
