@@ -76,28 +76,30 @@ def curve(jobs: Iterable[Path], metric: str) -> tuple[list[int], list[float]]:
 
 def draw(groups: dict[Group, list[Path]], headline: str, varied: list[str], title: str, file: Path) -> None:
     """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test part, over the
-    first varied key that is a number with three values or more, a line for each choice of the others; without one, a
-    bar for each group. A dot for each seed."""
+    first varied key that is a number with three values or more, a line for each choice of the others, and then nothing
+    on the left of more than eight groups; without one, a bar for each group. A dot for each seed."""
     from matplotlib.figure import Figure
 
     name = headline.partition("/")[2]
     axis = next((place for place in range(len(varied)) if is_scale({group[place] for group in groups})), None)
-    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.28 * len(groups)) if axis is None else 4.4), dpi=110,
-                    layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for place, (group, jobs) in enumerate(groups.items()):
-        left.plot(*curve(jobs, headline), color=f"C{place % 10}", label=", ".join(group) or "all")
-        left.plot(*curve(jobs, f"train/{name}"), color=f"C{place % 10}", linestyle="--", linewidth=1, alpha=0.6)
-    left.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training as seen (dashed)")
-    if len(groups) <= 12:
-        left.legend(title=", ".join(varied) or None, fontsize=8)
+    curves = axis is None or len(groups) <= 8
+    figure = Figure(figsize=(11 if curves else 7.5, max(4.2, 1.6 + 0.28 * len(groups)) if axis is None else 4.4),
+                    dpi=110, layout="constrained")
+    *found, right = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+    for left in found:
+        for place, (group, jobs) in enumerate(groups.items()):
+            left.plot(*curve(jobs, headline), color=f"C{place % 10}", label=", ".join(group) or "all")
+            left.plot(*curve(jobs, f"train/{name}"), color=f"C{place % 10}", linestyle="--", linewidth=1, alpha=0.6)
+        left.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training as seen (dashed)")
+        if len(groups) <= 12:
+            left.legend(title=", ".join(varied) or None, fontsize=8)
     tested = {group: [read_result(job)[f"test/{name}"] for job in jobs] for group, jobs in groups.items()}
     if axis is None:
         draw_bars(right, tested)
     else:
         draw_lines(right, tested, axis, varied)
     right.set(title=f"test/{name}")
-    for axes in (left, right):
+    for axes in (*found, right):
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     figure.savefig(file)
