@@ -106,10 +106,13 @@ def test_a_beam_finds_the_best_of_all_when_it_is_wide_enough(attention):
 def test_a_beam_of_one_is_greedy_and_rows_do_not_mix():
     model, (source, _) = net(), pairs()
     with torch.no_grad():
+        model.head.weight *= 3
+        model.head.bias[END] += 0.1
         start = decoding.starts(3, source.device)
         greedy, score = decoding.written(model.step, model.begin(source, LENGTHS), start, 7)
         one, same = decoding.beam(model.step, model.begin(source, LENGTHS), start, 7, 1)
         assert decoding.until_end(greedy) == decoding.until_end(one[:, 0])
+        assert len({len(row) for row in decoding.until_end(greedy)}) > 1, "some must end before others"
         torch.testing.assert_close(score, same[:, 0])
         together, scores = decoding.beam(model.step, model.begin(source, LENGTHS), start, 7, 4)
         for row, length in enumerate(LENGTHS):
@@ -175,6 +178,8 @@ def test_like_lengths_come_together_and_every_sample_once():
     assert sum(spread) < 0.1 * sum(int(lengths[b].max() - lengths[b].min()) for b in plain.split(10))
     firsts = [float(lengths[batch].float().mean()) for batch in order.split(10)]
     assert firsts != sorted(firsts), "batches are shuffled"
+    later = [float(lengths[batch].float().mean()) for batch in loader.order(1).split(10)]
+    assert [sorted(firsts).index(m) for m in firsts] != [sorted(later).index(m) for m in later], "anew in each epoch"
     assert len(bucketed(torch.arange(7), torch.arange(7), 10, generator("x"))) == 7
 
 
