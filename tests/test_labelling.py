@@ -122,9 +122,14 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
     files = {part: {file for file, text in sources.items() if any(piece in text for piece in pieces if len(piece) > 60)}
              for part, pieces in parts.items()}
     assert len(files["train"] & files["test"]) <= 0.2 * len(files["test"])  # a licence's lines may be in both
+    begun_inside = 0
     for piece in parts["train"]:
         assert len(piece) <= 480
         assert piece.endswith("\n") or len(piece) == 480
+        source = next(text for text in sources.values() if piece in text)
+        kinds, place = kinds_of(source), source.index(piece)
+        begun_inside += place > 0 and kinds[place - 1] == kinds[place] == "string"
+    assert begun_inside == 0
     again = StdlibTokens(window=120, num_train=50, seed=7, **KEYS)
     again.load()
     assert again.samples == data.samples, "the split does not depend on the run's seed"
