@@ -343,3 +343,19 @@ def test_digits_by_rows_are_predicted_from_pictures(config, run_folder, typed):
     assert len(out.splitlines()) == 11
     assert typed("predict", f"run={path}", "text=7")[2] == (
         "dltrain: error: this run reads pictures: predict needs input=FILE or input=FOLDER\n")
+
+
+def test_the_loss_is_the_mean_over_what_is_scored(config):
+    """One step of the tagger on pieces of different lengths, against a loop over symbols."""
+    found = config("model=tagger", "data.num_train=16", "data.window=40", "model.hidden=8", "recipe=none")
+    data, task = build.build_data(found), build.build_task(found).eval()
+    batch = next(data.read("train", [torch.arange(6)]))
+    assert len(set(batch.lengths)) > 1
+    losses = []
+    for tokens, tags in data.samples["train"][:6]:
+        log_p = task.model(torch.tensor([tokens]), (len(tokens),))[0].log_softmax(1)
+        losses += [-log_p[place, tag].item() for place, tag in enumerate(tags)]
+    assert task.training_step(batch, 0).item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    read = task.read_training_metrics()
+    assert read["train/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert task.count(batch) == len(losses)
