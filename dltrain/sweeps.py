@@ -136,6 +136,6 @@ def draw_lines(axes: Any, tested: dict[Group, list[float]], axis: int, varied: l
                   markersize=3, label=", ".join(others) or None)
         for x, values in points:
             axes.plot([x] * len(values), values, ".", color=f"C{place % 10}", alpha=0.5)
-    axes.set(xlabel=varied[axis])
+    axes.set(xlabel=varied[axis], xticks=sorted({float(group[axis]) for group in tested}))
     if len(rest) > 1:
         axes.legend(title=", ".join(varied[:axis] + varied[axis + 1 :]), fontsize=8)

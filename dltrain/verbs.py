@@ -90,6 +90,9 @@ def predict(pairs: dict[str, str], asked: dict[str, Any]) -> int:
     def story() -> None:
         task = restored(config, path)
         device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
-        predicting.KINDS[config.task.batch](task.to(device), config, path, **asked)
+        try:
+            predicting.KINDS[config.task.batch](task.to(device), config, path, **asked)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return reported(path, story)
