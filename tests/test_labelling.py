@@ -16,7 +16,7 @@ from dltrain.data.labelled import DigitsRows, LabelledText, Recall
 from dltrain.data.tagged import Conll, StdlibTokens, kinds_of
 from dltrain.errors import DataError
 from dltrain.models.recurrent import SequenceClassifier, Tagger
-from tests.test_resume import Crash, assert_same, crash_at
+from tests.test_resume import assert_a_crash_changes_nothing
 
 KEYS = {"batch_size": 4}
 
@@ -281,14 +281,7 @@ def test_accuracy_and_loss_equal_a_loop(config, reviews, run_folder):
 
 @pytest.mark.parametrize("at", [2, 6, 9])
 def test_a_resumed_run_ends_in_the_same_bits(at, config, reviews, run_folder, monkeypatch):
-    straight, crashed = run_folder("straight"), run_folder("crashed")
-    run.train(config(*reviews), straight)
-    with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == at)
-        with pytest.raises(Crash):
-            run.train(config(*reviews, "trainer.checkpoint_every_steps=1"), crashed)
-    run.train(config(*reviews, "trainer.checkpoint_every_steps=1"), crashed)
-    assert_same(straight, crashed)
+    assert_a_crash_changes_nothing(reviews, at, config, run_folder, monkeypatch)
 
 
 @pytest.fixture

@@ -52,6 +52,18 @@ def assert_same(left: Path, right: Path) -> None:
     assert_equal_tree(best_a["state_dict"], best_b["state_dict"], "best")
 
 
+def assert_a_crash_changes_nothing(words: list[str], at: int, config, run_folder, monkeypatch) -> None:
+    """A run that is crashed after step `at` and started again ends in the bits of one that was not."""
+    straight, crashed = run_folder("straight"), run_folder("crashed")
+    run.train(config(*words), straight)
+    with monkeypatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == at)
+        with pytest.raises(Crash):
+            run.train(config(*words, "trainer.checkpoint_every_steps=1"), crashed)
+    run.train(config(*words, "trainer.checkpoint_every_steps=1"), crashed)
+    assert_same(straight, crashed)
+
+
 def assert_equal_tree(a, b, name: str) -> None:
     if isinstance(a, dict):
         assert a.keys() == b.keys(), name

@@ -17,7 +17,7 @@ from dltrain.data.sequences import Tokenizer
 from dltrain.errors import DataError
 from dltrain.models.seq2seq import Seq2Seq
 from dltrain.tasks import decoding
-from tests.test_resume import Crash, assert_same, crash_at
+from tests.test_resume import assert_a_crash_changes_nothing
 
 LENGTHS = (5, 2, 4)
 
@@ -206,14 +206,7 @@ def lines(tmp_path):
 
 @pytest.mark.parametrize("at", [1, 8, 9])
 def test_a_resumed_run_ends_in_the_same_bits(at, config, lines, run_folder, monkeypatch):
-    straight, crashed = run_folder("straight"), run_folder("crashed")
-    run.train(config(*lines), straight)
-    with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == at)
-        with pytest.raises(Crash):
-            run.train(config(*lines, "trainer.checkpoint_every_steps=1"), crashed)
-    run.train(config(*lines, "trainer.checkpoint_every_steps=1"), crashed)
-    assert_same(straight, crashed)
+    assert_a_crash_changes_nothing(lines, at, config, run_folder, monkeypatch)
 
 
 def bleu(found: list[list[str]], wanted: list[list[str]]) -> float:

@@ -16,7 +16,7 @@ from dltrain.data.text import Shakespeare, Stdlib, TextFiles, side_by_side
 from dltrain.data.vocabulary import characters_of, encoded, read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks.language_model import continuation
-from tests.test_resume import Crash, assert_same, crash_at, final
+from tests.test_resume import Crash, assert_a_crash_changes_nothing, assert_same, crash_at, final
 
 WORDS = "the cat sat on the mat and the rat sat on the cat; "
 
@@ -120,14 +120,7 @@ def test_held_out_bits_equal_one_pass_over_each_stream(config, words, run_folder
 
 @pytest.mark.parametrize("at", [1, 4, 9, 10, 13])
 def test_a_resumed_run_carries_the_hidden_state(at, config, words, run_folder, monkeypatch):
-    straight, crashed = run_folder("straight"), run_folder("crashed")
-    run.train(config(*words), straight)
-    with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == at)
-        with pytest.raises(Crash):
-            run.train(config(*words, "trainer.checkpoint_every_steps=1"), crashed)
-    run.train(config(*words, "trainer.checkpoint_every_steps=1"), crashed)
-    assert_same(straight, crashed)
+    assert_a_crash_changes_nothing(words, at, config, run_folder, monkeypatch)
 
 
 def test_without_its_state_a_resumed_run_would_differ(config, words, run_folder, monkeypatch):

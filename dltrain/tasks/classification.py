@@ -7,32 +7,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
-from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
+from dltrain.batches import ClassificationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.task import Task
+from dltrain.tasks.classes import Classes
 
 
-class Classification(Task):
-    """Cross-entropy over one label an image.
-
-    Metrics: train/loss, train/accuracy (running, as trained, augmented), val/ and test/ loss and accuracy (means over
-    samples).
-    """
+class Classification(Classes):
+    """Cross-entropy over one label an image; the training metrics are of augmented images, as trained on."""
 
     batch_type = ClassificationBatch
-    headline, running = "val/accuracy", ("loss", "accuracy")
-    eval_loss: Tensor
-    confusion: MulticlassConfusionMatrix
     augment: Augment
 
     def __init__(self, model: nn.Module, augment: Augment, num_classes: int, label_smoothing: float = 0.0, **keys: Any):
-        super().__init__(model, **keys)
-        self.augment, self.num_classes, self.label_smoothing = augment, num_classes, label_smoothing
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=NOT_SCORED, validate_args=False)
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored samples
+        super().__init__(model, num_classes, **keys)
+        self.augment, self.label_smoothing = augment, label_smoothing
 
     def fit_statistics(self, data: Any) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
@@ -58,19 +48,7 @@ class Classification(Task):
         return loss
 
     def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> None:
-        labels = batch.labels
-        logits = self(batch.images)
-        self.confusion.update(logits, labels)
-        self.eval_loss[0] += F.cross_entropy(logits, labels, reduction="sum", ignore_index=NOT_SCORED)
-        self.eval_loss[1] += (labels != NOT_SCORED).sum()
-
-    def evaluation_end(self, part: str) -> None:
-        matrix = self.confusion.compute()
-        loss, count = self.summed(self.eval_loss)
-        self.log_evaluation(part, {"accuracy": matrix.diag().sum() / matrix.sum(), "loss": loss / count})
-        self.last_confusion = matrix.cpu()  # (num_classes, num_classes): row = true class, column = predicted
-        self.confusion.reset()
-        self.eval_loss.zero_()
+        self.tally(self(batch.images), batch.labels)
 
 
 def scored(predicted: Tensor, labels: Tensor) -> Tensor:
