@@ -95,6 +95,7 @@ PREDICT: dict[str, dict[str, str]] = {
                    "seed": "int >= 0"},
     "LabelledBatch": {"text": "", "input": ""},
     "TaggedBatch": {"text": "", "input": ""},
+    "DetectionBatch": {"input": "", "score": "float in [0, 1)"},
     "PairBatch": {"text": "", "input": "", "decode": "one of greedy | sampled | beam", "beam": "int >= 1",
                   "temperature": "float > 0", "seed": "int >= 0"},
 }

@@ -14,11 +14,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
+from torchvision.io import write_png
 
 from dltrain import folder
 from dltrain.batches import UNKNOWN, generator
 from dltrain.build import build
-from dltrain.data.classification import PICTURES
+from dltrain.callbacks.boxes import drawn
+from dltrain.data.classification import PICTURES, read_image
 from dltrain.data.vocabulary import encoded, read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks import decoding
@@ -170,7 +172,29 @@ def texts_of(text: str | None, input: str | None, whole: bool = False) -> list[s
     return [text]
 
 
+def detected(task: Any, config: DictConfig, path: Path, input: str, score: float = 0.5) -> None:
+    """Draws the boxes of at least `score` on each picture, into the run's folder predictions/, and writes
+    predictions.json in COCO's form of results."""
+    names, files = list(config.class_names), picture_files(input)
+    (path / "predictions").mkdir(exist_ok=True)
+    found = []
+    for number, file in enumerate(files):
+        image = read_image(file, config.data.channels)
+        with torch.inference_mode():
+            (one,) = task([image.to(task.device)])
+        sure = one["scores"] >= score
+        boxes, labels, scores = (one[key][sure].cpu() for key in ("boxes", "labels", "scores"))
+        words = [f"{names[i]} {s:.2f}" for i, s in zip(labels.tolist(), scores.tolist(), strict=True)]
+        write_png(drawn(image, boxes, labels, words), str(path / "predictions" / f"{file.stem}.png"))
+        for (x1, y1, x2, y2), label, s in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True):
+            found.append({"image_id": number, "file_name": str(file), "category_id": label, "category": names[label],
+                          "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)})
+        print(f"{file.name}  {'  '.join(words) or 'nothing found'}")
+    folder.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
+    print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "ClassificationBatch": pictures, "TokenBatch": continued, "LabelledBatch": labelled, "TaggedBatch": tagged,
-    "PairBatch": translated,
+    "PairBatch": translated, "DetectionBatch": detected,
 }

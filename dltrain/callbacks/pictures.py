@@ -20,11 +20,10 @@ SHOWN = 64  # images of the batch
 class Pictures(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The run's first batch as the model sees it."""
-        if trainer.global_step > 0 or batch_idx > 0 or not boards(trainer) or not hasattr(pl_module, "augment"):
+        if trainer.global_step > 0 or batch_idx > 0 or not boards(trainer) or not isinstance(
+                getattr(batch, "images", None), Tensor):  # lists of them come with boxes (boxes.py)
             return
-        draws = generator("augment", pl_module.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        with torch.no_grad():
-            seen = pl_module.augment(batch, draws).images[:SHOWN]
+        seen = first_batch(trainer, pl_module, batch).images[:SHOWN]
         add(trainer, "train/augmented_batch", grid(pl_module.augment.normalize.invert(seen).cpu()), 0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -38,6 +37,13 @@ class Pictures(pl.Callback):
         if boards(trainer) and hasattr(pl_module, "last_confusion") and data is not None:
             drawn = confusion(pl_module.last_confusion, data.class_names)
             add(trainer, f"{part}/confusion", drawn, trainer.fit_loop.epoch_loop.global_step)
+
+
+def first_batch(trainer: pl.Trainer, pl_module: Any, batch: Any) -> Any:
+    """As the first training step augments it."""
+    draws = generator("augment", pl_module.seed, trainer.current_epoch, 0, trainer.global_rank)
+    with torch.no_grad():
+        return pl_module.augment(batch, draws)
 
 
 def boards(trainer: pl.Trainer) -> list[Any]:

@@ -80,15 +80,16 @@ class ResidentImages(ImageData):
             yield ClassificationBatch(images[indices], taken)
 
 
-def read_image(path: Path, channels: int, px: int) -> Tensor:
-    """See ImageData.read_file. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
+def read_image(path: Path, channels: int, px: int | None = None) -> Tensor:
+    """(C, H, W) uint8, upright; with `px` the short side scaled to it, and the central square of that. 16-bit grey is
+    scaled to 8 bits. Raises DataError with the path."""
     try:
         with Image.open(path) as opened:
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I;16") or picture.mode == "I":
                 picture = Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().astype(np.uint8))
             picture = picture.convert("L" if channels == 1 else "RGB")
-            if picture.size != (px, px):
+            if px is not None and picture.size != (px, px):
                 picture = ImageOps.fit(picture, (px, px), method=Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise DataError(f"no file {path}") from None
@@ -97,4 +98,4 @@ def read_image(path: Path, channels: int, px: int) -> Tensor:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
     array = np.asarray(picture).copy()
-    return torch.from_numpy(array).reshape(px, px, channels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(array).reshape(picture.height, picture.width, channels).permute(2, 0, 1).contiguous()

@@ -113,6 +113,7 @@ class CifarResNet(nn.Module):
             c_in = (16 << stage) * EXPANSION[block]
         self.blocks = nn.ModuleList(blocks)
         self.chances = [b.survival for b in blocks]
+        self.out_channels = c_in
         self.head = nn.Linear(c_in, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -120,7 +121,8 @@ class CifarResNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the last stage's (B, out_channels, H / 4, W / 4)."""
         x = F.relu(self.stem(images))
         if self.training and self.drops_blocks:  # one coin a block a mini-batch, all drawn at once on the CPU
             coins = [u < p for u, p in zip(torch.rand(len(self.blocks)).tolist(), self.chances, strict=True)]
@@ -128,4 +130,7 @@ class CifarResNet(nn.Module):
             coins = [True] * len(self.blocks)
         for block, computed in zip(self.blocks, coins, strict=True):
             x = block(x, computed)
-        return self.head(x.mean(dim=(2, 3)))
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).mean(dim=(2, 3)))

@@ -1,0 +1,69 @@
+"""Turns DetectionBatches into a loss using any model that returns its losses, and its boxes from `detect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.batches import DetectionBatch, generator
+from dltrain.errors import UserError
+from dltrain.tasks.task import Task
+
+LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+
+
+class Detection(Task):
+    """The sum of the model's losses.
+
+    Metrics: train/loss and its parts; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
+    defines them (pycocotools, by torchmetrics), with at most 100 boxes an image.
+    """
+
+    batch_type = DetectionBatch
+    headline = "val/map"
+    running = ("loss", *LOSSES)
+    augment: Augment
+
+    def __init__(self, model: Any, augment: Augment, num_classes: int, **keys: Any):
+        super().__init__(model, **keys)
+        self.augment, self.num_classes = augment, num_classes
+        self.precision_metric = MeanAveragePrecision()
+        self.shown: list[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = []  # image, truth and boxes found
+
+    def fit_statistics(self, data: Any) -> None:
+        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+
+    def check(self, batch: DetectionBatch) -> None:
+        batch.check(self.num_classes)
+        found = self(batch.images)
+        if len(found) != batch.size or not all({"boxes", "labels", "scores"} <= one.keys() for one in found):
+            raise UserError("its detect must give boxes, labels and scores of each image")
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """uint8 images to boxes, labels and scores."""
+        return self.model.detect(self.augment(DetectionBatch(images, [])).images)
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
+        images, targets = self.augment(batch, draws)
+        losses = self.model(images, targets)
+        total = torch.stack([losses[name] for name in LOSSES])
+        with torch.no_grad():
+            count = total.new_full((1,), batch.size)
+            self.sums += torch.cat([torch.cat([total.sum()[None], total]).detach() * count, count])
+        return total.sum()
+
+    def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        found = self(batch.images)
+        self.precision_metric.update(found, batch.targets)
+        if batch_idx == 0:
+            self.shown = list(zip(batch.images, batch.targets, found, strict=True))[:16]
+
+    def evaluation_end(self, part: str) -> None:
+        found = self.precision_metric.compute()
+        self.log_evaluation(part, {name: found[name] for name in ("map", "map_50", "map_75")})
+        self.precision_metric.reset()

@@ -1,0 +1,248 @@
+"""Detection: scenes, the parts against loops, AP against pycocotools, exact resume, what predict leaves."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.models.detection import _utils
+from torchvision.ops import box_iou, nms
+
+from dltrain import build, cli, run
+from dltrain.batches import DetectionBatch, generator
+from dltrain.callbacks.boxes import drawn
+from dltrain.data.scenes import COLOURS, Scenes, extent
+from dltrain.models.cifar_resnet import CifarResNet
+from dltrain.models.faster_rcnn import FasterRCNN, OneMapRoIPool
+from tests.test_resume import assert_a_crash_changes_nothing
+
+WORDS = ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=12", "data.batch_size=4", "trainer=cpu",
+         "trainer.max_epochs=2", "task.optimizer.lr=0.01", "recipe=none", "model.hidden=16",
+         "data._target_=tests.test_detection.FewScenes"]
+
+
+def detector(**keys) -> FasterRCNN:
+    torch.manual_seed(0)
+    return FasterRCNN(CifarResNet(8), **{"num_classes": 10, "anchor_px": [12, 24], "ratios": [1.0], "short_px": 64,
+                                         "long_px": 500, "hidden": 16, "rpn_proposals": 50, "test_proposals": 20,
+                                         **keys})
+
+
+class FewScenes:
+    """Made in the first test run: 12 + 8 + 8 scenes."""
+
+    def __new__(cls, **keys):
+        from dltrain.data.scenes import SceneBoxes
+
+        made = SceneBoxes(**keys)
+        made.num_scenes = {"train": made.num_scenes["train"], "val": 8, "test": 8}
+        return made
+
+
+def test_a_scene_is_a_function_of_part_and_index():
+    one, other = Scenes(64, (14, 32)), Scenes(64, (14, 32))
+    assert torch.equal(one.draw("train", 7).image, other.draw("train", 7).image)
+    assert one.draw("train", 7).things == other.draw("train", 7).things
+    assert not torch.equal(one.draw("train", 7).image, one.draw("train", 8).image)
+    assert not torch.equal(one.draw("train", 7).image, one.draw("val", 7).image)
+
+
+def test_boxes_are_tight_around_strokes_of_the_right_colour():
+    scenes = Scenes(64, (14, 32))
+    counts = []
+    for index in range(60):
+        image, things, mask = scenes.draw("val", index)
+        assert image.shape == (3, 64, 64)
+        counts.append(len(things))
+        if len({thing.digit for thing in things}) < len(things):
+            continue
+        for thing in things:
+            own = mask == thing.digit + 1
+            x1, y1, x2, y2 = thing.box
+            inside = torch.zeros_like(own)
+            inside[y1:y2, x1:x2] = True
+            assert own.any()
+            assert not (own & ~inside).any()
+            if all(box_iou(torch.tensor([thing.box]), torch.tensor([o.box])) == 0 for o in things if o is not thing):
+                assert extent(own) == thing.box
+            brightest = image[:, own].float().mean(1)
+            nearest = min(COLOURS, key=lambda name: float((torch.tensor(COLOURS[name]) - brightest).norm()))
+            assert nearest == thing.colour or (brightest < 200).all()
+    assert set(counts) == {1, 2, 3, 4}
+
+
+def test_anchors_are_labelled_as_the_paper_says():
+    """Section 3.1.2: positive from IoU 0.7 on or the best of a box, negative below 0.3, the rest is not used."""
+    net = detector().net.rpn
+    draws = generator("anchors")
+    corners = torch.rand(300, 2, generator=draws) * 50
+    anchors = torch.cat([corners, corners + 4 + torch.rand(300, 2, generator=draws) * 20], 1)
+    boxes = anchors[[3, 50, 200]] + torch.tensor([[1.0, 0, 0, 2], [3, 3, 3, 3], [0.0, 0, 0, 0]])
+    (labels,), (matched,) = net.assign_targets_to_anchors([anchors], [{"boxes": boxes}])
+    overlap = box_iou(boxes, anchors)
+    for place in range(300):
+        mine = overlap[:, place]
+        best_of_a_box = any(overlap[row, place] == overlap[row].max() for row in range(3))
+        wanted = 1.0 if mine.max() >= 0.7 or best_of_a_box else 0.0 if mine.max() < 0.3 else -1.0
+        assert labels[place] == wanted
+        if wanted == 1.0:
+            assert torch.equal(matched[place], boxes[mine.argmax()])
+    assert {-1.0, 0.0, 1.0} == set(labels.tolist())
+
+
+def test_boxes_are_coded_as_the_paper_says():
+    """Equation 2: t = ((x - xa) / wa, (y - ya) / ha, log(w / wa), log(h / ha)), and back."""
+    boxes = torch.tensor([[10.0, 20, 40, 80], [0, 0, 5, 7]])
+    anchors = torch.tensor([[12.0, 18, 44, 82], [1, 1, 9, 9]])
+    coder = _utils.BoxCoder((1.0, 1.0, 1.0, 1.0))
+    coded = coder.encode([boxes], [anchors])[0]
+    for row in range(2):
+        (x1, y1, x2, y2), (a1, b1, a2, b2) = boxes[row].tolist(), anchors[row].tolist()
+        wa, ha = a2 - a1, b2 - b1
+        wanted = [((x1 + x2) / 2 - (a1 + a2) / 2) / wa, ((y1 + y2) / 2 - (b1 + b2) / 2) / ha, math.log((x2 - x1) / wa),
+                  math.log((y2 - y1) / ha)]
+        assert coded[row].tolist() == pytest.approx(wanted, abs=1e-6)
+    torch.testing.assert_close(coder.decode(coded, [anchors])[:, 0], boxes)
+
+
+def test_suppression_equals_a_loop():
+    draws = generator("nms")
+    corners = torch.rand(80, 2, generator=draws) * 20
+    boxes, scores = torch.cat([corners, corners + 10], 1), torch.rand(80, generator=draws)
+    kept: list[int] = []
+    for place in scores.argsort(descending=True).tolist():
+        if all(float(box_iou(boxes[[place]], boxes[[other]])) <= 0.5 for other in kept):
+            kept.append(place)
+    assert nms(boxes, scores, 0.5).tolist() == kept
+    assert 3 < len(kept) < 80
+
+
+def test_roi_pooling_equals_a_loop():
+    """Fast R-CNN, section 2.1: the maximum of each of 7 x 7 cells of the rounded window."""
+    maps = torch.randn(1, 2, 16, 16, generator=generator("maps"))
+    box = [4.0, 8.0, 47.0, 59.0]
+    found = OneMapRoIPool(7, 4)({"0": maps}, [torch.tensor([box])], None)[0]
+    x1, y1, x2, y2 = (round(v / 4) for v in box)
+    h, w = y2 - y1 + 1, x2 - x1 + 1
+    for row in range(7):
+        for column in range(7):
+            top, bottom = y1 + math.floor(row * h / 7), y1 + math.ceil((row + 1) * h / 7)
+            left, right = x1 + math.floor(column * w / 7), x1 + math.ceil((column + 1) * w / 7)
+            cell = maps[0, :, top:min(bottom, 16), left:min(right, 16)]
+            torch.testing.assert_close(found[:, row, column], cell.amax((1, 2)))
+
+
+def a_case() -> tuple[list[dict], list[dict]]:
+    """Truth and boxes found of 12 images, 3 classes, with misses, doubles and confusions."""
+    draws = generator("case")
+    truths, found = [], []
+    for _ in range(12):
+        count = int(torch.randint(0, 5, (), generator=draws))
+        corners = torch.rand(count, 2, generator=draws) * 60
+        boxes = torch.cat([corners, corners + 8 + torch.rand(count, 2, generator=draws) * 40], 1)
+        labels = torch.randint(3, (count,), generator=draws)
+        moved = boxes.repeat(2, 1) + torch.randn(2 * count, 4, generator=draws) * 2
+        kept = torch.rand(2 * count, generator=draws) < 0.7
+        guessed = torch.where(torch.rand(2 * count, generator=draws) < 0.85, labels.repeat(2), 2)
+        truths.append({"boxes": boxes, "labels": labels})
+        found.append({"boxes": moved[kept], "labels": guessed[kept],
+                      "scores": torch.rand(int(kept.sum()), generator=draws)})
+    return truths, found
+
+
+def test_average_precision_equals_pycocotools(tmp_path):
+    truths, found = a_case()
+    metric = MeanAveragePrecision()
+    metric.update(found, truths)
+    ours = metric.compute()
+
+    def xywh(box):
+        x1, y1, x2, y2 = map(float, box)
+        return [x1, y1, x2 - x1, y2 - y1]
+
+    boxes = [{"id": number + 1, "image_id": image, "category_id": int(label), "bbox": xywh(box), "iscrowd": 0,
+              "area": float((box[2] - box[0]) * (box[3] - box[1]))} for number, (image, box, label) in enumerate(
+        (image, box, label) for image, truth in enumerate(truths)
+        for box, label in zip(truth["boxes"], truth["labels"], strict=True))]
+    (tmp_path / "truth.json").write_text(json.dumps({
+        "images": [{"id": image} for image in range(12)], "categories": [{"id": k} for k in range(3)],
+        "annotations": boxes, "info": {}}))
+    coco = COCO(str(tmp_path / "truth.json"))
+    results = coco.loadRes([{"image_id": image, "category_id": int(label), "bbox": xywh(box), "score": float(score)}
+                            for image, one in enumerate(found)
+                            for box, label, score in zip(one["boxes"], one["labels"], one["scores"], strict=True)])
+    evaluated = COCOeval(coco, results, "bbox")
+    evaluated.evaluate()
+    evaluated.accumulate()
+    evaluated.summarize()
+    for name, place in (("map", 0), ("map_50", 1), ("map_75", 2)):
+        assert float(ours[name]) == pytest.approx(float(evaluated.stats[place]), abs=1e-6)
+    assert 0.2 < float(ours["map"]) < float(ours["map_50"]) < 0.95
+
+
+@pytest.mark.parametrize("roi_pool", ["align", "pool"])
+def test_labels_are_foreground_classes_and_empty_images_train(roi_pool):
+    model = detector(roi_pool=roi_pool)
+    images = [torch.randn(3, 64, 64, generator=generator("i", i)) for i in range(2)]
+    targets = [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])},
+               {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}]
+    losses = model(images, targets)
+    assert targets[0]["labels"].tolist() == [9], "the batch is not changed"
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert model.net.backbone.classifier.stem[0].weight.grad.abs().sum() > 0
+    found = model.eval().detect(images)
+    labels = torch.cat([one["labels"] for one in found])
+    assert ((labels >= 0) & (labels < 10)).all()
+    model.net.roi_heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
+    assert {3} == {int(label) for one in model.detect(images) for label in one["labels"] if len(one["labels"])}
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_resumed_run_ends_in_the_same_bits(at, config, run_folder, monkeypatch):
+    """Though the proposals' and regions' samplers draw in each step."""
+    assert_a_crash_changes_nothing(WORDS, at, config, run_folder, monkeypatch)
+
+
+def test_predict_draws_boxes_and_writes_them_as_coco_does(config, run_folder, monkeypatch, capsys):
+    path = run_folder("run")
+    result = run.train(config(*WORDS), path)
+    assert {"test/map", "test/map_50", "test/map_75", "val/map"} <= result.keys()
+    monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples", "score=0.01"])
+    assert cli.main() == 0
+    found = json.loads((path / "predictions.json").read_text())
+    assert found
+    for one in found:
+        x, y, w, h = one["bbox"]
+        assert min(x, y) >= 0
+        assert x + w <= 64.01
+        assert y + h <= 64.01
+        assert one["category"] == str(one["category_id"])
+    with Image.open(path / "predictions/00.png") as picture:
+        assert picture.size == (256, 256)
+    assert len(capsys.readouterr().out.splitlines()) >= 8 + 1
+
+
+def test_a_picture_with_boxes():
+    image = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    picture = drawn(image, torch.tensor([[4.0, 4, 12, 16]]), torch.tensor([1]), ["7 0.9"], at_least_px=40)
+    assert picture.shape == (3, 40, 80)
+    lit = np.asarray(picture.permute(1, 2, 0)).any(2)
+    assert lit[8:32, 8].all()
+    assert lit[8:32, 24].all()
+    assert not lit[20:30, 12:20].any()
+
+
+def test_what_breaks_the_promise_is_named(config):
+    data = build.build_data(config(*WORDS))
+    batch = next(data.read("train", [torch.arange(3)]))
+    batch.check(10)
+    batch.targets[1]["boxes"] = torch.tensor([[5.0, 5, 2, 9]])
+    batch.targets[1]["labels"] = torch.tensor([1])
+    with pytest.raises(Exception, match=r"boxes must be x1 < x2 <= 64, .* of image 1 of the first batch"):
+        DetectionBatch(*batch).check(10)

@@ -1,0 +1,131 @@
+"""Photos with boxes from a folder: what is read, what is mended, what is refused by file and line."""
+
+import pytest
+import torch
+from PIL import Image
+
+from dltrain import build, run
+from dltrain.data.voc import VocFolder
+from dltrain.errors import DataError
+
+OBJECT = """  <object>
+    <name>{name}</name>
+    <difficult>{difficult}</difficult>
+    <bndbox>
+      <xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
+      <xmax>{box[2]}</xmax><ymax>{box[3]}</ymax>
+    </bndbox>
+  </object>
+"""
+
+
+def annotate(root, name: str, objects, size=(60, 40), stated=None) -> None:
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (90, 40, 20)).save(root / "JPEGImages" / f"{name}.jpg")
+    w, h = stated or size
+    (root / "Annotations" / f"{name}.xml").write_text(
+        f"<annotation>\n  <filename>{name}.jpg</filename>\n  <size><width>{w}</width><height>{h}</height></size>\n"
+        + "".join(OBJECT.format(name=n, box=box, difficult=d) for n, box, d in objects) + "</annotation>\n")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four training photos, one of them without objects, two of the test; lying and standing ones."""
+    root = tmp_path / "photos"
+    annotate(root, "a", [("cat", (1, 1, 20, 30), 0), ("dog", (30, 5, 60, 40), 0)])
+    annotate(root, "b", [])
+    annotate(root, "c", [("dog", (5, 5, 25, 25), 1), ("cat", (2, 2, 12, 22), 0)], size=(40, 60))
+    annotate(root, "d", [("cat", (1, 1, 60, 40), 0)])
+    annotate(root, "e", [("cat", (10, 10, 30, 30), 0)])
+    annotate(root, "f", [("dog", (10, 10, 30, 30), 1)])
+    (root / "ImageSets/Main/train.txt").write_text("a\nb  1\nc\nd\n")
+    (root / "ImageSets/Main/test.txt").write_text("e\nf\n")
+    return root
+
+
+def data_of(root, **keys) -> VocFolder:
+    return VocFolder(**{"root": str(root), "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.25,
+                        "bad_boxes": "refuse", "num_workers": 0, "same_shape": True, "batch_size": 2, **keys})
+
+
+def test_boxes_are_read_from_one_and_difficult_ones_are_set_aside(photos):
+    data = data_of(photos)
+    data.load()
+    assert data.class_names == ["cat", "dog"]
+    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 3, "val": 1, "test": 2}
+    every = {photo.image.stem: photo for part in ("train", "val") for photo in data.photos[part]}
+    assert every["a"].boxes.tolist() == [[0, 0, 20, 30], [29, 4, 60, 40]]
+    assert every["b"].boxes.shape == (0, 4)
+    data.photos["train"] = [every[name] for name in "abcd"]
+    batch = next(data.read("train", [torch.tensor([2, 1])]))
+    batch.check(2)
+    assert batch.images[0].shape == (3, 60, 40)
+    assert batch.targets[0]["labels"].tolist() == [0], "the difficult dog is not trained on"
+    test = next(data.read("test", [torch.tensor([1, -1])]))
+    assert test.size == 1
+    assert test.targets[0]["iscrowd"].tolist() == [1]
+    assert "4 boxes" in data.said() or "boxes" in data.said()
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("<xmax>20</xmax>", "<xmax>1</xmax>", r"a.xml:7: xmax 1 <= xmin 1"),
+    ("<ymax>30</ymax>", "<ymax>0</ymax>", r"a.xml:7: ymax 0 <= ymin 1"),
+    ("<xmax>60</xmax>", "<xmax>61</xmax>", r"a.xml:15: the box 30, 5, 61, 40 lies outside of 60 x 40"),
+    ("<xmax>20</xmax>", "<xmax>nan</xmax>", r"a.xml:7: xmax must be a number, but is 'nan'"),
+    ("<xmax>20</xmax>", "", r"a.xml:7: xmax must be a number, but is None"),
+    ("<width>60</width>", "<width>61</width>", r"a.xml:3: width x height must be 60 x 40 as a.jpg's, but is 61 x 40"),
+    ("</annotation>", "", r"a.xml:\d+: not XML \(no element found\)"),
+    ("<filename>a.jpg", "<filename>../z.jpg", r"a.xml: no image .*JPEGImages/z.jpg"),
+    ("<bndbox>", "<box>", r"a.xml:\d+: not XML \(mismatched tag\)"),
+])
+def test_each_bad_annotation_is_named(old, new, said, photos):
+    file = photos / "Annotations/a.xml"
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=said):
+        data_of(photos).load()
+
+
+def test_classes_and_lists_are_named(photos):
+    file = photos / "Annotations/e.xml"
+    file.write_text(file.read_text().replace("cat", "lorry"))
+    with pytest.raises(DataError, match=r"e.xml:4: class 'lorry' is none of cat, dog"):
+        data_of(photos).load()
+    (photos / "ImageSets/Main/train.txt").write_text("a\n../../b\n")
+    with pytest.raises(DataError, match=r"train.txt:2: '../../b' must be a name, not a path"):
+        data_of(photos).load()
+    (photos / "ImageSets/Main/train.txt").write_text("a\nnone\n")
+    with pytest.raises(DataError, match=r"none.xml: No such file"):
+        data_of(photos).load()
+    with pytest.raises(DataError, match=r"no folder with Annotations"):
+        data_of(photos.parent / "nothing").load()
+    (photos / "ImageSets/Main/train.txt").write_text("a\n")
+    with pytest.raises(DataError, match=r"data.num_classes=5, but .* has cat, dog"):
+        data_of(photos, num_classes=5).load()
+
+
+def test_mending_is_counted(photos):
+    file = photos / "Annotations/a.xml"
+    text = file.read_text().replace("<xmax>60</xmax>", "<xmax>99</xmax>").replace("<xmax>20</xmax>", "<xmax>1</xmax>")
+    file.write_text(text)
+    data = data_of(photos, bad_boxes="mend")
+    data.load()
+    assert data.said().endswith("2 classes; boxes 1 clipped, 1 dropped")
+    (photo,) = [p for part in ("train", "val") for p in data.photos[part] if p.image.stem == "a"]
+    assert photo.boxes.tolist() == [[29, 4, 60, 40]]
+
+
+def test_photos_of_one_shape_come_together(photos):
+    data = data_of(photos)
+    data.load()
+    assert len(set(data.lengths().tolist())) == 2 or data.photos["val"][0].image.stem == "c"
+    assert data_of(photos, same_shape=False).lengths() is None
+
+
+def test_a_detector_trains_on_them(photos, config, run_folder):
+    found = config("model=faster_rcnn", "data=voc_folder", f"data.root={photos}", "data.num_workers=0", "recipe=none",
+                   "model.backbone.depth=8", "data.image_px=64", "model.hidden=16", "trainer=cpu",
+                   "trainer.max_epochs=1", "task.optimizer.lr=0.001")
+    result = run.train(found, run_folder("run"))
+    assert 0 <= result["test/map_50"] <= 1
+    assert build.build_data(found).num_samples("train") == 3
