@@ -1,5 +1,6 @@
 """Photographs with boxes in the layout of PASCAL VOC (M. Everingham et al., 2010): Annotations/*.xml, JPEGImages/ and
-ImageSets/Main/{train,val,test}.txt, which may be a person's own.
+ImageSets/Main/{train,val,test}.txt, which may be a person's own. A photo has its annotation's name; what the annotation
+says of file names and paths is not read.
 
 A VOC box counts pixels from 1 and includes its last one: [xmin, xmax] there is (xmin - 1, xmax) here.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dltrain.batches import DetectionBatch, generator
-from dltrain.data.classification import read_image
+from dltrain.data.classification import PICTURES, read_image
 from dltrain.data.loader import DataModule
 from dltrain.errors import DataError
 
@@ -79,6 +80,7 @@ class VocFolder(DataModule):
         self.class_names = self.vocabularies.setdefault("labels", found)
         if self.num_classes not in (None, len(self.class_names)):
             raise DataError(f"data.num_classes={self.num_classes}, but {root} has {', '.join(self.class_names)}")
+        self.pictures = {file.stem: file for file in (root / "JPEGImages").iterdir() if file.suffix.lower() in PICTURES}
         self.photos = {part: [self.photo(root, name, tree) for name, tree in trees[part]] for part in PARTS}
         if not self.photos["val"]:
             order = torch.randperm(len(self.photos["train"]), generator=generator("split", "voc")).tolist()
@@ -116,10 +118,9 @@ class VocFolder(DataModule):
 
     def photo(self, root: Path, name: str, tree: Element) -> Photo:
         at = root / "Annotations" / f"{name}.xml"
-        said = tree.said("filename") or f"{name}.jpg"
-        image = root / "JPEGImages" / (said if "/" not in said and "\\" not in said else Path(said).name)
-        if not image.is_file():
-            raise DataError(f"{at}: no image {image}")
+        image = self.pictures.get(name)
+        if image is None:
+            raise DataError(f"{at}: no image {root}/JPEGImages/{name}.jpg")
         try:
             with Image.open(image) as opened:
                 width, height = opened.size
