@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from dltrain import folder
 from dltrain.batches import UNKNOWN, generator
@@ -185,7 +185,7 @@ def detected(task: Any, config: DictConfig, path: Path, input: str, score: float
         sure = one["scores"] >= score
         boxes, labels, scores = (one[key][sure].cpu() for key in ("boxes", "labels", "scores"))
         words = [f"{names[i]} {s:.2f}" for i, s in zip(labels.tolist(), scores.tolist(), strict=True)]
-        write_png(drawn(image, boxes, labels, words), str(path / "predictions" / f"{file.stem}.png"))
+        to_pil_image(drawn(image, boxes, labels, words)).save(path / "predictions" / f"{file.stem}.png")
         for (x1, y1, x2, y2), label, s in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True):
             found.append({"image_id": number, "file_name": str(file), "category_id": label, "category": names[label],
                           "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)})

@@ -17,8 +17,10 @@ from dltrain import build, cli, run
 from dltrain.batches import DetectionBatch, generator
 from dltrain.callbacks.boxes import drawn
 from dltrain.data.scenes import COLOURS, Scenes, extent
+from dltrain.errors import UserError
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.faster_rcnn import FasterRCNN, OneMapRoIPool
+from dltrain.models.localizer import Localizer, coded, decoded
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=12", "data.batch_size=4", "trainer=cpu",
@@ -246,3 +248,30 @@ def test_what_breaks_the_promise_is_named(config):
     batch.targets[1]["labels"] = torch.tensor([1])
     with pytest.raises(Exception, match=r"boxes must be x1 < x2 <= 64, .* of image 1 of the first batch"):
         DetectionBatch(*batch).check(10)
+
+
+def test_the_localizers_boxes_are_coded_by_the_images_sides_and_back():
+    torch.manual_seed(0)
+    model = Localizer(CifarResNet(8), 10, map_px=16, hidden=8, box_weight=2.0)
+    image = torch.randn(3, 64, 64)
+    boxes = torch.tensor([[8.0, 16, 40, 32]])
+    assert coded(boxes, image).tolist() == [[0.375, 0.375, 0.5, 0.25]]
+    torch.testing.assert_close(decoded(coded(boxes, image), image), boxes)
+    targets = [{"boxes": boxes, "labels": torch.tensor([3])}]
+    logits, box = model.eval().both([image])
+    losses = model([image], targets)
+    torch.testing.assert_close(losses["loss_classifier"], -logits.log_softmax(1)[0, 3])
+    wanted = sum((a.item() - b) ** 2 for a, b in zip(box[0], [0.375, 0.375, 0.5, 0.25], strict=True)) / 4
+    assert losses["loss_box_reg"].item() == pytest.approx(2 * wanted, rel=1e-5)
+    (found,) = model.detect([image])
+    assert found["labels"].item() == logits.argmax().item()
+    assert found["boxes"].shape == (1, 4)
+    assert ((found["boxes"] >= 0) & (found["boxes"] <= 64)).all()
+
+
+def test_the_localizer_refuses_scenes_of_several(config, run_folder):
+    words = ["model=localizer", *WORDS[1:-2], WORDS[-1], "task.optimizer.lr=0.0001"]
+    with pytest.raises(UserError, match=r"one object an image, but they have .*; data.most=1"):
+        run.train(config(*words), run_folder("several"))
+    result = run.train(config(*words, "data.most=1"), run_folder("one"))
+    assert 0 <= result["test/map"] <= 1

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
 from dltrain.data.loader import DataModule
@@ -58,7 +58,7 @@ class ImageData(DataModule):
         batch = next(iter(self.read("test", [few])))
         for number, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
             name = "".join(c if c.isalnum() else "_" for c in self.class_names[int(label)])
-            write_png(image, str(folder / f"{number:02d}_{name}.png"))
+            to_pil_image(image).save(folder / f"{number:02d}_{name}.png")
         return f"input={folder}"
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import write_png
 from torchvision.ops import box_iou
+from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import DetectionBatch, generator
 from dltrain.data.digits import Digits
@@ -20,7 +20,6 @@ from dltrain.data.loader import DataModule
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}
-MOST = 4  # objects of a scene
 LEAST_ALPHA = 0.35  # what of a digit's stroke counts as its own pixel
 
 
@@ -41,12 +40,13 @@ class Scene(NamedTuple):
 
 
 class Scenes:
-    """scenes.draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: of the digits, least and most."""
+    """scenes.draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: least and most side of a digit;
+    `most`: digits of a scene."""
 
-    def __init__(self, px: int, sizes_px: tuple[int, int]):
+    def __init__(self, px: int, sizes_px: tuple[int, int], most: int = 4):
         if sizes_px[1] > px:
             raise ValueError(f"sizes_px must be at most px={px}, but is {list(sizes_px)}")
-        self.px, self.sizes_px = px, sizes_px
+        self.px, self.sizes_px, self.most = px, sizes_px, most
 
     @cached_property
     def digits(self) -> Digits:
@@ -59,7 +59,7 @@ class Scenes:
         image, mask = self.ground(draws), torch.zeros(self.px, self.px, dtype=torch.long)
         things: list[Thing] = []
         images, labels = self.digits.parts[part]
-        for _ in range(int(torch.randint(1, MOST + 1, (), generator=draws))):
+        for _ in range(int(torch.randint(1, self.most + 1, (), generator=draws))):
             number = int(torch.randint(len(labels), (), generator=draws))
             colour = list(COLOURS)[int(torch.randint(len(COLOURS), (), generator=draws))]
             for _ in range(20):  # until there is room
@@ -99,12 +99,12 @@ class SceneBoxes(DataModule):
 
     batch_type = DetectionBatch
 
-    def __init__(self, *, image_px: int, channels: int, num_classes: int, sizes_px: list[int], num_train: int,
-                 **keys: Any):
+    def __init__(self, *, image_px: int, channels: int, num_classes: int, sizes_px: list[int], most: int,
+                 num_train: int, **keys: Any):
         super().__init__(**keys)
         if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
             raise ValueError(f"sizes_px must be [least, most], but is {sizes_px}")
-        self.scenes = Scenes(image_px, (sizes_px[0], sizes_px[1]))
+        self.scenes = Scenes(image_px, (sizes_px[0], sizes_px[1]), most)
         self.num_scenes = {"train": num_train, "val": 200, "test": 200}
         self.images: dict[str, Tensor] = {}
         self.targets: dict[str, list[dict[str, Tensor]]] = {}
@@ -127,7 +127,7 @@ class SceneBoxes(DataModule):
 
     def write_samples(self, folder: Path) -> str:
         for number, image in enumerate(self.images["test"][:8]):
-            write_png(image, str(folder / f"{number:02d}.png"))
+            to_pil_image(image).save(folder / f"{number:02d}.png")
         return f"input={folder}"
 
     def training_pixels(self, at_most: int) -> Tensor:

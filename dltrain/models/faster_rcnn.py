@@ -47,6 +47,8 @@ class FasterRCNN(nn.Module):
     """`anchor_px`: sides of the square anchors, each also in the `ratios` height : width; `short_px`: images are scaled
     so that their short side has so many pixels, their long side at most `long_px`."""
 
+    losses = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+
     def __init__(self, backbone: Any, num_classes: int, anchor_px: Sequence[int], ratios: Sequence[float],
                  short_px: int, long_px: int, hidden: int, roi_pool: str = "align", stride: int = 4,
                  rpn_batch: int = 256, rpn_proposals: int = 2000, test_proposals: int = 300, roi_batch: int = 128,
@@ -67,7 +69,7 @@ class FasterRCNN(nn.Module):
             self.net.roi_heads.box_roi_pool = OneMapRoIPool(7, stride)
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The four losses: loss_objectness and loss_rpn_box_reg of the proposals, loss_classifier and loss_box_reg."""
+        """The four `losses`: of the proposals loss_objectness and loss_rpn_box_reg, of the regions the others."""
         shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         found: dict[str, Tensor] = self.net(images, shifted)
         return found

@@ -13,11 +13,9 @@ from dltrain.batches import DetectionBatch, generator
 from dltrain.errors import UserError
 from dltrain.tasks.task import Task
 
-LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
-
 
 class Detection(Task):
-    """The sum of the model's losses.
+    """The sum of the model's losses, which it names in `losses`.
 
     Metrics: train/loss and its parts; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
     defines them (pycocotools, by torchmetrics), with at most 100 boxes an image.
@@ -25,10 +23,10 @@ class Detection(Task):
 
     batch_type = DetectionBatch
     headline = "val/map"
-    running = ("loss", *LOSSES)
     augment: Augment
 
     def __init__(self, model: Any, augment: Augment, num_classes: int, **keys: Any):
+        self.running = ("loss", *model.losses)
         super().__init__(model, **keys)
         self.augment, self.num_classes = augment, num_classes
         self.precision_metric = MeanAveragePrecision()
@@ -50,8 +48,11 @@ class Detection(Task):
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, targets = self.augment(batch, draws)
-        losses = self.model(images, targets)
-        total = torch.stack([losses[name] for name in LOSSES])
+        try:
+            losses = self.model(images, targets)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        total = torch.stack([losses[name] for name in self.model.losses])
         with torch.no_grad():
             count = total.new_full((1,), batch.size)
             self.sums += torch.cat([torch.cat([total.sum()[None], total]).detach() * count, count])

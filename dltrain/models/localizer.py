@@ -1,0 +1,71 @@
+"""One object an image: a classifier's trunk with two heads, its class and its box.
+
+The oldest way from classification to localisation: keep the features, replace the top, regress four numbers with a
+squared loss (P. Sermanet et al., 2013, arXiv 1312.6229, section 4; K. Simonyan, A. Zisserman, 2014, 1409.1556, appendix
+A). The box is coded relative to the image: centre and size in units of its sides.
+
+Differs from both: one box whatever the class; one fully connected layer on the trunk's whole map, and no pyramid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Target = dict[str, Tensor]
+
+
+class Localizer(nn.Module):
+    """`backbone`: anything with `features` and `out_channels`, whose map has `map_px` squared places; `box_weight`: of
+    the squared loss, beside the cross-entropy."""
+
+    losses = ("loss_classifier", "loss_box_reg")
+
+    def __init__(self, backbone: Any, num_classes: int, map_px: int, hidden: int, box_weight: float):
+        super().__init__()
+        self.backbone, self.box_weight = backbone, box_weight
+        backbone.head = nn.Identity()
+        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(backbone.out_channels * map_px**2, hidden), nn.ReLU())
+        self.classifier, self.box = nn.Linear(hidden, num_classes), nn.Linear(hidden, 4)
+
+    def both(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """B images of one size (C, H, W) to logits (B, K) and (B, 4): centre x, y, width and height in [0, 1]."""
+        shared = self.shared(self.backbone.features(torch.stack(images)))
+        return self.classifier(shared), self.box(shared)
+
+    def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Raises ValueError for an image that has not exactly one object."""
+        if any(len(target["labels"]) != 1 for target in targets):
+            counts = [len(target["labels"]) for target in targets]
+            raise ValueError(f"the localizer needs one object an image, but they have {counts}; data.most=1")
+        logits, boxes = self.both(images)
+        labels = torch.cat([target["labels"] for target in targets])
+        wanted = coded(torch.cat([target["boxes"] for target in targets]), images[0])
+        return {"loss_classifier": F.cross_entropy(logits, labels),
+                "loss_box_reg": self.box_weight * F.mse_loss(boxes, wanted)}
+
+    def detect(self, images: list[Tensor]) -> list[Target]:
+        """One box, label and score of each image."""
+        logits, boxes = self.both(images)
+        scores, labels = logits.softmax(1).max(1)
+        return [{"boxes": box[None], "labels": label[None], "scores": score[None]} for box, label, score in
+                zip(decoded(boxes, images[0]), labels, scores, strict=True)]
+
+
+def sides(image: Tensor) -> Tensor:
+    h, w = image.shape[1:]
+    return image.new_tensor([w, h])
+
+
+def coded(boxes: Tensor, image: Tensor) -> Tensor:
+    """(N, 4) x1, y1, x2, y2 in pixels to centre and size in units of the image's sides."""
+    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1) / sides(image).repeat(2)
+
+
+def decoded(codes: Tensor, image: Tensor) -> Tensor:
+    """The inverse of `coded`, cut to the image."""
+    centre, half = codes[:, :2] * sides(image), codes[:, 2:] * sides(image) / 2
+    return torch.cat([centre - half, centre + half], 1).clamp_min(0).minimum(sides(image).repeat(2))
