@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dltrain.batches import generator
+from dltrain.models.overfeat import OverFeat, convolved, windows_of
 from dltrain.studies import gradient_flow
 
 
@@ -51,3 +52,41 @@ def test_a_study_is_one_command_with_a_table_and_a_picture(tmp_path, monkeypatch
     assert "is finished, nothing to do" in out
     code, _, err = typed("study.lr=-1")
     assert (code, err) == (2, "dltrain: error: study.lr=-1: must be a number > 0\n")
+
+
+@pytest.mark.parametrize("window_px", [16, 32])
+def test_every_window_of_overfeat_equals_the_crops_own_forward(window_px):
+    torch.manual_seed(0)
+    net = OverFeat(5, window_px=window_px)
+    images = torch.randn(2, 3, 64, 56)
+    dense = net.dense(images)
+    assert dense.shape == (2, 5, (64 - window_px) // 4 + 1, (56 - window_px) // 4 + 1)
+    for i, j in ((0, 0), (3, 2), (dense.shape[2] - 1, dense.shape[3] - 1)):
+        crop = images[:, :, 4 * i : 4 * i + window_px, 4 * j : 4 * j + window_px]
+        torch.testing.assert_close(dense[:, :, i, j], net(crop), rtol=0, atol=1e-5)
+    every = net(windows_of(images, window_px, 4)).view(2, *dense.shape[2:], 5)
+    torch.testing.assert_close(dense, every.permute(0, 3, 1, 2), rtol=0, atol=1e-5)
+
+
+def test_a_layer_over_a_map_is_a_convolution():
+    torch.manual_seed(0)
+    net, map_ = OverFeat(5, window_px=32), torch.randn(1, 32, 6, 6)
+    wanted = net.hidden(map_.flatten(1))
+    torch.testing.assert_close(convolved(map_, net.hidden, 6)[:, :, 0, 0], wanted, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="window_px must be a multiple of 4, at least 16, but is 18"):
+        OverFeat(5, window_px=18)
+
+
+def test_what_sharing_gains_is_told(tmp_path, monkeypatch, capsys):
+    from dltrain import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dltrain", "experiment=overfeat_reuse", "name=o", "study.image_px=[32,48]",
+                                     "study.repeats=1"])
+    assert cli.main() == 0
+    assert "32 x 32" in capsys.readouterr().out
+    found = json.loads((tmp_path / "outputs/o/result.json").read_text())
+    assert found["largest_difference"] < 1e-5
+    rows = (tmp_path / "outputs/o/reuse.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["1", "25"]
+    assert (tmp_path / "outputs/o/results.png").stat().st_size > 5000
