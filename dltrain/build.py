@@ -24,16 +24,19 @@ from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.errors import DataError, MachineError, UserError
+from dltrain.pretrained import SOURCES, begin_with, without_sources
 
 
 def build(node: DictConfig, key: str, **more: Any) -> Any:
-    """What the node at `key` describes: its `_target_` called with its other keys and `more`. `batch` serves the pair
-    check only. Nodes below with a `_target_` of their own are built first.
+    """What the node at `key` describes: its `_target_` called with its other keys and `more`, then loaded with the
+    weights that the node names. `batch` serves the pair check only. Nodes below with a `_target_` of their own are
+    built first.
 
     Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
     ValueError."""
+    sources = {name: node.get(name) for name in SOURCES}
     keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items()
-            if name not in ("_target_", "batch")}
+            if name not in ("_target_", "batch", *SOURCES)}
     at = f"{key} ({str(node._target_).rpartition('.')[2]})"
     try:
         target = hydra.utils.get_object(node._target_)
@@ -46,9 +49,11 @@ def build(node: DictConfig, key: str, **more: Any) -> Any:
     except TypeError as error:
         raise UserError(f"{at}: {error}") from error
     try:
-        return target(**keys, **more)
+        made = target(**keys, **more)
     except ValueError as error:
         raise UserError(f"{at}: {error}") from error
+    begin_with(made, key, **sources)
+    return made
 
 
 def built(value: Any, key: str) -> Any:
@@ -82,10 +87,11 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     return data
 
 
-def build_task(config: DictConfig) -> Any:
-    """The task with its model, initialised as a function of the seed alone."""
+def build_task(config: DictConfig, fresh: bool = True) -> Any:
+    """The task with its model, initialised as a function of the seed and, in a `fresh` run, of the weights that its
+    config names."""
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model, "model")
+    model = build(config.model if fresh else without_sources(config.model), "model")
     task = build(config.task, "task", model=model, seed=config.seed, **built_augment(config))
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)

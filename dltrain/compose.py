@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dltrain import choices, rules
+from dltrain import choices, pretrained, rules
 from dltrain.errors import UserError, nearest
 
 Place = tuple[Path, str]  # a yaml file and the package its keys stand under
@@ -67,6 +67,8 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     composed = compose_unchecked(words, config_dir, multirun)
     check_values(composed)
     check_pair(composed)
+    if OmegaConf.select(composed.config, "model") is not None:
+        pretrained.adopt(composed.config)
     return composed
 
 

@@ -34,9 +34,9 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         data = build_data(config)
         config.class_names = data.class_names
         folder.check_vocabularies(path, data.vocabularies)
-        task = build_task(config)
         source, note = checkpoints.newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
+        task = build_task(config, fresh=saved is None)
         check_first_step(config, data, task)
         trainer, saving = build_trainer(config, path, data, task, signals, saved)
         if first:

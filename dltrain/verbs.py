@@ -50,7 +50,7 @@ def restored(config: DictConfig, path: Path) -> Any:
     best = path / "checkpoints" / checkpoints.BEST
     if not best.is_file():
         raise UserError(f"run={path}: no best checkpoint yet; dltrain resume run={path} goes on")
-    task = build_task(config)
+    task = build_task(config, fresh=False)
     task.load_state_dict(checkpoints.load(best)["state_dict"])
     return task.eval()
 

@@ -8,7 +8,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dltrain.compose import compose
 from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
-from dltrain.models.imagenet_resnet import imagenet_resnet
+from dltrain.models.imagenet_resnet import ImagenetResNet
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -42,11 +42,11 @@ def test_parameters_from_a_hand_count():
 @pytest.mark.parametrize(("depth", "millions"), [(18, 11.7), (34, 21.8), (50, 25.6), (101, 44.5), (152, 60.2)])
 def test_imagenet_parameters(depth, millions):
     with torch.device("meta"):
-        assert round(parameters(imagenet_resnet(depth)) / 1e6, 1) == millions
+        assert round(parameters(ImagenetResNet(depth)) / 1e6, 1) == millions
 
 
 def test_imagenet_net_takes_grey_images():
-    net = imagenet_resnet(18, num_classes=5, in_channels=1).eval()
+    net = ImagenetResNet(18, num_classes=5, in_channels=1).eval()
     assert net(torch.rand(2, 1, 64, 64)).shape == (2, 5)
 
 

@@ -17,7 +17,8 @@ from dltrain.augment.views import Views
 
 Transform = Callable[[Any, torch.Generator], Any]  # a batch with images, in [0, 1] or normalised, and its own draws
 STATISTICS_IMAGES = 50_000  # more images do not move the statistics
-KINDS = ("mean_pixel", "per_pixel", "standard", "box", "whiten")
+KINDS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
 WHITEN_AT_MOST = 3072  # values an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
 WHITEN_EPSILON = 1e-3  # added to the eigenvalues of values in [0, 1]: directions of less variance are not blown up
 
@@ -27,8 +28,9 @@ class Normalize(nn.Module):
 
     `mean_pixel`: less one mean per channel for all places. `per_pixel`: less one mean per channel and place (the mean
     image of He et al. 2015). `standard`: less the mean and divided by the standard deviation per channel. `box`: to
-    [-1, 1]. `whiten`: ZCA, the mean image taken off and the covariance of the values made the identity, but for
-    WHITEN_EPSILON. All can be inverted. The statistics are buffers: saved with the weights, they travel with the run.
+    [-1, 1]. `imagenet`: by ImageNet's mean and deviation. `whiten`: ZCA, the mean image taken off and the covariance of
+    the values made the identity, but for WHITEN_EPSILON. All can be inverted. The statistics are buffers: saved with
+    the weights, they travel with the run.
     """
 
     mean: Tensor
@@ -44,17 +46,22 @@ class Normalize(nn.Module):
         if kind == "whiten" and size > WHITEN_AT_MOST:
             raise ValueError(f"normalize=whiten takes the covariance of all {size:,} values of an image, at most "
                              f"{WHITEN_AT_MOST:,}; normalize=standard suits large images")
+        if kind == "imagenet" and channels != 3:
+            raise ValueError(f"normalize=imagenet needs 3 channels, but has {channels}")
         self.kind = kind
         side = image_px if kind in ("per_pixel", "whiten") else 1
         self.register_buffer("mean", torch.full((1, channels, side, side), 0.5 if kind == "box" else 0.0))
         self.register_buffer("std", torch.full((1, channels, 1, 1), 0.5 if kind == "box" else 1.0))
+        if kind == "imagenet":
+            self.mean.copy_(torch.tensor(IMAGENET[0]).view(1, 3, 1, 1))
+            self.std.copy_(torch.tensor(IMAGENET[1]).view(1, 3, 1, 1))
         if kind == "whiten":
             self.register_buffer("whitening", torch.eye(size))
             self.register_buffer("colouring", torch.eye(size))  # its inverse
 
     def fit(self, pixels: Tensor) -> None:
         """Takes the statistics from (N, C, H, W) uint8, in double precision, a thousand images at a time."""
-        if self.kind == "box":
+        if self.kind in ("box", "imagenet"):
             return
         chunks = pixels.split(1000)
         places = (0,) if self.kind in ("per_pixel", "whiten") else (0, 2, 3)

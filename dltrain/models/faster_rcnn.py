@@ -15,37 +15,16 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as Net
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign, RoIPool
 
-
-class Trunk(nn.Module):
-    """A classifier without its head: anything with `features` and `out_channels`."""
-
-    def __init__(self, classifier: Any):
-        super().__init__()
-        self.classifier = classifier
-        self.out_channels = classifier.out_channels
-        classifier.head = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier.features(images)
-
-
-class OneMapRoIPool(nn.Module):
-    """RoI max pooling (R. Girshick, 2015, Fast R-CNN, section 2.1) on the trunk's one map."""
-
-    def __init__(self, output_size: int, stride: int):
-        super().__init__()
-        self.pool = RoIPool(output_size, 1 / stride)
-
-    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
-        return self.pool(maps["0"], boxes)
+from dltrain.models.trunks import Trunk, region_head, region_pool
 
 
 class FasterRCNN(nn.Module):
-    """`anchor_px`: sides of the square anchors, each also in the `ratios` height : width; `short_px`: images are scaled
-    so that their short side has so many pixels, their long side at most `long_px`."""
+    """`anchor_px`: sides of the square anchors, each also in the `ratios` height : width; on a pyramid one side for
+    each of its maps. `short_px`: images are scaled so that their short side has so many pixels, their long side at most
+    `long_px`. `stride` of the backbone's map is for roi_pool=pool only.
+
+    Raises ValueError for a pyramid with another number of sides than maps."""
 
     losses = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
@@ -55,18 +34,22 @@ class FasterRCNN(nn.Module):
                  roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
         super().__init__()
         trunk = Trunk(backbone)
+        sides: tuple[tuple[int, ...], ...] = (tuple(anchor_px),)
+        if levels := getattr(backbone, "levels", None):  # torchvision adds a coarser one for the proposals alone
+            sides = tuple((side,) for side in anchor_px)
+            if len(sides) != len(levels) + 1:
+                raise ValueError(f"anchor_px must have {len(levels) + 1} sides, one for each map of the pyramid, but "
+                                 f"is {list(anchor_px)}")
+        head, predictor = region_head(trunk.out_channels, hidden, num_classes)
         self.net = Net(
             trunk, None, min_size=short_px, max_size=long_px, image_mean=[0.0] * 3, image_std=[1.0] * 3,
-            rpn_anchor_generator=AnchorGenerator((tuple(anchor_px),), (tuple(ratios),)),
+            rpn_anchor_generator=AnchorGenerator(sides, (tuple(ratios),) * len(sides)),
             rpn_pre_nms_top_n_train=2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
             rpn_pre_nms_top_n_test=2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,
-            rpn_batch_size_per_image=rpn_batch, box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
-            box_head=TwoMLPHead(trunk.out_channels * 49, hidden),
-            box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
-            box_batch_size_per_image=roi_batch, box_positive_fraction=roi_foreground, box_score_thresh=score_threshold,
-            box_nms_thresh=nms)
-        if roi_pool == "pool":
-            self.net.roi_heads.box_roi_pool = OneMapRoIPool(7, stride)
+            rpn_batch_size_per_image=rpn_batch, box_roi_pool=region_pool("align", backbone, stride), box_head=head,
+            box_predictor=predictor, box_batch_size_per_image=roi_batch, box_positive_fraction=roi_foreground,
+            box_score_thresh=score_threshold, box_nms_thresh=nms)
+        self.net.roi_heads.box_roi_pool = region_pool(roi_pool, backbone, stride)
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The four `losses`: of the proposals loss_objectness and loss_rpn_box_reg, of the regions the others."""
@@ -76,11 +59,15 @@ class FasterRCNN(nn.Module):
 
     def proposals(self, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The region proposal network's boxes (N, 4) of each image, best first, and all anchors (A, 4), both in the
-        scaled image's pixels, which are the image's where short_px is its short side. In evaluation mode."""
+        image's pixels. In evaluation mode."""
         scaled, _ = self.net.transform(images)
-        maps = {"0": self.net.backbone(scaled.tensors)}
+        maps = self.net.backbone(scaled.tensors)
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
         boxes, _ = self.net.rpn(scaled, maps)
-        return boxes, self.net.rpn.anchor_generator(scaled, list(maps.values()))
+        anchors = self.net.rpn.anchor_generator(scaled, list(maps.values()))
+        scales = [image.shape[1] / size[0] for image, size in zip(images, scaled.image_sizes, strict=True)]
+        return ([found * scale for found, scale in zip(boxes, scales, strict=True)],
+                [found * scale for found, scale in zip(anchors, scales, strict=True)])
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """boxes (N, 4), labels (N,) in [0, K), scores (N,), best first. In evaluation mode."""

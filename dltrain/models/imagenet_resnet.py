@@ -6,18 +6,27 @@ its 3x3 convolution, not on the first 1x1 ("ResNet v1.5").
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet
 
-BUILDERS = {18: resnet.resnet18, 34: resnet.resnet34, 50: resnet.resnet50, 101: resnet.resnet101, 152: resnet.resnet152}
+STAGES = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 
 
-def imagenet_resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> resnet.ResNet:
+class ImagenetResNet(resnet.ResNet):
     """An untrained net of `depth` layers. Raises ValueError for a depth that table 1 does not have."""
-    if depth not in BUILDERS:
-        raise ValueError(f"depth must be one of {', '.join(map(str, BUILDERS))}, but is {depth}")
-    net = BUILDERS[depth](weights=None, num_classes=num_classes)
-    if in_channels != 3:
-        net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return net
+
+    def __init__(self, depth: int, num_classes: int = 1000, in_channels: int = 3):
+        if depth not in STAGES:
+            raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))}, but is {depth}")
+        super().__init__(resnet.BasicBlock if depth < 50 else resnet.Bottleneck, STAGES[depth], num_classes)
+        self.out_channels = self.fc.in_features
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the last stage's (B, out_channels, H / 32, W / 32)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x

