@@ -117,13 +117,13 @@ def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Raises UserError where the folder is not a run's."""
+def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
+    """Raises UserError where the folder, given as `key`, is not a run's."""
     path = folder / "config.yaml"
     if not path.is_file():
         near = sorted(str(found.parent) for found in folder.parent.glob("*/config.yaml"))[-3:]
         there = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
-        raise UserError(f"run={folder}: not a run folder (it has no config.yaml){there}")
+        raise UserError(f"{key}={folder}: not a run folder (it has no config.yaml){there}")
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 

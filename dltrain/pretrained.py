@@ -14,6 +14,7 @@ from dltrain import folder
 from dltrain.errors import DataError, UserError
 
 SOURCES = ("from_run", "weights")
+HEADS = ("head.", "fc.", "_fc.", "classifier.")  # what reads the classes off: it may be of another size, or be left out
 
 
 def nodes(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
@@ -31,7 +32,7 @@ def adopt(config: DictConfig) -> None:
         if not node.get("from_run"):
             continue
         run = Path(node.from_run)
-        saved = folder.read_config(run)
+        saved = folder.read_config(run, f"{key}.from_run")
         if not (run / "checkpoints/best.ckpt").is_file():
             raise UserError(f"{key}.from_run={run}: no best checkpoint yet; dltrain resume run={run} goes on")
         channels = saved["data"].get("channels")
@@ -57,8 +58,9 @@ def without_sources(model: DictConfig) -> DictConfig:
 
 
 def begin_with(made: Any, key: str, from_run: str | None, weights: str | None) -> None:
-    """Loads what the two keys of the node at `key` name into `made`. What the source has beyond it, such as a head, is
-    left out. Raises UserError where something is missing or of another shape, DataError for a failed download."""
+    """Loads what the two keys of the node at `key` name into `made`. What the source has beyond it is left out, and so
+    is a head of another size. Raises UserError where something else is missing or of another shape, DataError for a
+    failed download."""
     if from_run is not None:
         from dltrain import checkpoints
 
@@ -70,12 +72,16 @@ def begin_with(made: Any, key: str, from_run: str | None, weights: str | None) -
         found = read_weights(weights, source)
     else:
         return
+    own = made.state_dict()
+    found = {name: value for name, value in found.items() if not (
+        name.startswith(HEADS) and name in own and own[name].shape != value.shape)}
     try:
-        missing = made.load_state_dict(found, strict=False).missing_keys
+        missing = [name for name in made.load_state_dict(found, strict=False).missing_keys
+                   if not name.startswith(HEADS)]
     except RuntimeError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
     if missing:
-        raise UserError(f"{source}: {len(missing)} of the {len(made.state_dict())} values that "
+        raise UserError(f"{source}: {len(missing)} of the {len(own)} values that "
                         f"{type(made).__name__} needs are not there: {', '.join(missing[:3])}")
 
 

@@ -117,7 +117,8 @@ def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Pa
 def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: str, words: str) -> str:
     rate = result["steps"] / max(result["seconds"], 1e-9)
     headline = result["headline"]
-    tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("test/"))
+    tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
+                      if key.startswith("test/") and key.count("/") == 1)  # those of each class stand in result.json
     return "\n".join([
         tests,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",

@@ -2,10 +2,12 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,9 +20,12 @@ from dltrain.batches import DetectionBatch, generator
 from dltrain.callbacks.boxes import drawn
 from dltrain.data.scenes import COLOURS, Scenes, extent
 from dltrain.errors import UserError
+from dltrain.models import overfeat
 from dltrain.models.cifar_resnet import CifarResNet
+from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.localizer import Localizer, coded, decoded, moments
+from dltrain.models.overfeat import OverFeatDetector
 from dltrain.models.trunks import OneMapRoIPool
 from tests.test_resume import assert_a_crash_changes_nothing
 
@@ -292,3 +297,159 @@ def test_the_localizer_refuses_scenes_of_several(config, run_folder):
         run.train(config(*words), run_folder("several"))
     result = run.train(config(*words, "data.most=1"), run_folder("one"))
     assert 0 <= result["test/map"] <= 1
+
+
+def test_a_grid_reaches_from_edge_to_edge_and_no_gap_is_wider_than_the_step():
+    boxes = grid(40, 60, [16], [1.0], 0.5)
+    tops, lefts = sorted({float(v) for v in boxes[:, 1]}), sorted({float(v) for v in boxes[:, 0]})
+    assert (tops[0], tops[-1], lefts[0], lefts[-1]) == (0, 24, 0, 44)
+    assert len(boxes) == len(tops) * len(lefts) == 4 * 7
+    assert max(b - a for row in (tops, lefts) for a, b in pairwise(row)) <= 8
+    assert (boxes[:, 2:] - boxes[:, :2] == 16).all()
+    tall = grid(40, 60, [16], [4.0], 0.5)
+    torch.testing.assert_close(tall[:, 2:] - tall[:, :2], torch.tensor([8.0, 32.0]).expand(len(tall), 2))
+    large = grid(20, 60, [64], [1.0], 0.5)
+    assert large.tolist() == [[0, 0, 60, 20]], "cut to the image"
+
+
+def given_boxes(kind, **keys):
+    torch.manual_seed(0)
+    return kind(CifarResNet(8), **{"num_classes": 10, "box_px": [16, 24], "ratios": [1.0], "step": 0.5, "short_px": 64,
+                                   "long_px": 500, "hidden": 16, **keys})
+
+
+@pytest.mark.parametrize("kind", [FastRCNN, RCNN])
+def test_given_boxes_train_and_labels_are_foreground_classes(kind):
+    model = given_boxes(kind)
+    images = [torch.randn(3, 64, 64, generator=generator("i", i)) for i in range(2)]
+    targets = [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])},
+               {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}]
+    losses = model(images, targets)
+    assert set(losses) == set(kind.losses)
+    sum(losses.values()).backward()
+    assert sum(float(p.grad.abs().sum()) for name, p in model.named_parameters() if "stem" in name) > 0
+    model.heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
+    found = model.eval().detect([images[0], torch.randn(3, 48, 80)])
+    assert {3} == {int(label) for one in found for label in one["labels"]}
+    assert (found[1]["boxes"][:, 2] <= 80).all()
+    assert (found[1]["boxes"][:, 3] <= 48).all()
+
+
+def test_each_region_of_rcnn_is_its_crop_alone_through_the_trunk():
+    model = given_boxes(RCNN).eval()
+    image = torch.randn(3, 64, 64, generator=generator("crop"))
+    boxes = torch.tensor([[4.0, 8, 32, 36], [10, 0, 38, 28]])
+    pool = model.heads.box_roi_pool
+    found = pool({"0": image[None]}, [boxes], [(64, 64)])
+    assert found.shape == (2, 64, 7, 7)
+    alone = pool({"0": image[None]}, [boxes[1:]], [(64, 64)])
+    torch.testing.assert_close(found[1:], alone)
+    trunk, pool.trunk = pool.trunk, torch.nn.Identity()
+    warped = pool({"0": image[None]}, [boxes], [(64, 64)])
+    pool.trunk = trunk
+    torch.testing.assert_close(found, trunk(warped))
+    for number, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):  # 28 px, a crop's own size: two samples a side
+        smooth = F.avg_pool2d(F.interpolate(image[None, :, y1:y2, x1:x2], scale_factor=2, mode="bilinear"), 2)
+        torch.testing.assert_close(warped[number, :, 1:-1, 1:-1], smooth[0, :, 1:-1, 1:-1])
+
+
+def test_fast_and_faster_rcnn_agree_on_the_same_regions():
+    """With the same weights and the same proposals, what is found is the same."""
+    fast, faster = given_boxes(FastRCNN).eval(), detector().eval()
+    faster.net.backbone.load_state_dict(fast.trunk.state_dict())
+    faster.net.roi_heads.box_head.load_state_dict(fast.heads.box_head.state_dict())
+    faster.net.roi_heads.box_predictor.load_state_dict(fast.heads.box_predictor.state_dict())
+    image = torch.randn(3, 64, 64, generator=generator("same"))
+    boxes = grid(64, 64, [16, 24], [1.0], 0.5)
+    faster.net.rpn.forward = lambda *given: ([boxes], {})
+    for one in (fast.heads, faster.net.roi_heads):
+        one.score_thresh, one.box_predictor.cls_score.weight.data = 0.0, 30 * fast.heads.box_predictor.cls_score.weight
+    faster.net.roi_heads.box_predictor.load_state_dict(fast.heads.box_predictor.state_dict())
+    (ours,), (theirs,) = fast.detect([image]), faster.detect([image])
+    assert len(ours["scores"]) > 5
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key])
+
+
+def sliding(**keys) -> OverFeatDetector:
+    torch.manual_seed(0)
+    return OverFeatDetector(**{"num_classes": 10, "in_channels": 3, "width": 4, "hidden": 8, "window_px": 32,
+                               "scales": [1.0, 1.5], "windows": 16, "score_threshold": 0.05, "nms": 0.5, **keys})
+
+
+def test_overfeats_windows_are_where_they_look():
+    """The outputs of a window are those of its own pixels, cut from the scaled image with its margin."""
+    model = sliding().eval()
+    image = torch.randn(3, 48, 64, generator=generator("slide"))
+    logits, codes, windows = model.look([image])
+    assert logits.shape == (1, len(windows), 11)
+    start = 0
+    for scale in (1.0, 1.5):
+        scaled = F.interpolate(image[None], size=(round(48 * scale), round(64 * scale)), mode="bilinear")
+        framed = F.pad(scaled, (8, 8, 8, 8))
+        rows, columns = (framed.shape[2] - 32) // 4 + 1, (framed.shape[3] - 32) // 4 + 1
+        for row, column in ((0, 0), (2, 5), (rows - 1, columns - 1)):
+            place = start + row * columns + column
+            alone = model.net(framed[:, :, 4 * row : 4 * row + 32, 4 * column : 4 * column + 32])[0]
+            torch.testing.assert_close(torch.cat([logits[0, place], codes[0, place]]), alone)
+            x, y = (4 * column - 8) / scale, (4 * row - 8) / scale
+            torch.testing.assert_close(windows[place], torch.tensor([x, y, x + 32 / scale, y + 32 / scale]))
+        start += rows * columns
+    assert start == len(windows)
+
+
+def test_overfeats_windows_learn_the_objects_they_overlap():
+    model = sliding()
+    windows = torch.tensor([[0.0, 0, 32, 32], [40, 40, 72, 72], [10, 0, 42, 32], [14, 0, 46, 32],
+                            [200, 0, 232, 32]])
+    target = {"boxes": torch.tensor([[8.0, 0, 24, 32], [41, 41, 70, 70]]), "labels": torch.tensor([7, 2])}
+    labels, owner = model.owners(windows, target)
+    assert labels.tolist() == [7, 2, 7, -1, 10]
+    assert owner[:3].tolist() == [0, 1, 0]
+    assert overfeat.squares(target["boxes"])[0].tolist() == [0, 0, 32, 32]
+    codes = overfeat.coded(target["boxes"], windows[:2])
+    assert codes[0].tolist() == pytest.approx([0, 0, math.log(0.5), 0], abs=1e-6)
+    torch.testing.assert_close(overfeat.decoded(codes, windows[:2]), target["boxes"])
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    assert model.owners(windows, nothing)[0].tolist() == [10] * 5
+    losses = model([torch.randn(3, 64, 64)] * 2, [target, nothing])
+    assert all(torch.isfinite(value) for value in losses.values())
+    drawn_windows = model.drawn(torch.tensor([7] * 20 + [10] * 30 + [-1] * 9))
+    assert len(drawn_windows) == len(set(drawn_windows.tolist())) == 16
+    assert (drawn_windows < 20).sum() == 4
+    assert (drawn_windows < 50).all()
+
+
+def test_overfeat_merges_boxes_of_a_class_by_their_scores():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 11], [50, 50, 60, 60]])
+    scores, labels = torch.tensor([0.9, 0.3, 0.6, 0.5]), torch.tensor([1, 1, 2, 1])
+    found = overfeat.merged(boxes, scores, labels, torch.tensor([0, 2, 3]), 0.5)
+    assert found.tolist() == [[0, 0, 10, pytest.approx((0.9 * 10 + 0.3 * 12) / 1.2)], [0, 0, 10, 11], [50, 50, 60, 60]]
+
+
+def test_eleven_point_ap_equals_a_loop():
+    """VOC 2007: the mean over recall 0, 0.1 ... 1 of the best precision at that recall or beyond, by class."""
+    truths, found = a_case()
+    metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
+    metric.update(found, truths)
+    by_class = []
+    for label in range(3):
+        wanted = sum(int((truth["labels"] == label).sum()) for truth in truths)
+        guesses = sorted(((float(s), image, box) for image, one in enumerate(found) for box, k, s in
+                          zip(one["boxes"], one["labels"], one["scores"], strict=True) if k == label),
+                         key=lambda guess: -guess[0])
+        taken, right = set(), []
+        for _, image, box in guesses:
+            free = [(float(box_iou(box[None], truths[image]["boxes"][[n]])), n)
+                    for n in range(len(truths[image]["labels"])) if truths[image]["labels"][n] == label
+                    and (image, n) not in taken]
+            overlap, number = max(free, default=(0.0, -1))
+            right.append(overlap >= 0.5)
+            if right[-1]:
+                taken.add((image, number))
+        hits, curve = 0, []
+        for count, hit in enumerate(right, start=1):
+            hits += hit
+            curve.append((hits / wanted, hits / count))
+        by_class.append(sum(max((p for r, p in curve if r >= i / 10 - 1e-9), default=0.0) for i in range(11)) / 11)
+    assert float(metric.compute()["map"]) == pytest.approx(sum(by_class) / 3, abs=1e-6)

@@ -12,6 +12,7 @@ by RoIAlign on the image, at its own boundary (the paper adds 16 px of context).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ def grid(height: int, width: int, box_px: Sequence[int], ratios: Sequence[float]
     for side in box_px:
         for ratio in ratios:
             h, w = min(height, side * ratio**0.5), min(width, side / ratio**0.5)
-            tops, lefts = (torch.linspace(0, length - size, 1 + round((length - size) / (step * size)))
+            tops, lefts = (torch.linspace(0, length - size, 1 + math.ceil((length - size) / (step * size)))
                            for length, size in ((height, h), (width, w)))
             corners = torch.cartesian_prod(tops, lefts).flip(1)  # x, y
             found.append(torch.cat([corners, corners + torch.tensor([w, h])], 1))

@@ -18,7 +18,10 @@ class Detection(Task):
     """The sum of the model's losses, which it names in `losses`.
 
     Metrics: train/loss and its parts; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
-    defines them (pycocotools, by torchmetrics), with at most 100 boxes an image.
+    defines them (pycocotools, by torchmetrics), with at most 100 boxes an image. At the test also map of each class, as
+    test/map/NAME, and voc07: VOC 2007's mean over the classes of the AP at IoU 0.5 whose curve is read at 11 places
+    (M. Everingham et al., 2010, section 4.2); pycocotools' matching differs from VOC's own in that IoU counts no extra
+    pixel, and a box that found a taken object may still take another that it overlaps.
     """
 
     batch_type = DetectionBatch
@@ -30,7 +33,14 @@ class Detection(Task):
         super().__init__(model, **keys)
         self.augment, self.num_classes = augment, num_classes
         self.precision_metric = MeanAveragePrecision()
+        self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
+        self.class_names: list[str] = []
         self.shown: list[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = []  # image, truth and boxes found
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        self.class_names = list(data.class_names)
 
     def fit_statistics(self, data: Any) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
@@ -61,10 +71,19 @@ class Detection(Task):
     def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         found = self(batch.images)
         self.precision_metric.update(found, batch.targets)
+        if self.trainer.testing:
+            self.voc07_metric.update(found, batch.targets)
         if batch_idx == 0:
             self.shown = list(zip(batch.images, batch.targets, found, strict=True))[:16]
 
     def evaluation_end(self, part: str) -> None:
+        self.precision_metric.class_metrics = part == "test"
         found = self.precision_metric.compute()
-        self.log_evaluation(part, {name: found[name] for name in ("map", "map_50", "map_75")})
+        values = {name: found[name] for name in ("map", "map_50", "map_75")}
         self.precision_metric.reset()
+        if part == "test":
+            values["voc07"] = self.voc07_metric.compute()["map"]
+            self.voc07_metric.reset()
+            each = zip(found["classes"].flatten().tolist(), found["map_per_class"].flatten(), strict=True)
+            values |= {f"map/{self.class_names[label]}": value for label, value in each if label >= 0}
+        self.log_evaluation(part, values)
