@@ -90,3 +90,23 @@ def test_what_sharing_gains_is_told(tmp_path, monkeypatch, capsys):
     rows = (tmp_path / "outputs/o/reuse.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["1", "25"]
     assert (tmp_path / "outputs/o/results.png").stat().st_size > 5000
+
+
+def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
+    from dltrain import cli
+    from dltrain.data import scenes
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "EVALUATED", 3)
+    monkeypatch.setattr("sys.argv", ["dltrain", "experiment=rcnn_family", "name=f", "study.epochs=1",
+                                     "study.num_train=8", "study.timed_images=2"])
+    assert cli.main() == 0
+    path = tmp_path / "outputs/f"
+    assert {"results.png", "family.csv", "rcnn", "fast_rcnn", "faster_rcnn"} <= {f.name for f in path.iterdir()}
+    found = json.loads((path / "result.json").read_text())
+    rows = (path / "family.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["model", "rcnn", "fast_rcnn", "faster_rcnn"]
+    assert found["rcnn_over_fast_test"] == pytest.approx(float(rows[1].split(",")[2]) / float(rows[2].split(",")[2]))
+    counts = {json.loads((path / name / "result.json").read_text())["parameters"] for name in ("rcnn", "fast_rcnn")}
+    assert len(counts) == 1, "trunk and head are the same"
+    assert "AP50" in capsys.readouterr().out

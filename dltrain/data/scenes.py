@@ -20,6 +20,7 @@ from dltrain.data.loader import DataModule
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}
+EVALUATED = 200  # scenes of the validation and of the test part
 LEAST_ALPHA = 0.35  # what of a digit's stroke counts as its own pixel
 
 
@@ -95,7 +96,7 @@ def extent(inside: Tensor) -> tuple[int, int, int, int]:
 
 
 class SceneBoxes(DataModule):
-    """Scenes with their boxes; the class is the digit. `num_train` scenes and 200 each for validation and test."""
+    """Scenes with their boxes; the class is the digit. `num_train` scenes, and EVALUATED each for validation and test."""
 
     batch_type = DetectionBatch
 
@@ -105,7 +106,7 @@ class SceneBoxes(DataModule):
         if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
             raise ValueError(f"sizes_px must be [least, most], but is {sizes_px}")
         self.scenes = Scenes(image_px, (sizes_px[0], sizes_px[1]), most)
-        self.num_scenes = {"train": num_train, "val": 200, "test": 200}
+        self.num_scenes = {"train": num_train, "val": EVALUATED, "test": EVALUATED}
         self.images: dict[str, Tensor] = {}
         self.targets: dict[str, list[dict[str, Tensor]]] = {}
 

@@ -32,6 +32,7 @@ def study(folder: Path, seed: int, epochs: int, num_train: int, timed_images: in
         print(f"\n{NAMES[name]}", flush=True)
         config = compose([f"model={name}", "recipe=faster_rcnn-on-scenes", f"trainer.max_epochs={epochs}",
                           f"data.num_train={num_train}", f"seed={seed}"]).job_config()
+        (folder / name).mkdir(exist_ok=True)
         result = run.train(config, folder / name)
         rows.append([name, 1000 / training_rate(folder / name), 1000 * seconds_an_image(config, folder / name,
                      timed_images), result["test/map"], result["test/map_50"]])
