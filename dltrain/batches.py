@@ -192,6 +192,32 @@ class PairBatch(NamedTuple):
             raise DataError("each target must begin with START")
 
 
+class CaptionBatch(NamedTuple):
+    """images (B, C, H, W) as in ClassificationBatch; captions (B, R, T) int64, up to R of each image, START ... END and
+    PAD after it, all PAD where an image has fewer; numbers (B,): the images' own in their part, or -1 for one that only
+    fills a batch."""
+
+    images: Tensor
+    captions: Tensor
+    numbers: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.numbers)
+
+    def check(self, vocab_size: int) -> None:
+        """As ClassificationBatch.check."""
+        images, captions = self.images, self.captions
+        if images.dim() != 4 or images.dtype != torch.uint8:
+            raise DataError(f"images must be (B, C, H, W) uint8, but are {tuple(images.shape)} {images.dtype}")
+        if captions.dim() != 3 or len(captions) != len(images) or self.numbers.shape != images.shape[:1]:
+            raise DataError(f"captions must be ({len(images)}, R, T) and numbers ({len(images)},), but are "
+                            f"{tuple(captions.shape)} and {tuple(self.numbers.shape)}")
+        check_symbols("captions", captions, vocab_size)
+        if ((captions[:, :, 0] != START) & (captions[:, :, 0] != PAD)).any():
+            raise DataError("each caption must begin with START")
+
+
 PAD, UNKNOWN, START, END = 0, 1, 2, 3  # the first symbols of a vocabulary that needs them
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dltrain.batches import seed_of
 from dltrain.callbacks.boxes import Boxes
+from dltrain.callbacks.captions import Sentences
 from dltrain.callbacks.chance import StepSeeds
 from dltrain.callbacks.pictures import Pictures
 from dltrain.callbacks.progress import Display
@@ -167,7 +168,7 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Boxes(), Samples(),
+                   readings, Pictures(), Boxes(), Sentences(), Samples(),
                    Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), saving],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

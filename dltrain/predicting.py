@@ -17,9 +17,10 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain import folder
-from dltrain.batches import UNKNOWN, generator
+from dltrain.batches import START, UNKNOWN, generator
 from dltrain.build import build
 from dltrain.callbacks.boxes import drawn
+from dltrain.callbacks.captions import captioned, looked_at
 from dltrain.data.classification import PICTURES, read_image
 from dltrain.data.vocabulary import encoded, read_text
 from dltrain.errors import DataError, UserError
@@ -194,7 +195,36 @@ def detected(task: Any, config: DictConfig, path: Path, input: str, score: float
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
 
 
+def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -> None:
+    """Prints the best sentences of a beam with their log-probabilities, draws the picture with them below, and where
+    the model attends what it looked at, into the run's folder predictions/; predictions.json has the sentences."""
+    data, files, found = as_trained(config, path), picture_files(input), []
+    (path / "predictions").mkdir(exist_ok=True)
+    for file in files:
+        image = data.read_file(file)
+        with torch.inference_mode():
+            seen = task.augment.normalize(image[None].to(task.device))
+            rows, scores = decoding.beam(task.model.step, task.model.begin(seen), decoding.starts(1, task.device),
+                                         task.max_length, beam)
+        words = decoding.until_end(rows[0])
+        sentences = [data.joined(one) for one in words]
+        print(file.name)
+        for sentence, score in zip(sentences, scores[0].tolist(), strict=True):
+            print(f"  {score:8.3f}  {sentence}")
+        found.append({"file": str(file), "captions": [
+            {"caption": sentence, "log_probability": round(score, 4)} for sentence, score in
+            zip(sentences, scores[0].tolist(), strict=True)]})
+        to_pil_image(captioned(image, sentences[:1], [])).save(path / "predictions" / f"{file.stem}.png")
+        if task.model.attends and words[0]:
+            with torch.inference_mode():
+                weights = task.model.looked_at(seen, torch.tensor([[START, *words[0][:-1]]], device=task.device))[0]
+            lit = looked_at(image, [data.joined([word]) for word in words[0]], weights.cpu())
+            to_pil_image(lit).save(path / "predictions" / f"{file.stem}_attention.png")
+    folder.write(path / "predictions.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "ClassificationBatch": pictures, "TokenBatch": continued, "LabelledBatch": labelled, "TaggedBatch": tagged,
-    "PairBatch": translated, "DetectionBatch": detected,
+    "PairBatch": translated, "DetectionBatch": detected, "CaptionBatch": told,
 }

@@ -87,10 +87,10 @@ def cut(value: float, edge: int) -> float:
 
 
 class Annotations:
-    """The json file, and where in it something stands."""
+    """The json file with the lists of these `kinds`, and where in it something stands."""
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
+        self.file, self.kinds = file, kinds
         try:
             self.text = file.read_text(encoding="utf-8")
             self.read = json.loads(self.text)
@@ -100,7 +100,7 @@ class Annotations:
             raise DataError(f"{file}: not UTF-8 at byte {error.start}") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
-        for kind in ("images", "annotations", "categories"):
+        for kind in kinds:
             if not isinstance(self.read, dict) or not isinstance(self.read.get(kind), list):
                 raise DataError(f"{file}: must have a list '{kind}'")
             for one in self.read[kind]:
@@ -119,7 +119,7 @@ class Annotations:
     def at(self, one: dict[str, Any], kind: str) -> str:
         """file:line (kind id), for a message."""
         start = self.text.find(f'"{kind}"')
-        begins = [match.start() for other in ("images", "annotations", "categories")
+        begins = [match.start() for other in self.kinds
                   if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
         end = start + 1 + min(begins, default=len(self.text))
         said = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(one.get("id")))}\s*[,}}]').search(self.text, start, end)

@@ -96,7 +96,7 @@ def extent(inside: Tensor) -> tuple[int, int, int, int]:
 
 
 class SceneBoxes(DataModule):
-    """Scenes with their boxes; the class is the digit. `num_train` scenes, and EVALUATED each for validation and test."""
+    """Scenes with their boxes; the class is the digit. `num_train` scenes, EVALUATED each for validation and test."""
 
     batch_type = DetectionBatch
 

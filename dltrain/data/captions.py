@@ -1,0 +1,98 @@
+"""Images with sentences: what is common to the sources (scene_captions.py, caption_files.py).
+
+The words are the training part's; a word is known that comes at least `min_count` times there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dltrain.batches import END, START, CaptionBatch
+from dltrain.data.classification import read_image
+from dltrain.data.loader import DataModule
+from dltrain.data.sequences import PARTS, Tokenizer, encoder, padded
+
+
+class Captions(DataModule):
+    """A subclass says `described` and `pictures`. Longer captions than `max_length` words are not trained on; in the
+    evaluation every reference counts. Training images with captions of like length come together."""
+
+    batch_type = CaptionBatch
+
+    def __init__(self, *, channels: int, image_px: int, vocab_size: int | None, min_count: int, max_length: int,
+                 **keys: Any):
+        super().__init__(**keys)
+        self.channels, self.image_px, self.vocab_size, self.max_length = channels, image_px, vocab_size, max_length
+        self.tokenizer = Tokenizer(words=True, lower=True, min_count=min_count)
+        self.texts: dict[str, list[list[str]]] = {}  # the references of each image, as they were written
+        self.captions: dict[str, list[list[list[int]]]] = {}
+
+    def described(self) -> dict[str, list[list[str]]]:
+        """The references of each image, by part."""
+        raise NotImplementedError
+
+    def pictures(self, part: str, batches: list[Tensor]) -> Iterator[Tensor]:
+        """The images (B, C, H, W) uint8 of these indices, none below 0."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        self.texts = self.described()
+        if "words" not in self.vocabularies:
+            self.vocabularies["words"] = self.tokenizer.vocabulary(
+                [text for texts in self.texts["train"] for text in texts])
+        encode = encoder(self.tokenizer, self.vocabularies["words"])
+        for part in PARTS:
+            self.captions[part] = []
+            for texts in self.texts[part]:
+                every = [[START, *encode(text), END] for text in texts]
+                short = [caption for caption in every if part != "train" or len(caption) - 2 <= self.max_length]
+                self.captions[part].append(short or [[*every[0][: self.max_length + 1], END]])
+
+    def sizes(self) -> dict[str, int]:
+        return {"vocab_size": len(self.vocabularies["words"])}
+
+    def said(self) -> str:
+        counts = ", ".join(f"{len(self.texts[part]):,} {part} ({sum(map(len, self.texts[part])):,} captions)"
+                           for part in PARTS)
+        return f"{counts}, {len(self.vocabularies['words']):,} words"
+
+    def num_samples(self, part: str) -> int:
+        return len(self.texts[part])
+
+    def lengths(self) -> Tensor | None:
+        return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]])
+
+    def read(self, part: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
+        """An index of -1 gives the first image again, without captions."""
+        for indices, images in zip(batches, self.pictures(part, [batch.clamp_min(0) for batch in batches]),
+                                   strict=True):
+            yield CaptionBatch(images, stacked([self.captions[part][i] if i >= 0 else [] for i in indices.tolist()]),
+                               indices)
+
+    def training_pixels(self, at_most: int) -> Tensor:
+        """(N, C, H, W) uint8 of up to 500 training images, for statistics."""
+        few = torch.arange(min(at_most, 500, self.num_samples("train")))
+        return torch.cat(list(self.pictures("train", list(few.split(50)))))
+
+    def read_file(self, path: Path) -> Tensor:
+        return read_image(path, self.channels, self.image_px)
+
+    def joined(self, numbers: list[int]) -> str:
+        return self.tokenizer.joined([self.vocabularies["words"][number] for number in numbers])
+
+    def references(self, part: str, number: int) -> list[str]:
+        """An image's captions as the same tokens that the model writes, blanks between them."""
+        return [self.tokenizer.joined(self.tokenizer.split(text)) for text in self.texts[part][number]]
+
+
+def stacked(captions: list[list[list[int]]]) -> Tensor:
+    """(B, R, T) int64, PAD where there is nothing."""
+    most = max(1, *map(len, captions)) if captions else 1
+    flat, _ = padded([row for one in captions for row in [*one, *[[]] * (most - len(one))]] or [[]])
+    return F.pad(flat, (0, max(0, 2 - flat.shape[1]))).view(len(captions), most, -1).long()

@@ -1,0 +1,448 @@
+"""Captions: sentences and their truth, files, the decoder against the deck's equations, scores against loops."""
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dltrain import build, cli, run
+from dltrain.batches import END, PAD, START, CaptionBatch, generator
+from dltrain.callbacks.captions import captioned
+from dltrain.data.caption_files import CaptionLines, CocoCaptions, Flickr8k
+from dltrain.data.captions import stacked
+from dltrain.data.scene_captions import is_true, sentences
+from dltrain.data.scenes import Scenes, Thing
+from dltrain.errors import DataError
+from dltrain.models.captioner import Captioner
+from dltrain.models.cifar_resnet import CifarResNet
+from dltrain.tasks.captioning import scores
+from dltrain.tasks.decoding import beam, starts, written
+from tests.test_resume import assert_a_crash_changes_nothing
+
+WORDS = ["model=captioner", "model.encoder.depth=8", "data.num_train=24", "data.batch_size=8", "trainer=cpu",
+         "trainer.max_epochs=2", "task.optimizer.lr=0.005", "recipe=none", "model.hidden=16", "model.embedding=8",
+         "data._target_=tests.test_captions.FewCaptions"]
+
+
+class FewCaptions:
+    """24 + 8 + 8 scenes with their sentences."""
+
+    def __new__(cls, **keys):
+        from dltrain.data.scene_captions import SceneCaptions
+
+        made = SceneCaptions(**keys)
+        made.num_scenes = {"train": made.num_scenes["train"], "val": 8, "test": 8}
+        return made
+
+
+def captioner(**keys) -> Captioner:
+    torch.manual_seed(0)
+    return Captioner(CifarResNet(8), **{"vocab_size": 11, "cell": "lstm", "hidden": 6, "layers": 1, "embedding": 5,
+                                        "enter": "first_state", "pool_px": 2, "attention": False, "map_px": 4,
+                                        "attention_units": 3, **keys})
+
+
+RED, BLUE = Thing(3, "red", (5, 5, 15, 20)), Thing(7, "blue", (40, 10, 60, 40))
+
+
+def test_sentences_say_digit_colour_size_and_place():
+    assert sentences([RED, BLUE]) == sentences([BLUE, RED])
+    assert sentences([RED, BLUE])[0] == "a small red three left of a large blue seven"
+    assert sentences([RED, BLUE])[1] == "a large blue seven right of a small red three"
+    assert sentences([RED])[3] == "the digit three in red"
+    under = Thing(7, "blue", (6, 30, 20, 54))
+    assert sentences([under, RED])[0] == "a small red three above a blue seven"
+    assert sentences([under, RED, BLUE])[0] == "a small red three , a blue seven and a large blue seven"
+
+
+def test_every_reference_is_true_of_its_scene_and_of_few_others():
+    scenes = Scenes(64, (16, 32), 3)
+    things = [scenes.draw("val", index).things for index in range(60)]
+    for number, one in enumerate(things):
+        for sentence in sentences(one):
+            assert is_true(sentence, one), (sentence, one)
+            assert sum(is_true(sentence, other) for other in things) <= 3, (number, sentence)
+
+
+@pytest.mark.parametrize(("sentence", "true"), [
+    ("a red three and a blue seven", True), ("a blue seven and a red three", True),
+    ("a small red three left of a blue seven", True), ("a red three right of a blue seven", False),
+    ("a red three above a blue seven", True), ("the red three is below the blue seven", False),
+    ("a large red three and a blue seven", False), ("a red three", False),
+    ("a red three and a red three", False), ("a red three and a blue six", False),
+    ("a green three and a blue seven", False), ("a red three and a blue seven and a blue seven", False),
+    ("a red three and", False), ("", False), ("red three left", False), ("a a red three", False),
+    ("from left to right a red three and a blue seven", True),
+    ("from left to right a blue seven and a red three", False),
+])
+def test_truth(sentence, true):
+    assert is_true(sentence, [RED, BLUE]) is true
+
+
+def test_sizes_between_are_true_on_their_side_of_the_middle():
+    small, large = Thing(1, "red", (0, 0, 9, 22)), Thing(1, "red", (0, 0, 9, 25))
+    assert sentences([small])[0] == sentences([large])[0] == "a red one"
+    assert is_true("a small red one", [small])
+    assert not is_true("a large red one", [small])
+    assert is_true("a large red one", [large])
+
+
+def test_padding_never_counts(config):
+    found = config(*WORDS)
+    data, task = build.build_data(found), build.build_task(found)
+    task.fit_statistics(data)
+    batch = next(data.read("train", [torch.arange(3)]))
+    images = task.augment(batch).images
+    task.eval()
+    total, count = task.loss_sum(images, batch.captions)
+    logits = task.model(images, batch.captions[:, :, :-1])
+    alone = []
+    for image in range(3):
+        for row, caption in enumerate(batch.captions[image].tolist()):
+            length = len([word for word in caption if word != PAD])
+            for place in range(length - 1):
+                alone.append(-float(logits[image, row, place].log_softmax(0)[caption[place + 1]]))
+    assert int(count) == len(alone)
+    assert float(total) == pytest.approx(sum(alone), rel=1e-5)
+    wider = F.pad(batch.captions, (0, 3, 0, 2))
+    again, words = task.loss_sum(images, wider)
+    assert int(words) == int(count)
+    assert float(again) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_batches_have_every_reference():
+    rows = stacked([[[START, 5, END], [START, 5, 6, END]], [[START, 7, END]], []])
+    assert rows.tolist() == [[[START, 5, END, PAD], [START, 5, 6, END]], [[START, 7, END, PAD], [PAD] * 4],
+                             [[PAD] * 4, [PAD] * 4]]
+    batch = CaptionBatch(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), rows, torch.tensor([0, 1, -1]))
+    batch.check(8)
+    with pytest.raises(DataError, match="each caption must begin with START"):
+        batch._replace(captions=rows.clone().fill_(5)).check(8)
+    with pytest.raises(DataError, match=r"captions must be int64 in \[0, 7\), but the first batch has 7"):
+        batch.check(7)
+
+
+def test_the_first_steps_are_the_decks_equations():
+    """h1 = g(W_i i + W_x x(START) + b), ht = g(W_x xt + W_h ht-1 + b), o = W_o h, with W_i = W_h P."""
+    model = captioner(cell="rnn").eval()
+    image = torch.randn(1, 3, 64, 64, generator=generator("deck"))
+    i = F.adaptive_avg_pool2d(model.encoder.features(image), 2).flatten(1)[0]
+    w_x, w_h, b_x, b_h = model.recurrent.weights(0)
+    p, p_bias = model.image.weight, model.image.bias
+    x = model.words.table.weight
+    h = torch.tanh(w_h @ (p @ i + p_bias) + w_x @ x[START] + b_x + b_h)
+    wanted = [model.head.weight @ h + model.head.bias]
+    for word in (5, 7):
+        h = torch.tanh(w_x @ x[word] + b_x + w_h @ h + b_h)
+        wanted.append(model.head.weight @ h + model.head.bias)
+    found = model(image, torch.tensor([[[START, 5, 7]]]))[0, 0]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    begun = model.begin(image)
+    for word, logits in zip((START, 5, 7), wanted, strict=True):
+        out, begun = model.step(torch.tensor([word]), begun)
+        torch.testing.assert_close(out[0], logits)
+
+
+def test_show_and_tell_reads_the_image_as_the_first_word():
+    model = captioner(enter="first_input", layers=2).eval()
+    image = torch.randn(2, 3, 64, 64, generator=generator("tell"))
+    i = model.image(F.adaptive_avg_pool2d(model.encoder.features(image), 2).flatten(1))
+    words = model.words(torch.tensor([[START, 4], [START, 9]]))
+    h, _ = model.recurrent(torch.cat([i[:, None], words], 1))
+    wanted = model.head(h[:, 1:])
+    torch.testing.assert_close(model(image, torch.tensor([[[START, 4]], [[START, 9]]]))[:, 0], wanted)
+
+
+def test_attention_is_the_papers():
+    """Section 4.2 and equation 4 to 6 with a loop over places; z beside the word and beside h."""
+    model = captioner(attention=True).eval()
+    torch.nn.init.normal_(model.place)
+    image = torch.randn(1, 3, 64, 64, generator=generator("attend"))
+    maps = F.adaptive_avg_pool2d(model.encoder.features(image), 4)[0]
+    seen, state = model.begin(image)
+    h, c = state[-1][0][0], state[-1][1][0]
+    places = [maps[:, n // 4, n % 4] + model.place[n] for n in range(16)]
+    energy = torch.stack([model.score.weight[0] @ torch.tanh(
+        model.of_place.weight @ a + model.of_place.bias + model.of_state.weight @ h) for a in places])
+    alpha = energy.exp() / energy.exp().sum()
+    z = sum(w * a for w, a in zip(alpha, places, strict=True)) * torch.sigmoid(model.gate.weight[0] @ h
+                                                                              + model.gate.bias)
+    w_x, w_h, b_x, b_h = model.recurrent.weights(0)
+    gates = w_x @ torch.cat([model.words.table.weight[START], z]) + b_x + w_h @ h + b_h
+    i, f, g, o = gates.chunk(4)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    wanted = model.head.weight @ torch.cat([h, z]) + model.head.bias
+    out, _ = model.step(torch.tensor([START]), (seen, state))
+    torch.testing.assert_close(out[0], wanted)
+    looked = model.looked_at(image, torch.tensor([[START, 5]]))
+    assert looked.shape == (1, 2, 4, 4)
+    torch.testing.assert_close(looked[0, 0].flatten(), alpha)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_beam_one_is_greedy_and_scores_are_the_sums_of_log_probabilities(attention):
+    model = captioner(attention=attention).eval()
+    model.head.weight.data *= 6
+    images = torch.randn(3, 3, 64, 64, generator=generator("beam"))
+    with torch.no_grad():
+        greedy, score = written(model.step, model.begin(images), starts(3, images.device), 6)
+        one, one_score = beam(model.step, model.begin(images), starts(3, images.device), 6, 1)
+        assert one[:, 0].tolist() == greedy.tolist()
+        torch.testing.assert_close(one_score[:, 0], score)
+        found, found_scores = beam(model.step, model.begin(images), starts(3, images.device), 6, 4)
+        read = torch.cat([torch.full((3, 4, 1), START), found], 2)
+        logits = model(images, read[:, :, :-1])
+        log_p = logits.log_softmax(3).gather(3, found[..., None])[..., 0].masked_fill(found == PAD, 0).sum(2)
+    torch.testing.assert_close(found_scores, log_p)
+    assert (found_scores[:, 0] >= score - 1e-4).any()
+
+
+def test_own_words_are_read_where_asked():
+    model = captioner().eval()
+    model.head.weight.data *= 6
+    images = torch.randn(1, 3, 64, 64, generator=generator("own"))
+    true = torch.tensor([[[START, 5, 6, 7]]])
+    nothing = model(images, true, torch.zeros(1, 1, 4, dtype=torch.bool))
+    torch.testing.assert_close(nothing, model(images, true))
+    every = model(images, true, torch.ones(1, 1, 4, dtype=torch.bool))
+    own = [START]
+    for _ in range(3):
+        own.append(int(model(images, torch.tensor([[own]]))[0, 0, -1].argmax()))
+    assert own != true[0, 0].tolist()
+    torch.testing.assert_close(every, model(images, torch.tensor([[own]])))
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics(config, run_folder):
+    def trunk(*more):
+        path = run_folder("-".join(more).replace("task.frozen_epochs=", "f") or "free")
+        run.train(config(*WORDS, *more), path)
+        saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        return {name: value for name, value in saved.items() if name.startswith("model.encoder.")}
+
+    found = config(*WORDS)
+    build.build_data(found)
+    begun = build.build_task(found).state_dict()
+    rested, late, free = trunk("task.frozen_epochs=null"), trunk("task.frozen_epochs=1"), trunk()
+    assert all(torch.equal(value, begun[name]) for name, value in rested.items())
+    counted = "model.encoder.stem.1.num_batches_tracked"
+    assert (int(late[counted]), int(free[counted])) == (3, 6), "three steps an epoch"
+    assert not torch.equal(late["model.encoder.stem.0.weight"], begun["model.encoder.stem.0.weight"])
+
+
+@pytest.mark.parametrize("more", [[], ["task.sampled_share=0.5", "task.frozen_epochs=1"]])
+def test_a_resumed_run_ends_in_the_same_bits(more, config, run_folder, monkeypatch):
+    assert_a_crash_changes_nothing([*WORDS, *more], 4, config, run_folder, monkeypatch)
+
+
+def test_bleu_equals_a_count_by_hand():
+    """Two images: clipped n-gram counts over all, the closest reference's length (Papineni et al., 2002)."""
+    told = {0: "a red cat sits on the mat", 1: "the dog runs"}
+    references = {0: ["a red cat sits on a mat", "there is a cat on the mat"],
+                  1: ["a dog runs fast", "the dog is fast"]}
+    found = scores(told, references)
+    logs = []
+    for n in range(1, 5):
+        right = total = 0
+        for number, said in told.items():
+            def grams(text, n=n):
+                words = text.split()
+                return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+            mine, most = grams(said), Counter()
+            for reference in references[number]:
+                most |= grams(reference)
+            right += sum((mine & most).values())
+            total += sum(mine.values())
+        logs.append(math.log(right / total) if right else -math.inf)
+        brevity = math.exp(1 - (7 + 4) / (7 + 3))
+        wanted = brevity * math.exp(sum(logs) / n)
+        assert found[f"bleu{n}"] == pytest.approx(wanted, abs=1e-6), n
+
+
+def test_cider_and_rouge_equal_loops():
+    """R. Vedantam et al., 2014, 1411.5726, CIDEr-D: clipped tf-idf cosines, a Gaussian on the length, times ten."""
+    told = {0: "a red cat on a mat", 1: "the dog runs", 2: "a cat"}
+    references = {0: ["a red cat sits on a mat", "there is a cat on the mat"],
+                  1: ["a dog runs fast", "the dog is fast"],
+                  2: ["a cat", "one cat"]}
+
+    def grams(text, n):
+        words = text.split()
+        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+    totals = []
+    for number, said in told.items():
+        by_n = []
+        for n in range(1, 5):
+            seen = Counter(gram for every in references.values() for gram in set().union(
+                *(grams(one, n) for one in every)))
+
+            def vector(text, n=n, seen=seen):
+                return {g: k * (math.log(3) - math.log(max(1, seen[g]))) for g, k in grams(text, n).items()}
+
+            mine, similar = vector(said), []
+            for reference in references[number]:
+                theirs = vector(reference)
+                dot = sum(min(mine[g], theirs[g]) * theirs[g] for g in mine if g in theirs)
+                norms = [math.sqrt(sum(v * v for v in one.values())) for one in (mine, theirs)]
+                gap = len(said.split()) - len(reference.split())
+                similar.append((dot / (norms[0] * norms[1]) if all(norms) else 0.0) * math.exp(-gap**2 / 72))
+            by_n.append(sum(similar) / len(similar))
+        totals.append(10 * sum(by_n) / 4)
+    found = scores(told, references)
+    assert found["cider"] == pytest.approx(sum(totals) / 3, abs=1e-6)
+    best = []
+    for number, said in told.items():
+        def common(a, b):
+            table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+            for i, x in enumerate(a):
+                for j, y in enumerate(b):
+                    table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+            return table[-1][-1]
+
+        words = said.split()
+        shared = [common(words, one.split()) for one in references[number]]
+        precision = max(shared) / len(words)
+        recall = max(k / len(one.split()) for k, one in zip(shared, references[number], strict=True))
+        best.append((1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision))
+    assert found["rouge_l"] == pytest.approx(sum(best) / 3, abs=1e-6)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Flickr8k's own layout: ten photos with two captions each."""
+    (tmp_path / "Flicker8k_Dataset").mkdir()
+    names = [f"{n}_ab.jpg" for n in range(10)]
+    for name in names:
+        Image.new("RGB", (40, 30), (90, 40, 20)).save(tmp_path / "Flicker8k_Dataset" / name)
+    (tmp_path / "Flickr8k.token.txt").write_text("".join(
+        f"{name}#{k}\tA dog number {'one' if k else 'two'} runs , and jumps {name[0]} times .\n"
+        for name in names for k in range(2)))
+    for part, some in (("train", names[:6]), ("dev", names[6:8]), ("test", names[8:])):
+        (tmp_path / f"Flickr_8k.{part}Images.txt").write_text("\n".join(some) + "\n")
+    return tmp_path
+
+
+def files_of(kind, root, **keys):
+    return kind(**{"root": str(root), "channels": 3, "image_px": 32, "val_share": 0.2, "bad_captions": "refuse",
+                   "vocab_size": None, "min_count": 1, "max_length": 25, "batch_size": 2, "num_workers": 0, **keys})
+
+
+def test_flickr8ks_files_are_read(photos):
+    data = files_of(Flickr8k, photos)
+    data.load()
+    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 6, "val": 2, "test": 2}
+    assert data.references("val", 0)[0] == "a dog number two runs , and jumps 6 times ."
+    batch = next(data.read("test", [torch.tensor([1, -1])]))
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert batch.numbers.tolist() == [1, -1]
+    assert (batch.captions[1] == PAD).all()
+    assert data.joined(batch.captions[0, 0, 1:-1].tolist()).startswith("a dog number two runs , and jumps <unk> times")
+    (photos / "Flickr_8k.testImages.txt").unlink()
+    fewer = files_of(Flickr8k, photos)
+    fewer.load()
+    assert {part: fewer.num_samples(part) for part in ("train", "val", "test")} == {"train": 5, "val": 1, "test": 2}
+
+
+def test_the_csv_form_and_no_lists(photos):
+    (photos / "Flickr8k.token.txt").unlink()
+    for file in photos.glob("Flickr_8k*"):
+        file.unlink()
+    (photos / "captions.txt").write_text("image,caption\n" + "".join(
+        f'{n}_ab.jpg,"A dog, number {n} ."\n' for n in range(10)))
+    data = files_of(Flickr8k, photos)
+    data.load()
+    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 8, "val": 1, "test": 1}
+    assert data.references("train", 0)[0].startswith("a dog , number")
+
+
+@pytest.mark.parametrize(("file", "old", "new", "said"), [
+    ("Flickr8k.token.txt", "0_ab.jpg#0\tA dog number two runs , and jumps 0 times .", "0_ab.jpg#0\t ",
+     r"token.txt:1: the caption is empty; data.bad_captions=drop"),
+    ("Flickr8k.token.txt", "0_ab.jpg#1\tA dog number one", "0_ab.jpg#1\tA dog number two",
+     r"token.txt:2: 0_ab.jpg has this caption already, at .*token.txt:1"),
+    ("Flickr8k.token.txt", "9_ab.jpg#1\tA dog number one runs , and jumps 9 times .", "9_ab.jpg#1\tOui monsieur",
+     r"token.txt:20: no word of 'Oui monsieur' is in the vocabulary"),
+    ("Flickr8k.token.txt", "1_ab.jpg#0\t", "1_ab.jpg 0 ", r"token.txt:3: must be name.jpg#0<TAB>caption"),
+    ("Flickr8k.token.txt", "2_ab.jpg#0", "gone.jpg#0", r"token.txt:5: no image .*gone.jpg"),
+    ("Flickr8k.token.txt", "2_ab.jpg#0", "../2_ab.jpg#0", r"token.txt:5: '../2_ab.jpg' must be a name below"),
+    ("Flickr_8k.testImages.txt", "9_ab.jpg", "8_ab.jpg", r"testImages.txt:2: 8_ab.jpg is listed already, at .*:1"),
+    ("Flickr_8k.testImages.txt", "9_ab.jpg", "0_ab.jpg", r"testImages.txt:2: 0_ab.jpg is in .*trainImages.txt:1 too"),
+    ("Flickr_8k.testImages.txt", "9_ab.jpg", "19_ab.jpg", r"testImages.txt:2: 19_ab.jpg has no caption"),
+])
+def test_each_bad_caption_is_named(photos, file, old, new, said):
+    text = (photos / file).read_text()
+    assert old in text
+    (photos / file).write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=said):
+        files_of(Flickr8k, photos).load()
+
+
+def test_bad_captions_are_dropped_and_counted(photos):
+    file = photos / "Flickr8k.token.txt"
+    file.write_text(file.read_text().replace("A dog number two runs , and jumps 0 times .", "").replace(
+        "A dog number one runs , and jumps 9 times .", "Oui"))
+    data = files_of(Flickr8k, photos, bad_captions="drop")
+    data.load()
+    assert data.said().endswith("2 captions dropped")
+
+
+def test_a_persons_own_lines(photos):
+    (photos / "mine.tsv").write_text("".join(
+        f"Flicker8k_Dataset/{n}_ab.jpg\ta dog\nFlicker8k_Dataset/{n}_ab.jpg\tone dog\n" for n in range(10)))
+    data = files_of(CaptionLines, photos / "mine.tsv")
+    data.load()
+    assert data.num_samples("train") == 8
+    assert data.references("test", 0) == ["a dog", "one dog"]
+    (photos / "mine.tsv").write_text("a dog\n")
+    with pytest.raises(DataError, match=r"mine.tsv:1: must be path<TAB>caption, but is 'a dog'"):
+        files_of(CaptionLines, photos / "mine.tsv").load()
+
+
+def test_coco_captions(photos):
+    def written_to(name, numbers):
+        (photos / name).write_text(json.dumps({
+            "images": [{"id": n, "file_name": f"{n}_ab.jpg"} for n in numbers],
+            "annotations": [{"id": 10 * n + k, "image_id": n, "caption": f"A dog {k}"} for n in numbers
+                            for k in range(2)]}, indent=1))
+
+    written_to("train.json", range(7))
+    written_to("test.json", range(7, 10))
+    keys = {"train_json": "train.json", "train_images": "Flicker8k_Dataset", "test_json": "test.json",
+            "test_images": "Flicker8k_Dataset"}
+    data = files_of(CocoCaptions, photos, **keys)
+    data.load()
+    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 6, "val": 1, "test": 3}
+    file = photos / "test.json"
+    file.write_text(file.read_text().replace('"image_id": 8', '"image_id": 80', 1))
+    with pytest.raises(DataError, match=r"test.json:\d+ \(annotations id 80\): no image has the id 80"):
+        files_of(CocoCaptions, photos, **keys).load()
+
+
+def test_predict_writes_the_beam_and_the_picture(config, run_folder, monkeypatch, capsys):
+    path = run_folder("run")
+    result = run.train(config(*WORDS), path)
+    assert {"test/bleu4", "test/cider", "test/rouge_l", "test/true_share", "val/perplexity"} - result.keys() == {
+        "val/perplexity"}
+    monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples/00.png", "beam=2"])
+    assert cli.main() == 0
+    (one,) = json.loads((path / "predictions.json").read_text())
+    assert len(one["captions"]) == 2
+    assert one["captions"][0]["log_probability"] < 0
+    with Image.open(path / "predictions/00.png") as picture:
+        assert picture.width >= 256
+    assert (path / "predictions/00_attention.png").is_file()
+    assert "00.png" in capsys.readouterr().out
+
+
+def test_a_picture_with_its_sentence():
+    image = torch.full((3, 32, 64), 200, dtype=torch.uint8)
+    picture = captioned(image, ["a red three"], ["another"])
+    assert picture.shape[2] == 256
+    assert (picture[:, :128] == 200).all()
+    assert (picture[:, 128:] < 100).any(), "words in black below"
