@@ -17,14 +17,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer(module: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.0,
-              nesterov: bool = False, decay_all: bool = True) -> torch.optim.Optimizer:
+              nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = ()
+              ) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `module` that are trained.
 
     `momentum` is SGD's and RMSprop's own, and the first beta of Adam and AdamW. An own optimizer, named by its dotted
     path, is called with the parameters, lr and weight_decay. Without `decay_all`, biases and norm parameters (those of
-    one dimension) are not decayed. Raises UserError for an unknown name.
+    one dimension) are not decayed. `lr_factors`: NAME:FACTOR, for the parameters whose names begin so; the longest
+    such beginning counts. Raises UserError for an unknown name or beginning.
     """
-    groups = parameter_groups(module, weight_decay, decay_all)
+    groups = parameter_groups(module, lr, weight_decay, decay_all, factors_of(lr_factors))
     if nesterov and name != "sgd":
         raise UserError(f"task.optimizer.nesterov=true: only sgd has it, but task.optimizer.name is {name}")
     if name == "sgd":
@@ -43,12 +45,35 @@ def optimizer(module: nn.Module, name: str, lr: float, weight_decay: float, mome
         raise UserError(f"task.optimizer.name='{name}': {error}") from None
 
 
-def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if decay_all:
-        return [{"params": trained, "weight_decay": weight_decay}]
-    return [{"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
+def factors_of(words: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for word in words:
+        name, _, factor = str(word).rpartition(":")
+        try:
+            found[name] = float(factor)
+        except ValueError:
+            found[name] = -1.0
+        if not name or not 0 <= found[name] < math.inf:
+            raise UserError(f"task.optimizer.lr_factors: '{word}' must be NAME:FACTOR, as encoder:0.1")
+    return found
+
+
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float, decay_all: bool,
+                     lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """By learning rate and decay, those without a factor first."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    for start in lr_factors:
+        if not any(name.startswith(start) for name, _ in trained):
+            known = sorted({name.partition(".")[0] for name, _ in trained})
+            raise UserError(f"task.optimizer.lr_factors.{start}: no parameter that is trained begins so"
+                            f"{nearest(start, known) or '; there are: ' + ', '.join(known)}")
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        start = max((start for start in lr_factors if name.startswith(start)), key=len, default="")
+        groups.setdefault((start, decay_all or parameter.dim() > 1), []).append(parameter)
+    return [{"params": groups[start, decays], "lr": lr * lr_factors.get(start, 1.0),
+             "weight_decay": weight_decay if decays else 0.0}
+            for start in ("", *lr_factors) for decays in (True, False) if (start, decays) in groups]
 
 
 def share_of_peak(step: int, total_steps: int, name: str, milestones: Sequence[float] = (), factor: float = 0.1,

@@ -16,7 +16,7 @@ from dltrain.data.caption_files import CaptionLines, CocoCaptions, Flickr8k
 from dltrain.data.captions import stacked
 from dltrain.data.scene_captions import is_true, sentences
 from dltrain.data.scenes import Scenes, Thing
-from dltrain.errors import DataError
+from dltrain.errors import DataError, UserError
 from dltrain.models.captioner import Captioner
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.tasks.captioning import scores
@@ -446,3 +446,44 @@ def test_a_picture_with_its_sentence():
     assert picture.shape[2] == 256
     assert (picture[:, :128] == 200).all()
     assert (picture[:, 128:] < 100).any(), "words in black below"
+
+
+def test_word_vectors_from_a_file(config, tmp_path):
+    file = tmp_path / "glove.txt"
+    file.write_text("2 8\nred " + " ".join(["0.5"] * 8) + "\nunheard 1 2 3 4 5 6 7 8\nthree 1 2 3 4 5 6 7 8\n")
+    found = config(*WORDS, f"task.vectors={file}")
+    data = build.build_data(found)
+    task = build.build_task(found)
+    before = task.model.words.table.weight.detach().clone()
+    task.fit_statistics(data)
+    places = {word: number for number, word in enumerate(data.vocabularies["words"])}
+    table = task.model.words.table.weight
+    assert table[places["red"]].tolist() == [0.5] * 8
+    assert table[places["three"]].tolist() == list(range(1, 9))
+    assert torch.equal(table[places["blue"]], before[places["blue"]])
+    for text, said in (("red 1 2\n", r"glove.txt:1: 2 values, but model.embedding=8"),
+                       ("red 1 2 3 4 5 6 7 x\n", r"glove.txt: not a file of word vectors"),
+                       ("oui 1 2 3 4 5 6 7 8\n", r"glove.txt: has none of the \d+ words")):
+        file.write_text(text)
+        with pytest.raises(DataError, match=said):
+            task.fit_statistics(data)
+    with pytest.raises(DataError, match=r"none.txt: No such file"):
+        data.word_vectors(str(tmp_path / "none.txt"), 8)
+
+
+def test_the_encoder_has_a_learning_rate_of_its_own(config):
+    found = config(*WORDS, "task.optimizer.lr_factors=[encoder:0.1]")
+    build.build_data(found)
+    task = build.build_task(found)
+    (groups,) = [task.configure_optimizers()["optimizer"].param_groups]
+    assert [group["initial_lr"] for group in groups] == pytest.approx([0.005, 0.0005])
+    slow = {id(p) for p in groups[1]["params"]}
+    assert slow == {id(p) for p in task.model.encoder.parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(list(task.model.parameters()))
+    found = config(*WORDS, "task.optimizer.lr_factors=[encodr:0.1]")
+    build.build_data(found)
+    with pytest.raises(UserError, match=r"lr_factors.encodr: no parameter that is trained begins so; .*'encoder'"):
+        build.build_task(found).configure_optimizers()
+    found.task.optimizer.lr_factors = ["encoder"]
+    with pytest.raises(UserError, match=r"lr_factors: 'encoder' must be NAME:FACTOR, as encoder:0.1"):
+        build.build_task(found).configure_optimizers()

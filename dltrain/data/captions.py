@@ -17,6 +17,7 @@ from dltrain.batches import END, START, CaptionBatch
 from dltrain.data.classification import read_image
 from dltrain.data.loader import DataModule
 from dltrain.data.sequences import PARTS, Tokenizer, encoder, padded
+from dltrain.data.vocabulary import read_vectors
 
 
 class Captions(DataModule):
@@ -82,6 +83,10 @@ class Captions(DataModule):
 
     def read_file(self, path: Path) -> Tensor:
         return read_image(path, self.channels, self.image_px)
+
+    def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]:
+        """The numbers (N,) of the words that the file has, and their vectors (N, size)."""
+        return read_vectors(Path(file).expanduser(), self.vocabularies["words"], size)
 
     def joined(self, numbers: list[int]) -> str:
         return self.tokenizer.joined([self.vocabularies["words"][number] for number in numbers])

@@ -64,6 +64,30 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
         raise DataError(f"data.encoding={encoding}: Python knows no such encoding") from None
 
 
+def read_vectors(file: Path, symbols: list[str], size: int) -> tuple[Tensor, Tensor]:
+    """Of a text file with a word and its values a line (GloVe; word2vec's has a first line of two counts): the numbers
+    (N,) of those words that are among `symbols`, and their vectors (N, size). Raises DataError by line."""
+    places = {symbol: number for number, symbol in enumerate(symbols) if number >= len(SPECIAL)}
+    found: dict[int, list[float]] = {}
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                word, *values = line.rstrip().split(" ")
+                if number == 1 and len(values) == 1:
+                    continue
+                if len(values) != size:
+                    raise DataError(f"{file}:{number}: {len(values)} values, but model.embedding={size}")
+                if word in places:
+                    found[places[word]] = [float(value) for value in values]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not a number
+        raise DataError(f"{file}: not a file of word vectors ({str(error)[:80]})") from None
+    if not found:
+        raise DataError(f"{file}: has none of the {len(places)} words")
+    return torch.tensor(list(found)), torch.tensor(list(found.values()))
+
+
 def text_files(root: str | None, key: str, example: str) -> list[Path]:
     """The files that `root` means: one file, a folder's *.txt and the like, or a glob. Raises DataError."""
     if root is None:

@@ -25,7 +25,8 @@ class Captioning(Task):
 
     `sampled_share`: how often, at the run's end, the model's own word is read in the place of the true one, rising from
     0 (scheduled sampling, S. Bengio et al., 2015, arXiv 1506.03099, its linear schedule). `frozen_epochs`: how many
-    epochs the encoder rests, null for all. `beam_width`: 1 writes the likeliest word each time.
+    epochs the encoder rests, null for all. `vectors`: a file of word vectors that the words' table begins with;
+    words that it has not keep their random ones. `beam_width`: 1 writes the likeliest word each time.
 
     Metrics: train/loss; val/ and test/ loss (nats a word), perplexity, bleu1 to bleu4, rouge_l and cider (CIDEr-D), by
     COCO's own scorers (pycocoevalcap) on lower-case words, the same for all; where the data can tell (scenes),
@@ -38,16 +39,22 @@ class Captioning(Task):
     eval_loss: Tensor
 
     def __init__(self, model: Any, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
-                 frozen_epochs: int | None, beam_width: int, **keys: Any):
+                 frozen_epochs: int | None, vectors: str | None, beam_width: int, **keys: Any):
         super().__init__(model, **keys)
         self.augment, self.vocab_size, self.max_length = augment, vocab_size, max_length
         self.sampled_share, self.frozen_epochs, self.beam_width = sampled_share, frozen_epochs, beam_width
+        self.vectors = vectors
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, words
         self.told: dict[int, list[int]] = {}  # what was written of each image, by its number
         self.said: list[tuple[Tensor, str, list[str]]] = []  # image, what was written, references
 
     def fit_statistics(self, data: Any) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+        if self.vectors is not None:
+            table = self.model.words.table.weight
+            places, values = data.word_vectors(self.vectors, table.shape[1])
+            with torch.no_grad():
+                table[places] = values.to(table)
 
     def check(self, batch: CaptionBatch) -> None:
         batch.check(self.vocab_size)

@@ -1,0 +1,28 @@
+"""Scenes of one digit each, with the digit as the label: a classifier of these makes a trunk for what reads scenes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dltrain.data import scenes
+from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.scenes import Scenes
+
+
+class SceneDigits(ResidentImages):
+    """`num_train` scenes and EVALUATED each for validation and test; `sizes_px` as SceneBoxes."""
+
+    def __init__(self, *, sizes_px: list[int], num_train: int, **keys: Any):
+        super().__init__(**keys)
+        if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
+            raise ValueError(f"sizes_px must be [least, most], but is {sizes_px}")
+        self.scenes, self.num_train = Scenes(self.image_px, (sizes_px[0], sizes_px[1]), most=1), num_train
+
+    def load(self) -> None:
+        self.class_names = [str(digit) for digit in range(10)]
+        for part, count in (("train", self.num_train), ("val", scenes.EVALUATED), ("test", scenes.EVALUATED)):
+            drawn = [self.scenes.draw(part, index) for index in range(count)]
+            self.parts[part] = Part(torch.stack([scene.image for scene in drawn]),
+                                    torch.tensor([scene.things[0].digit for scene in drawn]))
