@@ -110,3 +110,25 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     counts = {json.loads((path / name / "result.json").read_text())["parameters"] for name in ("rcnn", "fast_rcnn")}
     assert len(counts) == 1, "trunk and head are the same"
     assert "AP50" in capsys.readouterr().out
+
+
+def test_a_trained_encoder_is_compared(tmp_path, monkeypatch, capsys):
+    from dltrain import cli
+    from dltrain.data import scenes
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "EVALUATED", 4)
+    monkeypatch.setattr("sys.argv", ["dltrain", "experiment=caption_transfer", "name=t", "study.classifier_epochs=1",
+                                     "study.epochs=1", "study.num_train=32"])
+    assert cli.main() == 0
+    path = tmp_path / "outputs/t"
+    rows = (path / "transfer.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert (path / "results.png").is_file()
+    steps = {json.loads((path / name / "result.json").read_text())["steps"] for name in (
+        "from_scratch", "from_a_classifier_frozen", "from_a_classifier_fine-tuned", "random_frozen")}
+    assert steps == {1}
+    rested = torch.load(path / "from_a_classifier_frozen/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    begun = torch.load(path / "classifier/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(rested["model.encoder.stem.0.weight"], begun["model.stem.0.weight"])
+    assert "true" in capsys.readouterr().out
