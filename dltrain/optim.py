@@ -17,14 +17,14 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer(module: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.0,
-              nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = ()
+              beta2: float = 0.999, nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = ()
               ) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `module` that are trained.
 
-    `momentum` is SGD's and RMSprop's own, and the first beta of Adam and AdamW. An own optimizer, named by its dotted
-    path, is called with the parameters, lr and weight_decay. Without `decay_all`, biases and norm parameters (those of
-    one dimension) are not decayed. `lr_factors`: NAME:FACTOR, for the parameters whose names begin so; the longest
-    such beginning counts. Raises UserError for an unknown name or beginning.
+    `momentum` is SGD's and RMSprop's own, and the first beta of Adam and AdamW; `beta2` their second. An own optimizer,
+    named by its dotted path, is called with the parameters, lr and weight_decay. Without `decay_all`, biases and norm
+    parameters (those of one dimension) are not decayed. `lr_factors`: NAME:FACTOR, for the parameters whose names begin
+    so; the longest such beginning counts. Raises UserError for an unknown name or beginning.
     """
     groups = parameter_groups(module, lr, weight_decay, decay_all, factors_of(lr_factors))
     if nesterov and name != "sgd":
@@ -32,7 +32,7 @@ def optimizer(module: nn.Module, name: str, lr: float, weight_decay: float, mome
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if name in ("adam", "adamw"):
-        return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, 0.999))
+        return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, beta2))
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     path, _, own = name.rpartition(".")

@@ -46,21 +46,21 @@ def captioner(**keys) -> Captioner:
                                         "attention_units": 3, **keys})
 
 
-RED, BLUE = Thing(3, "red", (5, 5, 15, 20)), Thing(7, "blue", (40, 10, 60, 40))
+RED, BLUE = Thing(3, "red", (5, 5, 12, 20)), Thing(7, "blue", (30, 10, 42, 35))
 
 
 def test_sentences_say_digit_colour_size_and_place():
     assert sentences([RED, BLUE]) == sentences([BLUE, RED])
     assert sentences([RED, BLUE])[0] == "a small red three left of a large blue seven"
-    assert sentences([RED, BLUE])[1] == "a large blue seven right of a small red three"
+    assert sentences([RED, BLUE])[1] == "right of a small red three is a large blue seven"
     assert sentences([RED])[3] == "the digit three in red"
-    under = Thing(7, "blue", (6, 30, 20, 54))
+    under = Thing(7, "blue", (6, 30, 16, 50))
     assert sentences([under, RED])[0] == "a small red three above a blue seven"
     assert sentences([under, RED, BLUE])[0] == "a small red three , a blue seven and a large blue seven"
 
 
 def test_every_reference_is_true_of_its_scene_and_of_few_others():
-    scenes = Scenes(64, (16, 32), 3)
+    scenes = Scenes(48, (14, 26), 3)
     things = [scenes.draw("val", index).things for index in range(60)]
     for number, one in enumerate(things):
         for sentence in sentences(one):
@@ -76,7 +76,8 @@ def test_every_reference_is_true_of_its_scene_and_of_few_others():
     ("a red three and a red three", False), ("a red three and a blue six", False),
     ("a green three and a blue seven", False), ("a red three and a blue seven and a blue seven", False),
     ("a red three and", False), ("", False), ("red three left", False), ("a a red three", False),
-    ("from left to right a red three and a blue seven", True),
+    ("right of a red three is a blue seven", True), ("left of a red three is a blue seven", False),
+    ("right of a red three", False), ("from left to right a red three and a blue seven", True),
     ("from left to right a blue seven and a red three", False),
 ])
 def test_truth(sentence, true):
@@ -84,7 +85,7 @@ def test_truth(sentence, true):
 
 
 def test_sizes_between_are_true_on_their_side_of_the_middle():
-    small, large = Thing(1, "red", (0, 0, 9, 22)), Thing(1, "red", (0, 0, 9, 25))
+    small, large = Thing(1, "red", (0, 0, 9, 18)), Thing(1, "red", (0, 0, 9, 21))
     assert sentences([small])[0] == sentences([large])[0] == "a red one"
     assert is_true("a small red one", [small])
     assert not is_true("a large red one", [small])

@@ -22,7 +22,7 @@ from dltrain.data.scenes import COLOURS, Scenes, Thing
 from dltrain.data.sequences import PARTS
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SMALL_PX, LARGE_PX = 19, 28  # of the longer side; between them no size is said, and in between of both is the middle
+SMALL_PX, LARGE_PX = 16, 23  # of the longer side; between them no size is said, and in between of both is the middle
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -91,7 +91,7 @@ def sentences(things: list[Thing]) -> list[str]:
     if len(things) == 2:
         one, other = things if place(*things) in ("left of", "above") else reversed(things)
         way = place(one, other)
-        return [f"{called(one)} {way} {called(other)}", f"{called(other)} {OPPOSITE[way]} {called(one)}",
+        return [f"{called(one)} {way} {called(other)}", f"{OPPOSITE[way]} {called(one)} is {called(other)}",
                 f"{called(one, False)} and {called(other, False)}",
                 f"there is {called(one, False)} {way} {called(other, False)}",
                 f"{called(one, False, 'the')} is {way} {called(other, False, 'the')}"]
@@ -108,13 +108,15 @@ def listed(names: list[str]) -> str:
 NAME = re.compile(rf"(?:a|the) (?:(small|large) )?({'|'.join(COLOURS)}) ({'|'.join(DIGITS)})"
                   rf"|the digit ({'|'.join(DIGITS)}) in ({'|'.join(COLOURS)})")
 GLUE = re.compile(rf" (?:is )?({'|'.join(OPPOSITE)}) | and | , ")
+BEFORE = re.compile(rf"({'|'.join(OPPOSITE)}) (.*) is (.*)")
 FRAME = re.compile(r"(?:there (?:is|are) |from left to right )?(.*?)(?: on dark ground| alone)?")
 
 
 def is_true(sentence: str, things: list[Thing]) -> bool:
     """Whether the sentence names every thing of the scene once and nothing else, with its digit and colour, and all
     that it says of sizes and places holds: small and large on their side of the middle, a place by the centres."""
-    framed = FRAME.fullmatch(sentence)
+    turned = BEFORE.fullmatch(sentence)
+    framed = FRAME.fullmatch(f"{turned[3]} {turned[1]} {turned[2]}" if turned else sentence)
     assert framed is not None
     rest, names, ways = framed[1], [], []
     while (found := NAME.match(rest)) is not None:

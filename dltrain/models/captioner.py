@@ -10,7 +10,8 @@ the state before the first word (`enter=first_state`). K. Xu et al., "Show, Atte
 z goes into the cell beside the word, and into the output layer beside h.
 
 Differs from them: the image vector is the map averaged over `pool_px` x `pool_px` parts, not one mean, so that it tells
-places; each a_l has a learned vector of its place added; no doubly stochastic term.
+places; each a_l has a learned vector of its place added; no doubly stochastic term; the
+output layer starts larger and the gate open, without which an encoder that starts at random learns much later.
 
 B images, N sentences of them, T words, C channels of the map, V words of the vocabulary.
 """
@@ -58,7 +59,9 @@ class Captioner(nn.Module):
             self.of_state = nn.Linear(hidden, attention_units, bias=False)
             self.score = nn.Linear(attention_units, 1, bias=False)
             self.gate = nn.Linear(hidden, 1)
+            nn.init.constant_(self.gate.bias, 2.0)  # open at first
         self.head = nn.Linear(hidden + (channels if attention else 0), vocab_size)
+        nn.init.normal_(self.head.weight, std=0.2)  # what the encoder learns comes through here (LOG.md)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C', H, W) to the map (B, C, h, w)."""

@@ -23,7 +23,7 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
     """Trains the classifier of one-digit scenes and four captioners in folders of their own; writes transfer.csv and
     results.png."""
     common = [f"seed={seed}", f"data.num_train={num_train}", "trainer.gradient_clip_norm=5.0",
-              "task.optimizer={name:adam,lr:2.0e-3,weight_decay:0.0}", "task.schedule.name=cosine"]
+              "task.optimizer={name:adam,lr:2.0e-3,beta2:0.98,weight_decay:0.0}", "task.schedule.name=cosine"]
     print("\na classifier of scenes with one digit", flush=True)
     classified = trained(folder / "classifier", ["model=resnet20", "model.depth=14", "data=scene_digits",
                                                  f"trainer.max_epochs={classifier_epochs}", "recipe=none", *common])
