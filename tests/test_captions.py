@@ -331,7 +331,8 @@ def photos(tmp_path):
 
 def files_of(kind, root, **keys):
     return kind(**{"root": str(root), "channels": 3, "image_px": 32, "val_share": 0.2, "bad_captions": "refuse",
-                   "vocab_size": None, "min_count": 1, "max_length": 25, "batch_size": 2, "num_workers": 0, **keys})
+                   "vocab_size": None, "min_count": 1, "max_length": 25, "bucketed": False, "batch_size": 2,
+                   "num_workers": 0, **keys})
 
 
 def test_flickr8ks_files_are_read(photos):

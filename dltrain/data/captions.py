@@ -22,14 +22,17 @@ from dltrain.data.vocabulary import read_vectors
 
 class Captions(DataModule):
     """A subclass says `described` and `pictures`. Longer captions than `max_length` words are not trained on; in the
-    evaluation every reference counts. Training images with captions of like length come together."""
+    evaluation every reference counts. `bucketed`: training images with captions of like length come together, which
+    saves steps of the decoder; not for an encoder whose batch normalisation trains, since like captions are of like
+    images, and its statistics would then tell it the length."""
 
     batch_type = CaptionBatch
 
     def __init__(self, *, channels: int, image_px: int, vocab_size: int | None, min_count: int, max_length: int,
-                 **keys: Any):
+                 bucketed: bool, **keys: Any):
         super().__init__(**keys)
         self.channels, self.image_px, self.vocab_size, self.max_length = channels, image_px, vocab_size, max_length
+        self.bucketed = bucketed
         self.tokenizer = Tokenizer(words=True, lower=True, min_count=min_count)
         self.texts: dict[str, list[list[str]]] = {}  # the references of each image, as they were written
         self.captions: dict[str, list[list[list[int]]]] = {}
@@ -67,7 +70,7 @@ class Captions(DataModule):
         return len(self.texts[part])
 
     def lengths(self) -> Tensor | None:
-        return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]])
+        return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]]) if self.bucketed else None
 
     def read(self, part: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
         """An index of -1 gives the first image again, without captions."""
