@@ -42,9 +42,9 @@ def adopt(config: DictConfig) -> None:
         with open_dict(node):
             for name in [name for name in node if name != "from_run"]:
                 del node[name]
-            for name, value in saved["model"].items():
-                if name not in SOURCES:
-                    node[name] = OmegaConf.create(value) if isinstance(value, (dict, list)) else value
+            for name, value in without_sources(OmegaConf.create(saved["model"])).items():
+                if name != "from_run":
+                    node[name] = value
 
 
 def without_sources(model: DictConfig) -> DictConfig:

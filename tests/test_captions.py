@@ -218,6 +218,22 @@ def test_own_words_are_read_where_asked():
     torch.testing.assert_close(every, model(images, torch.tensor([[own]])))
 
 
+def test_the_share_of_own_words_grows_over_the_run(config, run_folder, monkeypatch):
+    shares, plain = [], Captioner.forward
+
+    def noted(self, images, captions, own=None):
+        if self.training:
+            shares.append(float(own.float().mean()))
+        return plain(self, images, captions, own)
+
+    monkeypatch.setattr(Captioner, "forward", noted)
+    run.train(config(*WORDS, "task.sampled_share=0.9"), run_folder("sampled"))
+    assert len(shares) == 6
+    assert shares[0] == 0
+    for step, share in enumerate(shares):
+        assert share == pytest.approx(0.9 * step / 6, abs=0.12)
+
+
 def test_a_frozen_encoder_keeps_weights_and_statistics(config, run_folder):
     def trunk(*more):
         path = run_folder("-".join(more).replace("task.frozen_epochs=", "f") or "free")
@@ -482,6 +498,10 @@ def test_the_encoder_has_a_learning_rate_of_its_own(config):
     slow = {id(p) for p in groups[1]["params"]}
     assert slow == {id(p) for p in task.model.encoder.parameters() if p.requires_grad}
     assert sum(len(group["params"]) for group in groups) == len(list(task.model.parameters()))
+    found.task.optimizer.lr_factors = ["encoder:0.1", "encoder.stem:0.01"]
+    groups = build.build_task(found).configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == pytest.approx([0.005, 0.0005, 0.00005])
+    assert len(groups[2]["params"]) == 3, "the stem: a kernel, a scale and a shift"
     found = config(*WORDS, "task.optimizer.lr_factors=[encodr:0.1]")
     build.build_data(found)
     with pytest.raises(UserError, match=r"lr_factors.encodr: no parameter that is trained begins so; .*'encoder'"):

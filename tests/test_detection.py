@@ -220,7 +220,10 @@ def test_a_resumed_run_ends_in_the_same_bits(at, config, run_folder, monkeypatch
 def test_predict_draws_boxes_and_writes_them_as_coco_does(config, run_folder, monkeypatch, capsys):
     path = run_folder("run")
     result = run.train(config(*WORDS), path)
-    assert {"test/map", "test/map_50", "test/map_75", "val/map"} <= result.keys()
+    assert {"test/map", "test/map_50", "test/map_75", "test/voc07", "val/map"} <= result.keys()
+    each = [value for key, value in result.items() if key.startswith("test/map/") and value >= 0]
+    assert len(each) > 3
+    assert sum(each) / len(each) == pytest.approx(result["test/map"], abs=1e-6)
     monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples", "score=0.01"])
     assert cli.main() == 0
     found = json.loads((path / "predictions.json").read_text())
@@ -333,6 +336,16 @@ def test_given_boxes_train_and_labels_are_foreground_classes(kind):
     assert {3} == {int(label) for one in found for label in one["labels"]}
     assert (found[1]["boxes"][:, 2] <= 80).all()
     assert (found[1]["boxes"][:, 3] <= 48).all()
+
+
+@pytest.mark.parametrize("kind", [FasterRCNN, FastRCNN, RCNN])
+def test_the_loss_falls_with_the_true_classs_score_and_no_others(kind):
+    """Class 9 of the data is class 10 beside the background, which has most regions."""
+    model = detector(roi_batch=8) if kind is FasterRCNN else given_boxes(kind, roi_batch=8)
+    bias = (model.net.roi_heads if kind is FasterRCNN else model.heads).box_predictor.cls_score.bias
+    targets = [{"boxes": torch.tensor([[8.0, 8, 32, 32], [30, 30, 54, 54]]), "labels": torch.tensor([9, 9])}]
+    model([torch.randn(3, 64, 64, generator=generator("loss"))], targets)["loss_classifier"].backward()
+    assert [k for k in range(11) if bias.grad[k] < 0] == [0, 10]
 
 
 def test_each_region_of_rcnn_is_its_crop_alone_through_the_trunk():

@@ -18,6 +18,7 @@ from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.models.trunks import VGG16, Pyramid, Trunk
 from tests.conftest import TINY
+from tests.test_resume import Crash, crash_at
 
 DETECTOR = ["model=faster_rcnn", "data.num_train=8", "data.batch_size=4", "trainer=cpu", "trainer.max_epochs=2",
             "recipe=none", "model.hidden=16", "data._target_=tests.test_detection.FewScenes"]
@@ -31,7 +32,8 @@ def classifier(config, run_folder):
     return path
 
 
-def test_a_detector_begins_with_a_classifiers_net_and_weights_and_needs_it_no_more(classifier, config, run_folder):
+def test_a_detector_begins_with_a_classifiers_net_and_weights_and_needs_it_no_more(classifier, config, run_folder,
+                                                                                       monkeypatch):
     found = config(*DETECTOR, f"model.backbone.from_run={classifier}")
     assert (found.model.backbone.depth, found.model.backbone.survival) == (8, 0.8)
     task = build.build_task(found)
@@ -43,9 +45,14 @@ def test_a_detector_begins_with_a_classifiers_net_and_weights_and_needs_it_no_mo
     assert not torch.equal(build.build_task(found, fresh=False).model.net.backbone.classifier.stem[0].weight,
                            saved["model.stem.0.weight"])
     path = run_folder("detector")
-    result = run.train(found, path)
+    with monkeypatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 2)
+        with pytest.raises(Crash):
+            run.train(config(*DETECTOR, f"model.backbone.from_run={classifier}", "trainer.checkpoint_every_steps=1"),
+                      path)
     shutil.rmtree(classifier)
     again, _ = verbs.saved_config({"run": str(path)}, ())
+    result = run.train(again, path)
     assert verbs.restored(again, path).model.net.backbone.classifier.chances[-1] == pytest.approx(0.8)
     assert 0 <= result["test/map"] <= 1
 

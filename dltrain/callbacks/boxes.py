@@ -14,14 +14,14 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from dltrain.batches import DetectionBatch
-from dltrain.callbacks.pictures import add, boards, first_batch
+from dltrain.callbacks.pictures import Shown, add, boards, first_batch
 
 SHOWN = 8  # images
 LEAST_SCORE = 0.5  # of a box that is drawn
 COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
 
-class Boxes(pl.Callback):
+class Boxes(Shown):
     """The first batch as it is trained on; truth and findings after each validation and at the end of the test."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -33,13 +33,6 @@ class Boxes(pl.Callback):
                           [names[i] for i in target["labels"].tolist()])
                     for image, target in zip(seen.images[:SHOWN], seen.targets[:SHOWN], strict=True)]
         add(trainer, "train/augmented_batch", side_by_side(pictures), 0)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit":
-            self.show(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.show(trainer, pl_module, "test")
 
     def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
         shown, data = getattr(pl_module, "shown", None), getattr(trainer, "datamodule", None)

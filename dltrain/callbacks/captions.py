@@ -13,21 +13,12 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.callbacks.boxes import side_by_side
-from dltrain.callbacks.pictures import add, boards
+from dltrain.callbacks.pictures import Shown, add, boards
 
-SHOWN, SIDE_PX, LINE_PX = 8, 256, 15
+SHOWN, SIDE_PX, WORD_PX, LINE_PX = 8, 256, 144, 15
 
 
-class Sentences(pl.Callback):
-    """After each validation and at the end of the test."""
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit":
-            self.show(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.show(trainer, pl_module, "test")
-
+class Sentences(Shown):
     def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
         said = getattr(pl_module, "said", [])
         if said and boards(trainer):
@@ -35,9 +26,9 @@ class Sentences(pl.Callback):
             add(trainer, f"{part}/captions", side_by_side(pictures), trainer.fit_loop.epoch_loop.global_step)
 
 
-def captioned(image: Tensor, sentences: list[str], references: list[str]) -> Tensor:
+def captioned(image: Tensor, sentences: list[str], references: list[str], side_px: int = SIDE_PX) -> Tensor:
     """The image (3, H, W) uint8 with what was written below it in black, and the references in grey."""
-    scale = max(1, -(-SIDE_PX // max(image.shape[1:])))
+    scale = max(1, -(-side_px // max(image.shape[1:])))
     photo = to_pil_image(image.expand(3, -1, -1).repeat_interleave(scale, 1).repeat_interleave(scale, 2))
     font = ImageFont.load_default(size=12)
     letters = int(photo.width / font.getlength("e"))
@@ -55,9 +46,9 @@ def looked_at(image: Tensor, words: list[str], weights: Tensor) -> Tensor:
     """The image once for each word, lit where the model looked before it: weights (T, h, w)."""
     pictures = []
     for word, weight in zip(words, weights, strict=True):
-        scale = max(1, -(-SIDE_PX // 2 // max(image.shape[1:])))
+        scale = max(1, -(-WORD_PX // max(image.shape[1:])))
         large = image.expand(3, -1, -1).repeat_interleave(scale, 1).repeat_interleave(scale, 2).float()
         light = torch.nn.functional.interpolate(weight[None, None], size=large.shape[1:], mode="bilinear")[0]
         lit = large * (0.25 + 0.75 * light / light.max().clamp_min(1e-9))
-        pictures.append(captioned(lit.to(torch.uint8), [word], []))
+        pictures.append(captioned(lit.to(torch.uint8), [word], [], WORD_PX))
     return side_by_side(pictures)

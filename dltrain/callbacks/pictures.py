@@ -39,6 +39,20 @@ class Pictures(pl.Callback):
             add(trainer, f"{part}/confusion", drawn, trainer.fit_loop.epoch_loop.global_step)
 
 
+class Shown(pl.Callback):
+    """A subclass's `show` is called after each validation of a training, and at the end of the test."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit":
+            self.show(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.show(trainer, pl_module, "test")
+
+    def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+        raise NotImplementedError
+
+
 def first_batch(trainer: pl.Trainer, pl_module: Any, batch: Any) -> Any:
     """As the first training step augments it."""
     draws = generator("augment", pl_module.seed, trainer.current_epoch, 0, trainer.global_rank)
