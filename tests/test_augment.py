@@ -113,7 +113,7 @@ def test_stages_come_in_their_order():
 
 
 def test_unknown_normalisation():
-    with pytest.raises(ValueError, match="mean_pixel, per_pixel, standard, box, whiten"):
+    with pytest.raises(ValueError, match="mean_pixel, per_pixel, standard, box, imagenet, whiten"):
         Normalize("median", 3, 8)
 
 
