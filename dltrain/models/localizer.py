@@ -41,9 +41,10 @@ class Localizer(nn.Module):
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Raises ValueError for an image that has not exactly one object."""
-        if any(len(target["labels"]) != 1 for target in targets):
-            counts = [len(target["labels"]) for target in targets]
-            raise ValueError(f"the localizer needs one object an image, but they have {counts}; data.most=1")
+        counts = [len(target["labels"]) for target in targets]
+        if min(counts) != 1 or max(counts) != 1:
+            raise ValueError(f"the localizer needs one object an image, but they have {min(counts)} to {max(counts)}; "
+                             "scenes have one with data.most=1")
         logits, boxes = self.both(images)
         labels = torch.cat([target["labels"] for target in targets])
         wanted = coded(torch.cat([target["boxes"] for target in targets]), images[0])
