@@ -369,6 +369,14 @@ def test_flickr8ks_files_are_read(photos):
     assert {part: fewer.num_samples(part) for part in ("train", "val", "test")} == {"train": 5, "val": 1, "test": 2}
 
 
+def test_captions_of_like_length_come_together_only_where_asked(photos):
+    plain, bucketed = files_of(Flickr8k, photos), files_of(Flickr8k, photos, bucketed=True)
+    plain.load()
+    bucketed.load()
+    assert plain.lengths() is None
+    assert bucketed.lengths().tolist() == [max(map(len, rows)) for rows in bucketed.captions["train"]]
+
+
 def test_the_csv_form_and_no_lists(photos):
     (photos / "Flickr8k.token.txt").unlink()
     for file in photos.glob("Flickr_8k*"):

@@ -101,8 +101,8 @@ class OverFeatDetector(nn.Module):
                                                  reduction="sum") / count}
 
     def owners(self, windows: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        """Of each window the label, num_classes for the ground, -1 where it is neither; and the number of its object,
-        which the label's index is, or 0."""
+        """Of each window the label, num_classes for the ground and -1 where it is neither; and the number of the
+        object that it overlaps most, 0 where there is none."""
         labels = torch.full((len(windows),), self.num_classes, device=windows.device)
         if not len(target["labels"]):
             return labels, labels.new_zeros(len(windows))

@@ -6,7 +6,6 @@ The deck, after O. Vinyals et al., 2014, arXiv 1411.4555, section 4.1: the CNN i
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
     rows = []
     for name, words in WAYS.items():
         print(f"\na captioner, {name}", flush=True)
-        found = trained(folder / name.replace(", ", "_").replace(" ", "_"), [
+        found = trained(place(folder, name), [
             "model=captioner", "recipe=none", f"trainer.max_epochs={epochs}", *common,
             *(word.format(classifier=folder / "classifier") for word in words)])
         rows.append([name, *(found[key] for key in SHOWN), found["seconds"]])
@@ -41,7 +40,7 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
     print(f"\n  {'encoder':<32}{''.join(f'{title:>10}' for title in SHOWN.values())}{'seconds':>10}")
     for name, *values, seconds in rows:
         print(f"  {name:<32}{''.join(f'{value:>10.3f}' for value in values)}{seconds:>10.0f}")
-    draw(rows, [folder / name.replace(", ", "_").replace(" ", "_") for name in WAYS], folder / "results.png")
+    draw(rows, [place(folder, name) for name in WAYS], folder / "results.png")
     print(f"\n{folder}/results.png")
     return {"classifier's test/accuracy": classified["test/accuracy"],
             **{f"{key}, {row[0]}": value for row in rows for key, value in zip(SHOWN, row[1:], strict=False)}}
@@ -49,8 +48,11 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
 
 def trained(path: Path, words: list[str]) -> dict[str, Any]:
     path.mkdir(exist_ok=True)
-    found = run.train(compose(words).job_config(), path)
-    return {**found, **json.loads((path / "result.json").read_text())}
+    return run.train(compose(words).job_config(), path)
+
+
+def place(folder: Path, name: str) -> Path:
+    return folder / name.replace(", ", "_").replace(" ", "_")
 
 
 def draw(rows: list[list[Any]], folders: list[Path], file: Path) -> None:

@@ -14,7 +14,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from torch import Tensor
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
-from dltrain.batches import PAD, START, CaptionBatch, generator
+from dltrain.batches import PAD, CaptionBatch, generator
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam, starts, until_end, written
 from dltrain.tasks.task import Task
@@ -131,9 +131,3 @@ def scores(told: dict[int, str], references: dict[int, list[str]]) -> dict[str, 
     return {**{f"bleu{n}": float(value) for n, value in enumerate(bleu, start=1)},
             "rouge_l": float(Rouge().compute_score(references, single)[0]),
             "cider": float(Cider().compute_score(references, single)[0])}
-
-
-def first_words(batch_size: int, words: list[list[int]], device: torch.device) -> Tensor:
-    """(B, T): START and the words written, PAD after, to be read again."""
-    longest = max(map(len, words), default=0) + 1
-    return torch.tensor([[START, *row, *[PAD] * (longest - 1 - len(row))] for row in words], device=device)

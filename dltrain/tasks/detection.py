@@ -34,13 +34,7 @@ class Detection(Task):
         self.augment, self.num_classes = augment, num_classes
         self.precision_metric = MeanAveragePrecision()
         self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
-        self.class_names: list[str] = []
         self.shown: list[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = []  # image, truth and boxes found
-
-    def on_test_start(self) -> None:
-        super().on_test_start()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        self.class_names = list(data.class_names)
 
     def fit_statistics(self, data: Any) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
@@ -84,6 +78,7 @@ class Detection(Task):
         if part == "test":
             values["voc07"] = self.voc07_metric.compute()["map"]
             self.voc07_metric.reset()
+            names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
             each = zip(found["classes"].flatten().tolist(), found["map_per_class"].flatten(), strict=True)
-            values |= {f"map/{self.class_names[label]}": value for label, value in each if label >= 0}
+            values |= {f"map/{names[label]}": value for label, value in each if label >= 0}
         self.log_evaluation(part, values)
