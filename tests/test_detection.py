@@ -440,10 +440,10 @@ def test_overfeat_merges_boxes_of_a_class_by_their_scores():
     assert found.tolist() == [[0, 0, 10, pytest.approx((0.9 * 10 + 0.3 * 12) / 1.2)], [0, 0, 10, 11], [50, 50, 60, 60]]
 
 
-def test_eleven_point_ap_equals_a_loop():
+def test_eleven_point_ap_equals_a_loop(config):
     """VOC 2007: the mean over recall 0, 0.1 ... 1 of the best precision at that recall or beyond, by class."""
     truths, found = a_case()
-    metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
+    metric = build.build_task(config(*WORDS)).voc07_metric
     metric.update(found, truths)
     by_class = []
     for label in range(3):

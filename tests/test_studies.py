@@ -1,5 +1,6 @@
 """Experiments that measure without training to an end."""
 
+import csv
 import json
 
 import pytest
@@ -107,6 +108,9 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     rows = (path / "family.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["model", "rcnn", "fast_rcnn", "faster_rcnn"]
     assert found["rcnn_over_fast_test"] == pytest.approx(float(rows[1].split(",")[2]) / float(rows[2].split(",")[2]))
+    with open(path / "rcnn/metrics.csv", newline="") as file:
+        rates = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
+    assert float(rows[1].split(",")[1]) == pytest.approx(1000 / sorted(rates)[len(rates) // 2], rel=1e-3)
     counts = {json.loads((path / name / "result.json").read_text())["parameters"] for name in ("rcnn", "fast_rcnn")}
     assert len(counts) == 1, "trunk and head are the same"
     assert "AP50" in capsys.readouterr().out

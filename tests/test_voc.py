@@ -107,6 +107,13 @@ def test_classes_and_lists_are_named(photos):
         data_of(photos, num_classes=5).load()
 
 
+def test_a_part_that_is_tested_is_not_trained_on(photos):
+    (photos / "ImageSets/Main/test.txt").rename(photos / "ImageSets/Main/val.txt")
+    (photos / "ImageSets/Main/trainval.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    with pytest.raises(DataError, match=r"no test.txt, so val is the test part: data.train_list must be train"):
+        data_of(photos, train_list="trainval").load()
+
+
 def test_mending_is_counted(photos):
     file = photos / "Annotations/a.xml"
     text = file.read_text().replace("<xmax>60</xmax>", "<xmax>99</xmax>").replace("<xmax>20</xmax>", "<xmax>1</xmax>")
