@@ -56,7 +56,7 @@ def shortcut(kind: str, c_in: int, c_out: int, stride: int, norm: str) -> nn.Mod
 
 class Block(nn.Module):
     """relu(F(x) + shortcut(x)), equation 1. With survival p < 1 (Huang et al., section 3): in training F is computed
-    with chance p, by the caller's coin; in testing its output is scaled by p (equation 5)."""
+    with chance p, by the caller's coin or its own; in testing its output is scaled by p (equation 5)."""
 
     def __init__(self, kind: str, c_in: int, c: int, stride: int, shortcut_kind: str, norm: str, survival: float):
         super().__init__()
@@ -69,7 +69,9 @@ class Block(nn.Module):
         self.shortcut = shortcut(shortcut_kind, c_in, c_out, stride, norm)
         self.survival = survival
 
-    def forward(self, x: Tensor, computed: bool = True) -> Tensor:
+    def forward(self, x: Tensor, computed: bool | None = None) -> Tensor:
+        if computed is None:  # nobody threw the coin
+            computed = not (self.training and self.survival < 1) or bool(torch.rand(()) < self.survival)
         if not computed:
             assert self.shortcut is not None
             return F.relu(self.shortcut(x))
@@ -111,7 +113,7 @@ class CifarResNet(nn.Module):
             p = 1 - number / num_blocks * (1 - survival)
             blocks.append(Block(block, c_in, 16 << stage, stride, shortcut, norm, p))
             c_in = (16 << stage) * EXPANSION[block]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks, self.blocks_per_stage = nn.ModuleList(blocks), blocks_per_stage
         self.chances = [b.survival for b in blocks]
         self.out_channels = c_in
         self.head = nn.Linear(c_in, num_classes)
@@ -120,6 +122,12 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The trunk in order; strides 1, 1, 2, 4."""
+        n, blocks = self.blocks_per_stage, list(self.blocks)
+        return {"stem": [self.stem, nn.ReLU()],
+                **{f"stage{place + 1}": blocks[place * n : (place + 1) * n] for place in range(3)}}
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to the last stage's (B, out_channels, H / 4, W / 4)."""

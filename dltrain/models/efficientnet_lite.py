@@ -22,11 +22,15 @@ class SameConv2d(nn.Conv2d):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(c_in, c_out, kernel, stride, groups=groups, bias=False)
+        self.made_with = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        if s < self.made_with or self.dilation[0] > 1:  # dilated in the place of striding: begins where it began
+            before, wide = self.dilation[0] * ((k - self.made_with) // 2), self.dilation[0] * (k - 1)
+            return super().forward(F.pad(x, (before, wide - before) * 2))
         pads: list[int] = []
         for size in (x.shape[3], x.shape[2]):
-            k, s = self.kernel_size[0], self.stride[0]
             missing = max((-(-size // s) - 1) * s + k - size, 0)
             pads += [missing // 2, missing - missing // 2]
         return super().forward(F.pad(x, pads))
@@ -63,7 +67,7 @@ class EfficientNetLite0(nn.Module):
         if in_channels != 3 or not 1 <= until <= 7:
             raise ValueError(f"in_channels must be 3 and until in [1, 7], but are {in_channels} and {until}")
         self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2), norm(32)
-        self._blocks = nn.ModuleList()
+        self._blocks, self.until = nn.ModuleList(), until
         c_in = 32
         for expansion, kernel, stride, channels, count in STAGES[:until]:
             for place in range(count):
@@ -73,6 +77,15 @@ class EfficientNetLite0(nn.Module):
         if until == 7:
             self._conv_head, self._bn1 = SameConv2d(320, 1280, 1), norm(1280)
             self._fc = nn.Linear(1280, num_classes)
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The trunk in order; strides 2, and 2, 4, 8, 16, 16, 32, 32."""
+        found: dict[str, list[nn.Module]] = {"stem": [self._conv_stem, self._bn0, nn.ReLU6()]}
+        first = 0
+        for place, (*_, count) in enumerate(STAGES[: self.until], start=1):
+            found[f"stage{place}"] = list(self._blocks[first : first + count])
+            first += count
+        return found
 
     def features(self, images: Tensor) -> Tensor:
         """To (B, out_channels, h, w)."""

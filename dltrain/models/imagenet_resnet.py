@@ -24,6 +24,11 @@ class ImagenetResNet(resnet.ResNet):
             self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The trunk in order; strides 2, 4, 8, 16, 32."""
+        return {"stem": [self.conv1, self.bn1, self.relu], "stage1": [self.maxpool, *self.layer1],
+                "stage2": [*self.layer2], "stage3": [*self.layer3], "stage4": [*self.layer4]}
+
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to the last stage's (B, out_channels, H / 32, W / 32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
