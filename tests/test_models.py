@@ -9,6 +9,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from dltrain.compose import compose
 from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
 from dltrain.models.imagenet_resnet import ImagenetResNet
+from dltrain.pretrained import SOURCES
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -54,7 +55,7 @@ def test_imagenet_net_takes_grey_images():
 def test_layers_with_weights_are_the_depth(model):
     """Convolutions (shortcuts not counted) and the linear layer."""
     keys = compose([f"model={model}"]).config.model
-    net = CifarResNet(**{k: v for k, v in keys.items() if k != "_target_"})
+    net = CifarResNet(**{k: v for k, v in keys.items() if k not in ("_target_", *SOURCES)})
     counted = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
                and "shortcut" not in name]
     assert len(counted) == keys.depth

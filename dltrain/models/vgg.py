@@ -1,0 +1,84 @@
+"""Images (B, C, H, W) to class logits (B, num_classes): VGG, 3x3 convolutions alone, in two sizes.
+
+K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, arXiv 1409.1556,
+table 1: configurations A, B, D and E, which have 11, 13, 16 and 19 layers with weights.
+
+Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 channels, each followed by 2x2 max pooling.
+`ImagenetVGG` is torchvision's, parameter names too, so that its published weights fit: three linear layers read a map
+of 7 x 7. `CifarVGG` has the same convolutions and one linear layer on the mean of the last map, 1 x 1 at 32 px.
+
+Differs from the paper: initialised after K. He et al., 2015, arXiv 1502.01852, where the paper begins a deep net with
+the weights of a trained shallow one; `norm="batch"` adds batch normalisation after each convolution, whose bias stays.
+In `ImagenetVGG` an image of another size than 224 px comes to 7 x 7 by averaging.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models import vgg
+
+CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
+CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's
+
+
+def convolutions(depth: int, in_channels: int, norm: str, width: int) -> nn.Sequential:
+    """The five stages with their poolings. Raises ValueError for a depth that table 1 does not have."""
+    if depth not in CONVOLUTIONS:
+        raise ValueError(f"depth must be one of {', '.join(map(str, CONVOLUTIONS))}, but is {depth}")
+    layers: list[nn.Module] = []
+    c_in = in_channels
+    for count, factor in zip(CONVOLUTIONS[depth], CHANNELS, strict=True):
+        for _ in range(count):
+            layers.append(nn.Conv2d(c_in, width * factor, 3, padding=1))
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(width * factor))
+            layers.append(nn.ReLU(inplace=True))
+            c_in = width * factor
+        layers.append(nn.MaxPool2d(2, 2))
+    return nn.Sequential(*layers)
+
+
+def stages(features: nn.Sequential, depth: int, norm: str) -> dict[str, list[nn.Module]]:
+    """The layers of each stage, a pooling at the beginning of the one after it, and the last one as `pool5`."""
+    layers, start = list(features), 0
+    found: dict[str, list[nn.Module]] = {}
+    per_convolution = 3 if norm == "batch" else 2
+    for number, count in enumerate(CONVOLUTIONS[depth], start=1):
+        end = start + count * per_convolution + (number > 1)
+        found[f"conv{number}"], start = layers[start:end], end
+    return {**found, "pool5": layers[start:]}
+
+
+class ImagenetVGG(vgg.VGG):
+    """See the module. `dropout`: of the two hidden linear layers. `features` gives (B, 512, H / 32, W / 32)."""
+
+    def __init__(self, depth: int, num_classes: int = 1000, in_channels: int = 3, norm: str = "none",
+                 dropout: float = 0.5):
+        super().__init__(convolutions(depth, in_channels, norm, 64), num_classes, init_weights=True, dropout=dropout)
+        self.depth, self.norm, self.out_channels = depth, norm, 512
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The trunk: all layers in this order are `features`."""
+        return stages(self.features, self.depth, self.norm)
+
+
+class CifarVGG(nn.Module):
+    """See the module. `width`: channels of the first stage, 64 in the paper. `features` gives
+    (B, 8 * width, H / 32, W / 32), so that images of 32 px and more fit."""
+
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, norm: str = "batch", width: int = 64):
+        super().__init__()
+        self.features = convolutions(depth, in_channels, norm, width)
+        self.depth, self.norm, self.out_channels = depth, norm, width * CHANNELS[-1]
+        self.head = nn.Linear(self.out_channels, num_classes)
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # each convolution has one
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The trunk: all layers in this order are `features`."""
+        return stages(self.features, self.depth, self.norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).mean(dim=(2, 3)))
