@@ -17,6 +17,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import vgg
 
+from dltrain.models.averaging import AverageTo
+
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
 CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's
 
@@ -56,6 +58,7 @@ class ImagenetVGG(vgg.VGG):
                  dropout: float = 0.5):
         super().__init__(convolutions(depth, in_channels, norm, 64), num_classes, init_weights=True, dropout=dropout)
         self.depth, self.norm, self.out_channels = depth, norm, 512
+        self.avgpool = AverageTo(7)
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """The trunk: all layers in this order are `features`."""
