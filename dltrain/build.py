@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dltrain.batches import seed_of
 from dltrain.callbacks.boxes import Boxes
 from dltrain.callbacks.captions import Sentences
 from dltrain.callbacks.chance import StepSeeds
+from dltrain.callbacks.masks import Masks
 from dltrain.callbacks.pictures import Pictures
 from dltrain.callbacks.progress import Display
 from dltrain.callbacks.record import Board, MetricsFile, Readings
@@ -28,10 +30,10 @@ from dltrain.errors import DataError, MachineError, UserError
 from dltrain.pretrained import SOURCES, begin_with, without_sources
 
 
-def build(node: DictConfig, key: str, **more: Any) -> Any:
+def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: Any) -> Any:
     """What the node at `key` describes: its `_target_` called with its other keys and `more`, then loaded with the
-    weights that the node names. `batch` serves the pair check only. Nodes below with a `_target_` of their own are
-    built first.
+    weights that the node names; `class_names`: the data's, for a classifier, whose head may be a run's for others.
+    `batch` serves the pair check only. Nodes below with a `_target_` of their own are built first.
 
     Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
     ValueError."""
@@ -53,7 +55,7 @@ def build(node: DictConfig, key: str, **more: Any) -> Any:
         made = target(**keys, **more)
     except ValueError as error:
         raise UserError(f"{at}: {error}") from error
-    begin_with(made, key, **sources)
+    begin_with(made, key, **sources, class_names=class_names)
     return made
 
 
@@ -92,7 +94,7 @@ def build_task(config: DictConfig, fresh: bool = True) -> Any:
     """The task with its model, initialised as a function of the seed and, in a `fresh` run, of the weights that its
     config names."""
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model if fresh else without_sources(config.model), "model")
+    model = build(config.model if fresh else without_sources(config.model), "model", config.get("class_names"))
     task = build(config.task, "task", model=model, seed=config.seed, **built_augment(config))
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
@@ -161,14 +163,15 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy
 
-        strategy = DDPStrategy(find_unused_parameters=getattr(task.model, "drops_blocks", False))
+        wakes = hasattr(task, "resting") and task.resting.wakes  # what rests has no gradient in these epochs
+        strategy = DDPStrategy(find_unused_parameters=wakes or getattr(task.model, "drops_blocks", False))
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # time for nothing
     return pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Boxes(), Sentences(), Samples(),
+                   readings, Pictures(), Boxes(), Masks(), Sentences(), Samples(),
                    Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), saving],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

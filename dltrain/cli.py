@@ -97,6 +97,7 @@ PREDICT: dict[str, dict[str, str]] = {
     "TaggedBatch": {"text": "", "input": ""},
     "DetectionBatch": {"input": "", "score": "float in [0, 1)"},
     "CaptionBatch": {"input": "", "beam": "int >= 1"},
+    "SegmentationBatch": {"input": ""},
     "PairBatch": {"text": "", "input": "", "decode": "one of greedy | sampled | beam", "beam": "int >= 1",
                   "temperature": "float > 0", "seed": "int >= 0"},
 }

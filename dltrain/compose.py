@@ -107,7 +107,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except (HydraException, OmegaConfBaseException) as error:
         raise unknown_key(error, config) from None
     chosen = {str(group): str(name) for group, name in listed.overrides.known_choices.items()
-              if name is not None and not group.startswith("hydra") and "/" not in group}
+              if name is not None and not group.startswith("hydra") and not {"/", "@"} & {*group}}
     recipe = chosen.get("recipe")
     if recipe and choices.path_of("recipe", recipe, *folders) is None:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file

@@ -24,7 +24,7 @@ def optimizer(module: nn.Module, name: str, lr: float, weight_decay: float, mome
     `momentum` is SGD's and RMSprop's own, and the first beta of Adam and AdamW; `beta2` their second. An own optimizer,
     named by its dotted path, is called with the parameters, lr and weight_decay. Without `decay_all`, biases and norm
     parameters (those of one dimension) are not decayed. `lr_factors`: NAME:FACTOR, for the parameters whose names begin
-    so; the longest such beginning counts. Raises UserError for an unknown name or beginning.
+    so, or that are of the encoder's stage of this name; the longest name counts. Raises UserError for an unknown one.
     """
     groups = parameter_groups(module, lr, weight_decay, decay_all, factors_of(lr_factors))
     if nesterov and name != "sgd":
@@ -62,18 +62,27 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float, decay_al
                      lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
     """By learning rate and decay, those without a factor first."""
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    stages = stage_of_each(module)
     for start in lr_factors:
-        if not any(name.startswith(start) for name, _ in trained):
-            known = sorted({name.partition(".")[0] for name, _ in trained})
+        if not any(name.startswith(start) or stages.get(p) == start for name, p in trained):
+            known = sorted({name.partition(".")[0] for name, _ in trained} | {*stages.values()})
             raise UserError(f"task.optimizer.lr_factors.{start}: no parameter that is trained begins so"
                             f"{nearest(start, known) or '; there are: ' + ', '.join(known)}")
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in trained:
-        start = max((start for start in lr_factors if name.startswith(start)), key=len, default="")
+        start = max((start for start in lr_factors if name.startswith(start) or stages.get(parameter) == start),
+                    key=len, default="")
         groups.setdefault((start, decay_all or parameter.dim() > 1), []).append(parameter)
     return [{"params": groups[start, decays], "lr": lr * lr_factors.get(start, 1.0),
              "weight_decay": weight_decay if decays else 0.0}
             for start in ("", *lr_factors) for decays in (True, False) if (start, decays) in groups]
+
+
+def stage_of_each(module: nn.Module) -> dict[nn.Parameter, str]:
+    """The stage of every parameter of the encoder, which is the module or what it calls `encoder`, where it has any."""
+    encoder: Any = getattr(module, "encoder", module)
+    found = encoder.stages().items() if hasattr(encoder, "stages") else ()
+    return {parameter: name for name, units in found for unit in units for parameter in unit.parameters()}
 
 
 def share_of_peak(step: int, total_steps: int, name: str, milestones: Sequence[float] = (), factor: float = 0.1,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
@@ -21,7 +22,9 @@ from dltrain.batches import START, UNKNOWN, generator
 from dltrain.build import build
 from dltrain.callbacks.boxes import drawn
 from dltrain.callbacks.captions import captioned, looked_at
+from dltrain.callbacks.masks import as_palette_png, overlaid
 from dltrain.data.classification import PICTURES, read_image
+from dltrain.data.masks import scaled_image
 from dltrain.data.vocabulary import encoded, read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks import decoding
@@ -195,6 +198,27 @@ def detected(task: Any, config: DictConfig, path: Path, input: str, score: float
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
 
 
+def segmented(task: Any, config: DictConfig, path: Path, input: str) -> None:
+    """The class of every pixel of each picture: in the run's folder predictions/ the picture with the classes' colours
+    on it, and NAME_mask.png with their numbers. predictions.json has the share of each class."""
+    names, files, found = list(config.class_names), picture_files(input), []
+    (path / "predictions").mkdir(exist_ok=True)
+    for file in files:
+        image = read_image(file, config.data.channels)
+        with torch.inference_mode():
+            logits = task(scaled_image(image, config.data.image_px)[None].to(task.device))
+            full = F.interpolate(logits, size=image.shape[1:], mode="bilinear", align_corners=False)
+            mask = full[0].argmax(0).cpu()
+        to_pil_image(overlaid(image, mask, names)).save(path / "predictions" / f"{file.stem}.png")
+        as_palette_png(mask).save(path / "predictions" / f"{file.stem}_mask.png")
+        counts = torch.bincount(mask.flatten(), minlength=len(names)) / mask.numel()
+        shares = {names[i]: round(float(counts[i]), 4) for i in counts.argsort(descending=True).tolist() if counts[i]}
+        found.append({"file": str(file), "mask": f"{file.stem}_mask.png", "shares": shares})
+        print(f"{file.name}  {'  '.join(f'{name} {share:.1%}' for name, share in list(shares.items())[:6])}")
+    folder.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
+    print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
+
+
 def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -> None:
     """Prints the best sentences of a beam with their log-probabilities, draws the picture with them below, and where
     the model attends what it looked at, into the run's folder predictions/; predictions.json has the sentences."""
@@ -226,5 +250,5 @@ def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -
 
 KINDS: dict[str, Callable[..., None]] = {
     "ClassificationBatch": pictures, "TokenBatch": continued, "LabelledBatch": labelled, "TaggedBatch": tagged,
-    "PairBatch": translated, "DetectionBatch": detected, "CaptionBatch": told,
+    "PairBatch": translated, "DetectionBatch": detected, "CaptionBatch": told, "SegmentationBatch": segmented,
 }

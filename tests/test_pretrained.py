@@ -6,6 +6,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torchvision.models import get_weight, vgg16
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
@@ -196,3 +197,69 @@ def test_only_the_runs_own_config_decides_what_is_adopted(classifier):
     assert "head" not in composed.config.model.backbone
     assert composed.config.model.backbone._target_ == "dltrain.models.cifar_resnet.CifarResNet"
     assert composed.config.model.num_classes == 10
+
+
+def test_a_classifier_goes_on_from_a_run_with_a_head_for_its_own_classes(classifier, config, run_folder):
+    """The run's net and weights; the head is new where the number of classes or their names are others."""
+    saved = checkpoints.load(classifier / "checkpoints/best.ckpt")["state_dict"]
+    words = ["model=resnet20", f"model.from_run={classifier}", "data=scene_digits", "data.image_px=32", "recipe=none"]
+
+    def begun(*more, class_names):
+        found = config(*words, *more)
+        found.class_names = class_names
+        return build.build_task(found).model
+
+    digits = [str(digit) for digit in range(10)]
+    same, renamed = begun(class_names=digits), begun(class_names=[f"no {digit}" for digit in digits])
+    fewer = begun("data.num_classes=3", class_names=digits[:3])
+    for net, kept in ((same, True), (renamed, False), (fewer, False)):
+        assert net.chances[-1] == pytest.approx(0.8)
+        for name, value in net.state_dict().items():
+            if not name.startswith("head."):
+                assert torch.equal(value, saved[f"model.{name}"]), name
+        assert (net.head.weight.shape == (10, 64) and torch.equal(net.head.weight, saved["model.head.weight"])) is kept
+    assert fewer.head.weight.shape == (3, 64)
+    path = run_folder("tuned")
+    result = run.train(config(*words, "data.num_train=32", "trainer.max_epochs=1", "trainer=cpu", "data.batch_size=16",
+                              "task.optimizer.lr=0.001"), path)
+    assert 0 <= result["test/accuracy"] <= 1
+    shutil.rmtree(classifier)
+    again, _ = verbs.saved_config({"run": str(path)}, ())
+    assert verbs.restored(again, path).model.chances[-1] == pytest.approx(0.8)
+
+
+def test_the_number_of_classes_may_be_known_by_the_data_alone(classifier, config):
+    """As a folder of images does: it stays open in the config until they are read."""
+    found = config("model=resnet20", "data=image_folder", f"model.from_run={classifier}")
+    assert (found.model.depth, found.model.num_classes) == (8, None)
+    found.data.num_classes = 7
+    assert build.build_task(found).model.head.weight.shape == (7, 64)
+
+
+def test_hidden_layers_of_a_head_stay_when_its_classes_change(config, tmp_path, monkeypatch):
+    """GoogLeNet's auxiliary classifiers: their last layers are new, the ones before are the run's."""
+    words = ["model=googlenet_cifar", "model.width=8"]
+    torch.manual_seed(1)
+    run_of = build.build_task(config(*words)).model
+    (tmp_path / "checkpoints").mkdir(parents=True)
+    (tmp_path / "checkpoints/best.ckpt").touch()
+    found = config(*words)
+    found.class_names = [*"abcdefghij"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(found, resolve=True))
+    monkeypatch.setattr(checkpoints, "load", lambda path: {
+        "state_dict": {f"model.{name}": value for name, value in run_of.state_dict().items()}})
+    asked = config("model=resnet20", "data=scene_digits", f"model.from_run={tmp_path}")
+    for names, same in ((found.class_names, True), ([*"klmnopqrst"], False)):
+        asked.class_names, asked.seed = names, 5
+        net = build.build_task(asked).model
+        assert torch.equal(net.aux1.fc1.weight, run_of.aux1.fc1.weight)
+        for layer in ("fc", "aux1.fc2", "aux2.fc2"):
+            assert torch.equal(net.get_submodule(layer).weight, run_of.get_submodule(layer).weight) is same
+
+
+def test_a_net_of_timm_is_not_fetched_again_when_its_run_goes_on(config):
+    from dltrain.pretrained import without_sources
+
+    found = config("model=timm", "model.pretrained=true")
+    assert not without_sources(found.model).pretrained
+    assert found.model.pretrained

@@ -36,7 +36,7 @@ class Boxes(Shown):
 
     def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
         shown, data = getattr(pl_module, "shown", None), getattr(trainer, "datamodule", None)
-        if not boards(trainer) or not shown or data is None:
+        if not boards(trainer) or not shown or data is None or not isinstance(shown[0][1], dict):
             return
         names = data.class_names
         step = trainer.fit_loop.epoch_loop.global_step
@@ -85,8 +85,8 @@ def drawn(image: Tensor, boxes: Tensor, labels: Tensor, words: Sequence[str], at
     return pil_to_tensor(picture)
 
 
-def side_by_side(pictures: list[Tensor]) -> Tensor:
-    """Two pairs a row, on white; smaller pictures are filled up."""
+def side_by_side(pictures: list[Tensor], across: int = 4) -> Tensor:
+    """`across` a row, on white; smaller pictures are filled up."""
     h, w = (max(picture.shape[side] for picture in pictures) for side in (1, 2))
-    return make_grid([F.pad(p, (0, w - p.shape[2], 0, h - p.shape[1]), value=255) for p in pictures], nrow=4, padding=6,
-                     pad_value=255)
+    return make_grid([F.pad(p, (0, w - p.shape[2], 0, h - p.shape[1]), value=255) for p in pictures], nrow=across,
+                     padding=6, pad_value=255)

@@ -152,6 +152,17 @@ def size_of(image: Path) -> tuple[int, int]:
         raise DataError(f"{image}: {error}") from None
 
 
+def names_in(file: Path) -> list[str]:
+    """A photo's name a line. Raises DataError with the line for a path."""
+    names = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if name := line.strip():
+            if "/" in name or "\\" in name or name.startswith("."):
+                raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
+            names.append(name)
+    return names
+
+
 def photo(image: Path, size: tuple[int, int], objects: list[tuple[list[float], int, bool]]) -> Photo:
     """`objects`: box, label and whether it is set aside."""
     return Photo(image, size, torch.tensor([box for box, _, _ in objects], dtype=torch.float).reshape(-1, 4),

@@ -12,8 +12,10 @@ import xml.parsers.expat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torchvision.datasets
+
 from dltrain.data.classification import PICTURES
-from dltrain.data.photos import PARTS, Fault, Photo, PhotoBoxes, photo, size_of
+from dltrain.data.photos import PARTS, Fault, Photo, PhotoBoxes, names_in, photo, size_of
 from dltrain.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -65,28 +67,13 @@ class VocFolder(PhotoBoxes):
         root = Path(self.root).expanduser()
         if self.year is not None:
             if not (root / f"VOCdevkit/VOC{self.year}/Annotations").is_dir():
-                self.fetch(root)
+                parts = ("trainval", "test") if self.year == "2007" else ("trainval",)
+                fetch("VOCDetection", root, self.year, parts, self.download)
             root = root / f"VOCdevkit/VOC{self.year}"
         for place in [root, *(sorted(root.iterdir()) if root.is_dir() else [])]:
             if (place / "Annotations").is_dir() and (place / "ImageSets/Main").is_dir():
                 return place
         raise DataError(f"data.root={root}: no folder with Annotations, JPEGImages and ImageSets/Main")
-
-    def fetch(self, root: Path) -> None:
-        """Downloads the official set as torchvision does."""
-        from torchvision.datasets import VOCDetection
-
-        where = (f"VOC{self.year} is not in {root}: put VOCdevkit/VOC{self.year} of host.robots.ox.ac.uk/pascal/VOC "
-                 "there, or set data.root")
-        if not self.download:
-            raise DataError(where)
-        print(f"downloading VOC{self.year} into {root}", flush=True)
-        try:
-            for image_set in ("trainval", "test") if self.year == "2007" else ("trainval",):
-                VOCDetection(str(root), self.year, image_set, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())[:80]
-            raise DataError(f"{where}; it cannot be downloaded ({reason})") from None
 
     def listed(self, root: Path, part: str) -> list[str]:
         """The names of a part; without a test list, val is the test part and train is split."""
@@ -97,16 +84,7 @@ class VocFolder(PhotoBoxes):
         name = {"train": self.train_list, "val": "val" if has_test and self.train_list == "train" else "",
                 "test": "test" if has_test else "val"}[part]
         file = lists / f"{name}.txt"
-        if not file.is_file():
-            return []
-        names = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                name = line.split()[0]
-                if "/" in name or "\\" in name or name.startswith("."):
-                    raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
-                names.append(name)
-        return names
+        return [line.split()[0] for line in names_in(file)] if file.is_file() else []
 
     def photo(self, root: Path, name: str, tree: Element) -> Photo:
         at = root / "Annotations" / f"{name}.xml"
@@ -153,6 +131,22 @@ class VocFolder(PhotoBoxes):
         empty = f"xmax {x2:g} <= xmin {x1:g}" if x2 <= x1 else f"ymax {y2:g} <= ymin {y1:g}" if y2 <= y1 else ""
         low = [0.0 if value == 0 else value - 1 for value in (x1, y1)]  # some count from 0
         return self.placed([*low, x2, y2], size, empty, f"{x1:g}, {y1:g}, {x2:g}, {y2:g}")
+
+
+def fetch(dataset: str, root: Path, year: str, parts: tuple[str, ...], download: bool) -> None:
+    """Downloads an official set as torchvision does, by the name of its class there. Raises DataError where it cannot
+    be, or must not be."""
+    where = (f"VOC{year} is not in {root}: put VOCdevkit/VOC{year} of host.robots.ox.ac.uk/pascal/VOC there, or set "
+             "data.root")
+    if not download:
+        raise DataError(where)
+    print(f"downloading VOC{year} into {root}", flush=True)
+    try:
+        for part in parts:
+            getattr(torchvision.datasets, dataset)(str(root), year, part, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:80]
+        raise DataError(f"{where}; it cannot be downloaded ({reason})") from None
 
 
 def read_xml(file: Path) -> Element:

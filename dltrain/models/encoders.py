@@ -50,6 +50,15 @@ def shapes(encoder: Any, in_channels: int) -> list[Stage]:
             for name, one in zip(encoder.stages(), found, strict=True)]
 
 
+def behead(encoder: Any) -> Any:
+    """The encoder, without the layers that no stage has; what is left out has no weights to train or to save."""
+    kept = {part for modules in encoder.stages().values() for module in modules for part in module.modules()}
+    for name, child in list(encoder.named_children()):
+        if kept.isdisjoint(child.modules()):
+            setattr(encoder, name, nn.Identity())
+    return encoder
+
+
 class DensePool(nn.Module):
     """A max pooling of stride 1 that reads pixels `rate` apart; its output at every s-th pixel is that of `origin`, a
     pooling of stride s over every rate-th pixel."""

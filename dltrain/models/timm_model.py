@@ -26,10 +26,11 @@ class TimmModel(nn.Module):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
             raise ValueError(f"timm has no model '{name}'; near it: {', '.join(near) or 'none'} (timm.list_models())")
         try:
-            net = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+            net: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes,
+                                         in_chans=in_channels)
         except (OSError, RuntimeError) as error:  # no network, no such weights
             raise ValueError(f"timm cannot make '{name}': {' '.join(str(error).split())[:200]}") from None
-        self.net: Any = net
+        self.net = net
         self.out_channels: int = net.num_features
 
     def features(self, images: Tensor) -> Tensor:
