@@ -42,6 +42,7 @@ class Resting:
 
     @property
     def wakes(self) -> bool:
+        """Whether what rests now will be trained later."""
         return bool(self.stages) and self.every is not None
 
     def rest(self, count: int) -> None:
@@ -51,14 +52,14 @@ class Resting:
             for module in modules:
                 module.requires_grad_(place >= count)
 
-    def begin(self, training: bool, epoch: int) -> None:
-        """Before each pass: how many rest is a function of the epoch; what rests is in evaluation mode."""
-        if self.every is not None and training:
+    def begin(self, epoch: int) -> None:
+        """Before a training step: how many rest is a function of the epoch; what rests is in evaluation mode."""
+        if self.every is not None:
             wanted = max(0, len(self.stages) - epoch // self.every)
             if wanted != self.now:
                 self.rest(wanted)
-        if not self.renews:
-            for modules in self.stages[: self.now]:
-                for module in modules:
-                    if module.training:
-                        module.eval()
+        for place, modules in enumerate(self.stages):
+            trains = self.renews or place >= self.now
+            for module in modules:
+                if module.training != trains:
+                    module.train(trains)
