@@ -3,7 +3,7 @@ description. A scene is a pure function of (part, index), and no digit's image i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import DetectionBatch, generator
+from dltrain.data.classification import Part
 from dltrain.data.digits import Digits
 from dltrain.data.loader import DataModule
 
@@ -42,17 +43,20 @@ class Scene(NamedTuple):
 
 class Scenes:
     """scenes.draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: least and most side of a digit;
-    `most`: digits of a scene."""
+    `most`: digits of a scene; `among`: the digits that may be in one."""
 
-    def __init__(self, px: int, sizes_px: tuple[int, int], most: int = 4):
+    def __init__(self, px: int, sizes_px: tuple[int, int], most: int = 4, among: Sequence[int] = range(10)):
         if sizes_px[1] > px:
             raise ValueError(f"sizes_px must be at most px={px}, but is {list(sizes_px)}")
-        self.px, self.sizes_px, self.most = px, sizes_px, most
+        self.px, self.sizes_px, self.most, self.among = px, sizes_px, most, among
 
     @cached_property
     def digits(self) -> Digits:
         found = Digits(channels=1, num_classes=10, image_px=8, batch_size=1)
         found.load()
+        for part, (images, labels) in found.parts.items():
+            kept = torch.isin(labels, torch.tensor(self.among))
+            found.parts[part] = Part(images[kept], labels[kept])
         return found
 
     def draw(self, part: str, index: int) -> Scene:

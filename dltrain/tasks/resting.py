@@ -17,26 +17,28 @@ ALL = "all"
 
 
 class Resting:
-    """`until`: the stages up to this one rest, "all" for every stage, None for none. `wake_every_epochs`: after so many
-    epochs the topmost one that rests is trained too, and so on; None: they rest to the end. `statistics`: `kept`: batch
-    normalisation of stages that rest uses its saved mean and variance; `renewed`: it takes those of the new data.
+    """`rest_until`: the stages up to this one rest, "all" for every stage, None for none. `wake_every_epochs`: after so
+    many epochs the topmost one that rests is trained too, and so on; None: they rest to the end. `statistics`: `kept`:
+    batch normalisation of stages that rest uses its saved mean and variance; `renewed`: it takes those of the new data.
 
     Raises UserError for a stage that the encoder has not."""
 
-    def __init__(self, model: Any, until: str | None, wake_every_epochs: int | None, statistics: str):
+    def __init__(self, model: Any, rest_until: str | None = None, wake_every_epochs: int | None = None,
+                 statistics: str = "kept"):
         self.every, self.renews = wake_every_epochs, statistics == "renewed"
         self.stages: list[list[nn.Module]] = []  # those that rest at first, from the image on
         self.now = 0  # how many of them
-        if until is None:
+        if rest_until is None:
             return
         encoder = getattr(model, "encoder", model)
+        at = f"task.transfer.rest_until={rest_until}: {type(encoder).__name__}"
         if not hasattr(encoder, "stages"):
-            raise UserError(f"task.transfer.rest_until={until}: {type(encoder).__name__} has no stages that could rest")
+            raise UserError(f"{at} has no stages that could rest")
         names = list(encoder.stages())
-        if until not in (*names, ALL):
-            hint = nearest(until, names) or f"; there are: {', '.join(names)}, or {ALL}"
-            raise UserError(f"task.transfer.rest_until={until}: {type(encoder).__name__} has no such stage{hint}")
-        count = len(names) if until == ALL else names.index(until) + 1
+        if rest_until not in (*names, ALL):
+            hint = nearest(rest_until, names) or f"; there are: {', '.join(names)}, or {ALL}"
+            raise UserError(f"{at} has no such stage{hint}")
+        count = len(names) if rest_until == ALL else names.index(rest_until) + 1
         self.stages = list(encoder.stages().values())[:count]
         self.rest(0 if self.wakes else count)  # one that will wake belongs to the optimizer from the beginning
 

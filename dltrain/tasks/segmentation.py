@@ -32,15 +32,15 @@ class Segmentation(Task):
     augment: Augment
     eval_loss: Tensor
 
-    def __init__(self, model: Any, augment: Augment, num_classes: int, pixels: int | None, transfer: Mapping[str, Any],
-                 **keys: Any):
+    def __init__(self, model: Any, augment: Augment, num_classes: int, pixels: int | None,
+                 transfer: Mapping[str, Any] | None = None, **keys: Any):
         super().__init__(model, **keys)
         if augment.test_views.kind != "single" or augment.test_views.crop_px or augment.test_views.short_px:
             raise ValueError("augment.test must be single, without test_crop_px and test_short_px: a mask has one view")
         if pixels is not None and not hasattr(model, "at"):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.augment, self.num_classes, self.pixels = augment, num_classes, pixels
-        self.resting = Resting(model, transfer["rest_until"], transfer["wake_every_epochs"], transfer["statistics"])
+        self.resting = Resting(model, **transfer or {})
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=NO_CLASS, validate_args=False)
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored pixels
         self.shown: list[tuple[Tensor, Tensor, Tensor]] = []  # image, truth, prediction
