@@ -1,0 +1,50 @@
+"""Images (B, C, H, W) to class logits (B, num_classes): fully connected layers of sigmoid units.
+
+S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+2015, arXiv 1502.03167, section 4.1: three hidden layers of 100 units, weights small and Gaussian.
+
+Differs from the paper: the means and variances of inference are torch's running averages and not taken over the
+training part once more (algorithm 2).
+
+B batch, C channels, H, W height and width.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+INIT_STD = 0.1  # the paper says "small random Gaussian values" and no number
+
+
+class MLP(nn.Module):
+    """Each hidden layer is sigmoid(BN(W u)) with norm="batch", where BN's shift is the bias (section 3.2), and
+    sigmoid(W u + b) with norm="none". Raises ValueError for another norm."""
+
+    def __init__(self, num_inputs: int, num_classes: int = 10, hidden: int = 100, layers: int = 3, norm: str = "batch"):
+        super().__init__()
+        if norm not in ("batch", "none"):
+            raise ValueError(f"norm must be batch or none, but is {norm}")
+        widths = [num_inputs, *[hidden] * layers]
+        self.hidden = nn.ModuleList(
+            nn.Sequential(nn.Linear(c_in, c_out, bias=norm == "none"),
+                          *([nn.BatchNorm1d(c_out)] if norm == "batch" else []))
+            for c_in, c_out in pairwise(widths))
+        self.head = nn.Linear(hidden, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def last_inputs(self, images: Tensor) -> Tensor:
+        """(B, hidden): what enters the sigmoids of the last hidden layer."""
+        x = images.flatten(1)
+        for layer in self.hidden[:-1]:
+            x = torch.sigmoid(layer(x))
+        return self.hidden[-1](x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.sigmoid(self.last_inputs(images)))
