@@ -243,9 +243,10 @@ def complete() -> int:
         print(" ".join(f"run={path}" for path in found if f"run={path}".startswith(typing)))
         return 0
     if verb == "ls":
-        from dltrain.listing import TOPICS
+        from dltrain.listing import SIZES, TOPICS
 
-        print(" ".join(topic for topic in TOPICS if topic.startswith(typing)))
+        offered = [f"{key}=" for key in SIZES] if done[1:2] == ["models"] else TOPICS
+        print(" ".join(word for word in offered if word.startswith(typing)))
         return 0
     if done and done[0] in VERBS:
         line = line.replace(f"{done[0]} ", "", 1)

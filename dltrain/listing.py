@@ -1,4 +1,5 @@
-"""`dltrain ls` and `dltrain --help`: what exists, which pairs fit, how the runs compare. Reads text, no torch."""
+"""`dltrain ls` and `dltrain --help`: what exists, which pairs fit, how the runs compare. Reads text; torch only where
+models are measured."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from dltrain import choices
+from dltrain import choices, rules
 from dltrain.errors import UserError, nearest
 
 TOPICS = ("models", "data", "recipes", "augment", "trainers", "experiments", "runs")
+SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # what `ls models` is told, with its rule
 
 HELP = """\
 dltrain: train deep learning's classic systems from one command.
@@ -23,6 +25,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain predict run=FOLDER input=FILE        label pictures: a file, several (a.png,b.png) or a folder
   dltrain show    [choices]                    draw what a pipeline does: augment=strong data=cifar10
   dltrain ls      [{topics}]
+  dltrain ls models px=224 [channels=3] [classes=1000]   with parameters, multiply-adds and depth at that size, measured
   dltrain why     KEY [choices]                which file and line set a value, and over which others
 
 Examples
@@ -61,12 +64,14 @@ def wrapped(head: str, words: list[str], width: int) -> str:
 
 
 def ls(words: list[str]) -> str:
-    """The answer to `ls`, `ls TOPIC` and `ls runs [FOLDER]`."""
+    """The answer to `ls`, `ls TOPIC`, `ls runs [FOLDER]` and `ls models px=224`, of which the rows are printed here."""
     topic = words[0] if words else ""
     if topic and topic not in TOPICS:
         raise UserError(f"unknown list '{topic}'{nearest(topic, list(TOPICS)) or '; there are: ' + ', '.join(TOPICS)}")
     if topic == "runs":
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
+    if topic == "models" and words[1:]:
+        return measured(**sizes(words[1:]))
     parts = {"models": models, "data": data, "recipes": recipes,
              "augment": lambda: described("augment"), "trainers": lambda: described("trainer"),
              "experiments": lambda: described("experiment")}
@@ -86,6 +91,44 @@ def table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> str:
 def models() -> str:
     return table([(name, choices.batch_of_model(name) or "-", choices.describe(choices.CONFIGS / f"model/{name}.yaml"))
                   for name in choices.names("model")])
+
+
+def sizes(words: list[str]) -> dict[str, int]:
+    """px, channels and classes from the words. Raises UserError."""
+    found = {"channels": 3, "classes": 1000}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in SIZES:
+            hint = nearest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
+            raise UserError(f"ls models: cannot read '{word}'{hint}")
+        given = yaml.load(value, Loader=choices.Loader)
+        if fault := rules.broken(SIZES[key], given):
+            raise UserError(f"ls models: {key}={value}: {fault}")
+        found[key] = given
+    if "px" not in found:
+        raise UserError("ls models: it measures for images of one size, and needs px=, as px=224")
+    return found
+
+
+def measured(px: int, channels: int, classes: int) -> str:
+    """Prints a row for each classifier as soon as it is measured. Returns what the columns are."""
+    from dltrain import measuring  # torch from here on
+
+    width = max(map(len, choices.names("model")))
+    print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
+    for name, found in measuring.classifiers(px, channels, classes):
+        if isinstance(found, str):
+            print(f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {found}", flush=True)
+        else:
+            print(f"  {name:{width}}  {found.parameters:>11,}  {in_millions(found.multiply_adds):>13}  "
+                  f"{found.depth:>5}", flush=True)
+    return (f"\nOf one image of {channels} x {px} x {px} and {classes} classes. Parameters: those that evaluation "
+            "reads, without GoogLeNet's auxiliary classifiers.\nMultiply-adds: of convolutions and linear layers. "
+            "Depth: how many of these lie on the longest path.")
+
+
+def in_millions(count: int) -> str:
+    return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
 
 
 def data() -> str:

@@ -52,6 +52,10 @@ REFUSED = {
     "no run given": (["eval"], "eval needs run=FOLDER"),
     "no run to predict with": (["predict", "run=x"], "run=x: not a run folder"),
     "unknown list": (["ls", "model"], "unknown list 'model'; did you mean 'models'?"),
+    "a size that is none": (["ls", "models", "px=abc"], "ls models: px=abc: must be an integer >= 1"),
+    "two channels": (["ls", "models", "px=32", "channels=2"], "channels=2: must be one of 1, 3"),
+    "typo in a size": (["ls", "models", "pxx=3"], "ls models: cannot read 'pxx=3'; did you mean 'px'?"),
+    "no size": (["ls", "models", "classes=5"], "needs px=, as px=224"),
     "why nothing": (["why"], "why needs a key"),
     "why a typo": (["why", "task.optimizer.lrr"], "did you mean 'task.optimizer.lr'?"),
 }
@@ -108,7 +112,7 @@ def test_cfg_job_shows_the_composed_config():
     ("dltrain re", "resume"), ("dltrain model=resnet5", "model=resnet56"),
     ("dltrain train model=resnet5", "model=resnet56"),
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
-    ("dltrain ls mo", "models")])
+    ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
 def test_completion(typed, offered):
     answer = ask("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
     assert answer.returncode == 0

@@ -15,7 +15,10 @@ from dltrain.tasks.classes import Classes
 
 
 class Classification(Classes):
-    """Cross-entropy over one label an image; the training metrics are of augmented images, as trained on."""
+    """Cross-entropy over one label an image; the training metrics are of augmented images, as trained on.
+
+    In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
+    count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5)."""
 
     batch_type = ClassificationBatch
     augment: Augment
@@ -40,8 +43,12 @@ class Classification(Classes):
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, labels = self.augment(batch, draws)
-        logits = self.model(images)
+        given = self.model(images)
+        logits, *auxiliary = given if isinstance(given, tuple) else (given,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for other in auxiliary:
+            loss = loss + self.model.auxiliary_weight * F.cross_entropy(other, labels,
+                                                                        label_smoothing=self.label_smoothing)
         with torch.no_grad():
             correct = scored(logits.argmax(1), labels)
             self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])

@@ -1,0 +1,308 @@
+"""VGG, GoogLeNet, AlexNet and timm's nets against torchvision's own and published counts; stages; measured columns."""
+
+import math
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models as theirs
+from torch import nn
+
+from dltrain import build, listing, measuring
+from dltrain.batches import ClassificationBatch
+from dltrain.errors import UserError
+from dltrain.models.alexnet import AlexNet
+from dltrain.models.averaging import AverageTo
+from dltrain.models.cifar_resnet import CifarResNet
+from dltrain.models.efficientnet_lite import EfficientNetLite0
+from dltrain.models.googlenet import GoogLeNet
+from dltrain.models.imagenet_resnet import ImagenetResNet
+from dltrain.models.timm_model import TimmModel
+from dltrain.models.vgg import CifarVGG, ImagenetVGG
+from dltrain.pretrained import HEADS
+from dltrain.tasks.classification import Classification
+
+
+def shapes(net):
+    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_is_torchvisions(depth, norm):
+    """Every name and shape, so that its published weights fit."""
+    with torch.device("meta"):
+        reference = getattr(theirs, f"vgg{depth}{'_bn' if norm == 'batch' else ''}")(weights=None)
+        assert shapes(ImagenetVGG(depth, norm=norm)) == shapes(reference)
+        assert str(ImagenetVGG(depth, norm=norm).features) == str(reference.features)
+
+
+def test_alexnet_and_googlenet_are_torchvisions():
+    with torch.device("meta"):
+        assert shapes(AlexNet()) == shapes(theirs.alexnet(weights=None))
+        assert shapes(GoogLeNet()) == shapes(theirs.googlenet(weights=None, init_weights=False))
+
+
+def test_an_image_of_another_size_comes_to_torchvisions_map():
+    with torch.device("meta"):
+        for ours, reference in ((ImagenetVGG(11), theirs.vgg11), (AlexNet(), theirs.alexnet)):
+            assert reference(weights=None).avgpool.output_size == (ours.avgpool.side,) * 2
+
+
+def test_googlenets_logits_are_torchvisions():
+    """With the same weights, in evaluation."""
+    torch.manual_seed(0)
+    net, other = GoogLeNet(5).eval(), theirs.googlenet(weights=None, num_classes=5, init_weights=False).eval()
+    other.load_state_dict(net.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), other(images))
+
+
+def test_auxiliary_logits_are_torchvisions():
+    """In training, in torchvision's order: the net's, those that read 4d, those that read 4a; without dropout."""
+    torch.manual_seed(0)
+    net, other = GoogLeNet(5).train(), theirs.googlenet(weights=None, num_classes=5, init_weights=False).train()
+    other.load_state_dict(net.state_dict())
+    for module in [*net.modules(), *other.modules()]:
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        given, wanted = net(images), other(images)
+    assert [tuple(logits.shape) for logits in given] == [(2, 5)] * 3
+    for one, two in zip(given, wanted, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize(("size", "side"), [((7, 7), 7), ((3, 9), 7), ((14, 15), 4), ((1, 2), 6)])
+def test_averages_are_torchs_adaptive_ones(size, side):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, *size, requires_grad=True)
+    given, wanted = AverageTo(side)(maps), F.adaptive_avg_pool2d(maps, side)
+    torch.testing.assert_close(given, wanted)
+    weights = torch.randn(2, 3, side, side)
+    torch.testing.assert_close(*(torch.autograd.grad((one * weights).sum(), maps)[0] for one in (given, wanted)))
+
+
+VGG_STAGES = {"conv1": 1, "conv2": 2, "conv3": 4, "conv4": 8, "conv5": 16, "pool5": 32}
+GOOGLENET = ("conv1", "conv2", "inception3", "inception4", "inception5")
+ENCODERS = {
+    "vgg11": (lambda: CifarVGG(11, width=4), 64, VGG_STAGES),
+    "vgg16 without norm": (lambda: CifarVGG(16, width=4, norm="none"), 64, VGG_STAGES),
+    "googlenet": (lambda: GoogLeNet(2, width=8), 64, dict(zip(GOOGLENET, (2, 4, 8, 16, 32), strict=True))),
+    "googlenet cifar": (lambda: GoogLeNet(2, width=8, size="cifar"), 32,
+                        dict(zip(GOOGLENET, (1, 1, 1, 2, 4), strict=True))),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_stages_in_order_are_the_features(kind):
+    """The map of each stage has its stride, a pooling begins a stage, and the last map is that of `features`."""
+    torch.manual_seed(0)
+    made, px, strides = ENCODERS[kind]
+    net = made().eval()
+    x = images = torch.randn(1, 3, px, px)
+    with torch.no_grad():
+        for name, modules in net.stages().items():
+            for module in modules:
+                x = module(x)
+            assert x.shape[2:] == (px // strides[name],) * 2, name
+            assert not any(isinstance(module, nn.MaxPool2d) for module in modules[1:])
+        assert list(net.stages()) == list(strides)
+        torch.testing.assert_close(x, net.features(images))
+    assert x.shape[1] == net.out_channels
+
+
+def test_alexnets_stages():
+    with torch.device("meta"):
+        net, x, sides = AlexNet(), torch.empty(1, 3, 224, 224), []
+        for modules in net.stages().values():
+            x = nn.Sequential(*modules)(x)
+            sides.append(x.shape[3])
+    assert sides == [55, 27, 13, 6]
+    assert list(net.stages()) == ["conv1", "conv2", "conv3", "pool5"]
+    assert [module for modules in net.stages().values() for module in modules] == list(net.features)
+    assert x.shape[1] == net.out_channels
+
+
+def test_stages_see_a_layer_that_was_replaced():
+    net = CifarVGG(11, width=4)
+    net.features[3] = nn.Identity()
+    assert isinstance(net.stages()["conv2"][0], nn.Identity)
+    with torch.device("meta"):
+        big = ImagenetVGG(16, norm="batch")
+        assert [type(layers[0]).__name__ for layers in big.stages().values()] == ["Conv2d"] + ["MaxPool2d"] * 5
+        assert sum(len(layers) for layers in big.stages().values()) == len(big.features)
+
+
+@pytest.mark.parametrize("made", [
+    lambda: ImagenetVGG(11, 7), lambda: CifarVGG(11, 7), lambda: AlexNet(7), lambda: GoogLeNet(7),
+    lambda: GoogLeNet(7, size="cifar", width=8), lambda: TimmModel("test_resnet", 7),
+    lambda: TimmModel("test_vit", 7), lambda: TimmModel("test_efficientnet", 7), lambda: TimmModel("vgg11", 7)])
+def test_what_reads_the_classes_off_is_known_as_a_head(made):
+    """All that has the number of classes in its shape, and nothing else."""
+    with torch.device("meta"):
+        net = made()
+    heads = {name for name, value in net.state_dict().items() if value.shape[:1] == (7,)}
+    assert heads
+    assert all(name.startswith(HEADS) for name in heads)
+
+
+@pytest.mark.parametrize("made", [lambda: CifarVGG(11, 4, in_channels=1, width=4),
+                                  lambda: GoogLeNet(4, in_channels=1, size="cifar", width=8),
+                                  lambda: TimmModel("test_resnet", 4, in_channels=1)])
+def test_a_narrow_net_of_grey_images_learns_two_of_them(made):
+    torch.manual_seed(0)
+    net, images, labels = made().train(), torch.randn(4, 1, 32, 32), torch.tensor([0, 3, 0, 3])
+    adam = torch.optim.Adam(net.parameters(), 1e-2)
+    losses = []
+    for _ in range(12):
+        given = net(images)
+        loss = F.cross_entropy(given[0] if isinstance(given, tuple) else given, labels)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_large_nets_take_grey_images():
+    with torch.device("meta"):
+        for net in (ImagenetVGG(11, 4, in_channels=1), AlexNet(4, in_channels=1), GoogLeNet(4, in_channels=1)):
+            assert net.eval()(torch.empty(2, 1, 224, 224)).shape == (2, 4)
+
+
+def test_initial_weights_have_hes_variance_and_biases_are_zero():
+    torch.manual_seed(0)
+    vgg = CifarVGG(16, width=32)
+    for conv in (vgg.features[-4], GoogLeNet(size="cifar").conv3.conv):
+        fan = conv.out_channels * 9
+        assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan), rel=0.02)
+    assert not any(layer.bias.any() for layer in vgg.features if isinstance(layer, nn.Conv2d))
+
+
+def test_an_unknown_depth_is_refused():
+    for made in (CifarVGG, ImagenetVGG):
+        with pytest.raises(ValueError, match="depth must be one of 11, 13, 16, 19, but is 12"):
+            made(12)
+
+
+def test_timm_by_name(config, monkeypatch):
+    small = ["model=timm", "model.name=test_resnet", "data.num_classes=5"]
+    net = build.build_task(config(*small)).model.eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert net(images).shape == (2, 5)
+    assert net.features(images).shape == (2, net.out_channels, 2, 2)
+    with pytest.raises(UserError, match=r"model \(TimmModel\): timm has no model 'resnt18'; near it: .*resnet18"):
+        build.build_task(config(*small, "model.name=resnt18"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"timm cannot make 'test_tresnet'|timm has no model 'test_tresnet'"):
+        build.build_task(config(*small, "model.name=test_tresnet", "model.pretrained=true"))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"model \(TimmModel\): it needs the package timm: pip install dltrain\[timm\]"):
+        build.build_task(config(*small))
+
+
+class Counted(nn.Module):
+    """Logits that are parameters, and twice and minus them as auxiliary ones."""
+
+    auxiliary_weight = 0.3
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([[0.5, -1.0], [2.0, 0.0]]))
+
+    def forward(self, images):
+        return (self.logits, 2 * self.logits, -self.logits) if self.training else self.logits
+
+
+class NoAugment:
+    def __call__(self, batch, draws):
+        return batch.images, batch.labels
+
+    def normalize(self, images):
+        return images
+
+    def test_views(self, model, images):
+        return model(images)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_auxiliary_losses_by_hand(smoothing, monkeypatch):
+    """The loss against sums written out; accuracy is that of the main logits; evaluation knows no auxiliaries."""
+    monkeypatch.setattr(Classification, "current_epoch", 0)
+    monkeypatch.setattr(Classification, "global_rank", 0)
+    task = Classification(Counted(), NoAugment(), 2, smoothing, seed=0, optimizer={}, schedule={})
+    batch = ClassificationBatch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    loss = task.training_step(batch, 0).detach()
+
+    def mean(scale, smoothing):
+        """Of two cross-entropies; each pair of logits has that of its label first."""
+        pairs = [(scale * a, scale * b) for a, b in ((0.5, -1.0), (0.0, 2.0))]
+        return sum((1 - smoothing / 2) * math.log(1 + math.exp(b - a)) + smoothing / 2 * math.log(1 + math.exp(a - b))
+                   for a, b in pairs) / 2
+
+    assert float(loss) == pytest.approx(mean(1, smoothing) + 0.3 * (mean(2, smoothing) + mean(-1, smoothing)), rel=1e-6)
+    assert task.read_training_metrics() == pytest.approx({"train/loss": float(loss), "train/accuracy": 0.5})
+    task.eval().evaluation_step(batch)
+    assert task.eval_loss.tolist() == pytest.approx([2 * mean(1, 0.0), 2])
+
+
+def measured(made, px=224, channels=3):
+    with torch.device("meta"):
+        return measuring.measure(made(), torch.empty(1, channels, px, px))
+
+
+@pytest.mark.parametrize(("made", "weights", "depth"), [
+    (lambda: ImagenetVGG(16), "VGG16_Weights", 16), (lambda: ImagenetVGG(11, norm="batch"), "VGG11_BN_Weights", 11),
+    (GoogLeNet, "GoogLeNet_Weights", 22), (AlexNet, "AlexNet_Weights", 8),
+    (lambda: ImagenetResNet(50), "ResNet50_Weights", 50), (lambda: ImagenetResNet(18), "ResNet18_Weights", 18)])
+def test_measured_columns_are_those_that_torchvision_publishes(made, weights, depth):
+    meta = getattr(theirs, weights).DEFAULT.meta
+    found = measured(made)
+    assert found.parameters == meta["num_params"]
+    assert round(found.multiply_adds / 1e9, 3) == pytest.approx(meta["_ops"], abs=1e-3)
+    assert found.depth == depth
+
+
+def test_measured_depth_is_the_papers():
+    assert measured(lambda: CifarResNet(20), 32).depth == 20
+    assert measured(lambda: CifarResNet(20, shortcut="C"), 32).depth == 20
+    assert measured(lambda: CifarResNet(29, block="bottleneck", shortcut="B"), 32).depth == 29
+    assert measured(EfficientNetLite0).depth == 1 + 2 + 15 * 3 + 1 + 1
+
+
+def test_multiply_adds_by_hand():
+    """One convolution of 3 to 8 channels at stride 2, and a linear layer; not the layer that is not read."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head, self.unread = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 5), nn.Linear(9, 9)
+
+        def forward(self, images):
+            return self.head(self.conv(images).mean((2, 3)))
+
+    assert measured(Two, 16) == (3 * 8 * 9 + 8 + 8 * 5 + 5, 8 * 8 * 3 * 8 * 9 + 8 * 5, 2)
+
+
+def test_averages_are_no_layers():
+    """Of 256 px the map is 8 x 8 and comes to 7 x 7 by products with matrices that are no weights."""
+    assert measured(lambda: ImagenetVGG(11), 256).depth == 11
+
+
+def test_ls_models_measures(monkeypatch, capsys):
+    few = {"alexnet", "vgg11", "resnet20", "googlenet", "char_rnn"}
+    names = listing.choices.names
+    monkeypatch.setattr(listing.choices, "names",
+                        lambda group, *folders: [n for n in names(group, *folders) if group != "model" or n in few])
+    note = listing.ls(["models", "px=32", "classes=10"])
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["alexnet"][:3] == ["-", "-", "-"]
+    assert " ".join(rows["alexnet"][3:]) == "Output size is too small"
+    assert rows["resnet20"] == ["269,722", "40.55", "M", "20"]
+    assert rows["vgg11"][-1] == "11"
+    assert list(rows) == ["model", "alexnet", "googlenet", "resnet20", "vgg11"]
+    assert "3 x 32 x 32 and 10 classes" in note
