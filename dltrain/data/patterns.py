@@ -1,5 +1,5 @@
-"""Drawn patterns, the kind of each its class: images that have nothing to do with digits. An image is a pure function of
-(part, index)."""
+"""Drawn patterns, the kind of each its class: images that have nothing to do with digits. An image is a pure function
+of (part, index)."""
 
 from __future__ import annotations
 

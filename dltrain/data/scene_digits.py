@@ -18,7 +18,7 @@ class SceneDigits(ResidentImages):
 
     def __init__(self, *, sizes_px: list[int], num_train: int, digits: Sequence[int] = range(10), **keys: Any):
         super().__init__(**keys)
-        if len({*digits}) != len(digits) or not 2 <= len(digits) or not {*digits} <= {*range(10)}:
+        if len({*digits}) != len(digits) or len(digits) < 2 or not {*digits} <= {*range(10)}:
             raise ValueError(f"digits must be two or more of 0 to 9, each once, but are {list(digits)}")
         self.digits = sorted(digits)
         self.num_classes = len(digits)

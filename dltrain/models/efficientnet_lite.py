@@ -24,11 +24,15 @@ class SameConv2d(nn.Conv2d):
         super().__init__(c_in, c_out, kernel, stride, groups=groups, bias=False)
         self.made_with = stride
 
+    def begins(self) -> int:
+        """How many pixels before its place it reads, at even sides and the stride that it was made with."""
+        return (self.kernel_size[0] - self.made_with) // 2
+
     def forward(self, x: Tensor) -> Tensor:
         k, s = self.kernel_size[0], self.stride[0]
-        if s < self.made_with or self.dilation[0] > 1:  # dilated in the place of striding: begins where it began
-            before, wide = self.dilation[0] * ((k - self.made_with) // 2), self.dilation[0] * (k - 1)
-            return super().forward(F.pad(x, (before, wide - before) * 2))
+        if s < self.made_with or self.dilation[0] > 1:  # dilated in the place of striding: around its place
+            wide = self.dilation[0] * (k - 1)
+            return super().forward(F.pad(x, (wide // 2, wide - wide // 2) * 2))
         pads: list[int] = []
         for size in (x.shape[3], x.shape[2]):
             missing = max((-(-size // s) - 1) * s + k - size, 0)

@@ -5,8 +5,9 @@ gives; and `out_channels`. All of ours have it but timm's.
 
 Dilation in the place of strides (F. Yu, V. Koltun, 2015, arXiv 1511.07122; L.-C. Chen et al., 2014, 1412.7062, "the
 hole algorithm"): a layer at stride s that is no longer to stride reads every pixel, and all layers after it read pixels
-s times as far apart. The weights stay, and so do the values where the two grids meet: at every s-th pixel, for images
-whose sides the strides divide.
+s times as far apart. The weights stay, and so do the values where the two grids meet: at every s-th place from some
+first one on, for images whose sides the strides divide. A window that reads right and down of its place, as 2x2 pooling
+does, is put around it, so that a dense map lies over the image as evenly as it can.
 
 B images, C channels, H, W height and width; a stage's stride is that of its map to the image.
 """
@@ -60,18 +61,21 @@ def behead(encoder: Any) -> Any:
 
 
 class DensePool(nn.Module):
-    """A max pooling of stride 1 that reads pixels `rate` apart; its output at every s-th pixel is that of `origin`, a
-    pooling of stride s over every rate-th pixel."""
+    """A max pooling of stride 1 that reads pixels `rate` apart, around its place."""
 
-    def __init__(self, origin: nn.MaxPool2d, rate: int):
+    def __init__(self, kernel: int, rate: int):
         super().__init__()
-        self.kernel, self.padding = single(origin.kernel_size), single(origin.padding)
-        self.rate = rate
+        self.kernel, self.rate = kernel, rate
 
     def forward(self, x: Tensor) -> Tensor:
-        before, after = self.padding * self.rate, (self.kernel - 1 - self.padding) * self.rate
-        x = F.pad(x, (before, after, before, after), value=-torch.inf)
-        return F.max_pool2d(x, self.kernel, 1, dilation=self.rate)
+        before = centred(self.kernel, self.rate)
+        after = (self.kernel - 1) * self.rate - before
+        return F.max_pool2d(F.pad(x, (before, after) * 2, value=-torch.inf), self.kernel, 1, dilation=self.rate)
+
+
+def centred(kernel: int, rate: int) -> int:
+    """How far before its place a window of `kernel` pixels, `rate` apart, begins."""
+    return (kernel - 1) * rate // 2
 
 
 def single(value: Any) -> int:
@@ -79,14 +83,14 @@ def single(value: Any) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def dilate(encoder: Any, stride: int, in_channels: int) -> None:
-    """No stage of the encoder strides beyond `stride` any more; in place. Raises ValueError for a stride that none of
-    its stages has."""
+def dilate(encoder: Any, stride: int, in_channels: int) -> int:
+    """No stage of the encoder strides beyond `stride` any more; in place. Returns the first row, and column, of its
+    last map where the grids meet. Raises ValueError for a stride that none of its stages has."""
     known = [stage.stride for stage in shapes(encoder, in_channels)]
     if stride not in known:
         raise ValueError(f"stride must be one of {', '.join(map(str, sorted(set(known))))}, the strides of "
                          f"{type(encoder).__name__}, but is {stride}")
-    reached, rate = 1, 1
+    reached, rate, first = 1, 1, 0
     pools: dict[nn.Module, nn.Module] = {}
     for modules in encoder.stages().values():
         for unit in modules:
@@ -94,11 +98,14 @@ def dilate(encoder: Any, stride: int, in_channels: int) -> None:
             if reached * step <= stride:
                 reached *= step
                 step = 1
-            rate = widen(unit, rate, rate * step, pools) if rate * step > 1 else rate
+            if rate * step > 1:
+                first += widen(unit, rate, rate * step, pools)
+                rate *= step
     for parent in list(encoder.modules()):
         for name, child in parent.named_children():
             if child in pools:
                 setattr(parent, name, pools[child])
+    return first
 
 
 def leaves(unit: nn.Module) -> list[nn.Module]:
@@ -107,18 +114,22 @@ def leaves(unit: nn.Module) -> list[nn.Module]:
 
 
 def widen(unit: nn.Module, rate: int, after: int, pools: dict[nn.Module, nn.Module]) -> int:
-    """Layers of the unit read pixels `rate` apart, `after` behind the one that strode; returns `after`. Poolings are
-    noted for replacement."""
-    now = rate
+    """Layers of the unit read pixels `rate` apart, `after` behind the one that strode. Returns by how much their
+    windows begin earlier than those of the origin do. Poolings are noted for replacement."""
+    now, earlier = rate, 0
     for one in leaves(unit):
         strides = hasattr(one, "stride") and single(one.stride) > 1
         if isinstance(one, nn.MaxPool2d):
-            pools[one] = DensePool(one, now)
+            kernel = single(one.kernel_size)
+            pools[one] = DensePool(kernel, now)
+            earlier += centred(kernel, now) - single(one.padding) * now
         elif isinstance(one, nn.Conv2d):
             kernel = single(one.kernel_size)
             if kernel > 1:
                 one.dilation = (now, now)
-                if not isinstance(one.padding, str):
+                if hasattr(one, "begins"):  # it pads by itself
+                    earlier += centred(kernel, now) - one.begins() * now
+                else:
                     one.padding = (single(one.padding) * now,) * 2
             if strides:
                 one.stride = (1, 1)
@@ -126,4 +137,4 @@ def widen(unit: nn.Module, rate: int, after: int, pools: dict[nn.Module, nn.Modu
             one.stride = 1  # type: ignore[assignment]
         if strides and not (isinstance(one, nn.Conv2d) and single(one.kernel_size) == 1):
             now = after
-    return after
+    return earlier

@@ -60,7 +60,8 @@ class Segmentation(Task):
         return logits
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        self.resting.begin(self.current_epoch)
+        if self.resting.stages:
+            self.resting.begin(self.current_epoch)
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, masks = self.augment(batch, draws)
         if self.pixels is None:
