@@ -178,7 +178,7 @@ def test_intersection_over_union_by_sets_of_pixels():
         matrix[t, p] += 1
     found = iou(matrix)
     for number in range(4):
-        left, right = set((truth == number).nonzero()[:, 0].tolist()), set((predicted == number).nonzero()[:, 0].tolist())
+        left, right = ({*(one == number).nonzero()[:, 0].tolist()} for one in (truth, predicted))
         assert float(found[number]) == pytest.approx(len(left & right) / len(left | right))
     assert found[4].isnan()
 
@@ -363,10 +363,10 @@ def test_what_is_wrong_with_a_mask_is_named_by_its_file(folder):
     (folder / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"no classes.txt; it must have the name of each number"):
         data_of(folder)
+    (folder / "classes.txt").write_text("a\n")
+    for file in (folder / "images").iterdir():
+        file.unlink()
     with pytest.raises(DataError, match=r"images: no pictures"):
-        (folder / "classes.txt").write_text("a\n")
-        for file in (folder / "images").iterdir():
-            file.unlink()
         data_of(folder)
 
 

@@ -91,7 +91,7 @@ def test_the_encoder_of_a_larger_model_rests():
 
 
 def test_what_cannot_rest_is_named(config):
-    with pytest.raises(UserError, match=r"task.transfer.rest_until=stage9: CifarResNet has no such stage; did you mean"):
+    with pytest.raises(UserError, match=r"transfer.rest_until=stage9: CifarResNet has no such stage; did you mean"):
         build_task(config(*PLAIN, "task.transfer.rest_until=stage9"))
     with pytest.raises(UserError, match=r"rest_until=x: CifarResNet has no such stage; there are: stem, .*, or all"):
         build_task(config(*PLAIN, "task.transfer.rest_until=x"))
@@ -141,7 +141,7 @@ def test_scenes_of_some_digits(config):
     assert data.class_names == ["5", "7"]
     assert {thing.digit for i in range(20) for thing in data.scenes.draw("train", i).things} == {5, 7}
     assert set(data.parts["train"].labels.tolist()) == {0, 1}
-    with pytest.raises(UserError, match="digits must be two or more of 0 to 9, each once, but are .3, 3."):
+    with pytest.raises(UserError, match=r"digits must be two or more of 0 to 9, each once, but are .3, 3."):
         build_data(config("data=scene_digits", "data.digits=[3,3]"))
 
 

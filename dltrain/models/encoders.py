@@ -127,8 +127,9 @@ def widen(unit: nn.Module, rate: int, after: int, pools: dict[nn.Module, nn.Modu
             kernel = single(one.kernel_size)
             if kernel > 1:
                 one.dilation = (now, now)
-                if hasattr(one, "begins"):  # it pads by itself
-                    earlier += centred(kernel, now) - one.begins() * now
+                begins: Any = getattr(one, "begins", None)
+                if begins is not None:  # it pads by itself
+                    earlier += centred(kernel, now) - begins() * now
                 else:
                     one.padding = (single(one.padding) * now,) * 2
             if strides:

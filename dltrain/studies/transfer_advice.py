@@ -2,7 +2,8 @@
 
 The deck, slide 20, after CS231n (2016): with little data that are alike a linear classifier on top; with much data
 alike a few layers are trained further; with much data unlike all of them; with little data unlike "you're in trouble".
-Each cell is measured in four ways: a linear probe, and at equal steps the last stage trained, all trained, from scratch.
+Each cell is measured in four ways: a linear probe, and at equal steps the last stage trained, all trained, and a net
+from scratch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CLOSE = 0.01  # of accuracy: as good as the best
 def study(folder: Path, seed: int, common: list[str], source: list[str], targets: dict[str, list[str]],
           sizes: dict[str, int], rest_until: str, source_epochs: int, steps: int, lr: float,
           fine_lr: float) -> dict[str, Any]:
-    """`source`, and `targets` alike and unlike: words that choose the data. `rest_until`: the stages below the last one.
+    """`source`, and `targets` alike and unlike: words that choose the data. `rest_until`: the stage below the last.
     `lr`: from scratch; `fine_lr`: of what was trained before. Writes advice.csv and results.png."""
     words = [*common, f"seed={seed}", "recipe=none"]
     print("\nthe net that is transferred", flush=True)
