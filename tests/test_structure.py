@@ -51,7 +51,7 @@ def test_models_import_torch_and_torchvision_only():
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
                 [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
-            allowed = {"torch", "torchvision", "math", "collections", "functools", "typing", "__future__"}
+            allowed = {"torch", "torchvision", "math", "collections", "functools", "itertools", "typing", "__future__"}
             allowed |= {"timm", "difflib"} if file.name == "timm_model.py" else set()
             assert {name.split(".")[0] for name in names if not name.startswith("dltrain.models.")} <= allowed, file
 

@@ -178,7 +178,8 @@ def typed(monkeypatch, capsys, *words):
 def test_the_advice_is_measured_in_every_cell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = typed(monkeypatch, capsys, "experiment=transfer_advice", "name=t", "study.steps=2", "study.source_epochs=1",
-                "study.sizes={little:8,much:16}", 'study.common=["model=resnet20","model.depth=8","data.image_px=28","trainer=cpu"]')
+                "study.sizes={little:8,much:16}",
+                'study.common=["model=resnet20","model.depth=8","data.image_px=28","trainer=cpu"]')
     with open(tmp_path / "outputs/t/advice.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["setting"] for row in rows] == ["alike, little", "alike, much", "unlike, little", "unlike, much"]
