@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from dltrain.build import build_data
 from dltrain.callbacks.stopping import StopAtStep
 from dltrain.data.classification import Part
 from dltrain.data.digits import Digits
 from dltrain.models.mlp import MLP
 from dltrain.studies import batchnorm_effect, comparison
+from tests.conftest import TINY
 
 # two nets of 8 layers on 96 digits, 3 batches an epoch, and a comparison of them in a folder of a person's own
 YAML = """
@@ -192,6 +194,10 @@ def test_percentiles_and_the_typical_unit():
     logits = (1 / (1 + np.exp(-x))) @ net.head.weight.detach().numpy().T
     assert float(accuracy) == pytest.approx((logits.argmax(1) == np.arange(31) % 10).mean())
     assert net.training
+    normalised = MLP(16, 10, hidden=5)
+    before = {key: value.clone() for key, value in normalised.state_dict().items()}
+    batchnorm_effect.looked_at(normalised, images, torch.arange(31) % 10)
+    assert all(torch.equal(value, before[key]) for key, value in normalised.state_dict().items()), "only looked at"
     # medians move by 4, 1 and 3, the last spreads are 2, 1 and 2: drifts of 2, 1 and 1.5, whose median is unit 2
     looks = torch.tensor([[[-1.0, -1, -1], [0, 0, 0], [1, 1, 1]], [[3, 0, 2], [4, 1, 3], [5, 1, 4]]])
     found = batchnorm_effect.Found(torch.tensor([0.1, 0.95]), looks)
@@ -199,6 +205,14 @@ def test_percentiles_and_the_typical_unit():
     assert found.typical() == 2
     assert batchnorm_effect.steps_to(0.9, found, [0, 40]) == 40
     assert batchnorm_effect.steps_to(0.96, found, [0, 40]) is None
+
+
+def test_every_net_sees_the_same_batches(config):
+    module = build_data(config(*TINY))
+    first, second, again = (batchnorm_effect.endless(module) for _ in range(3))
+    before = [next(first).labels for _ in range(4)]  # into the second epoch
+    assert all(torch.equal(next(second).labels, labels) for labels in before)
+    assert not torch.equal(next(again).labels, before[3])
 
 
 def test_batch_normalisation_is_seen_at_work(tmp_path, monkeypatch, capsys):

@@ -11,8 +11,6 @@ B batch, C channels, H, W height and width.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
@@ -27,11 +25,10 @@ class MLP(nn.Module):
         super().__init__()
         if norm not in ("batch", "none"):
             raise ValueError(f"norm must be batch or none, but is {norm}")
-        widths = [num_inputs, *[hidden] * layers]
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(c_in, c_out, bias=norm == "none"),
-                          *([nn.BatchNorm1d(c_out)] if norm == "batch" else []))
-            for c_in, c_out in pairwise(widths))
+            nn.Sequential(nn.Linear(hidden if number else num_inputs, hidden, bias=norm == "none"),
+                          *([nn.BatchNorm1d(hidden)] if norm == "batch" else []))
+            for number in range(layers))
         self.head = nn.Linear(hidden, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -139,9 +139,6 @@ def trained(path: Path, words: list[str], own: str | None = None) -> dict[str, A
     """The result of the run that the words make, in `path`: trained there, taken up again, or there already."""
     config = compose(words, own).job_config()
     folders.refuse_other_config(path, to_plain(config))
-    if folders.finished(path):
-        print(f"{path} is finished", flush=True)
-        return sweeps.read_result(path)
     path.mkdir(exist_ok=True)
     typed, sys.argv = sys.argv, [sys.argv[0], *words]  # the run's command.txt has what makes it by itself
     try:
