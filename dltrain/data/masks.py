@@ -6,6 +6,7 @@ files is held against each other, and every mask's numbers against the classes, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,8 +70,9 @@ class PhotoMasks(DataModule):
             raise DataError(f"data.num_classes={self.num_classes}, but {self.root} has {len(self.class_names)} classes")
         pairs = [pair for part in PARTS for pair in self.parts[part]]
         with ThreadPoolExecutor(8) as pool:
-            seen = list(track(pool.map(self.looked_at, pairs), f"checking {len(pairs)} masks", len(pairs),
-                              transient=True))
+            looks = pool.map(self.looked_at, pairs)
+            seen = list(track(looks, f"checking {len(pairs)} masks", len(pairs), transient=True,
+                              disable=not sys.stdout.isatty()))
         if faults := [one for one in seen if isinstance(one, str)]:
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {'; '.join(faults[:3])}{more}")
