@@ -30,9 +30,8 @@ import hydra.utils
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dltrain import folder as folders
 from dltrain import run, sweeps
-from dltrain.compose import compose, to_plain
+from dltrain.compose import compose
 from dltrain.errors import UserError, nearest
 
 CLAIM = re.compile(r"(\S+): (.+?) (>=|<=|>|<) (.+)")
@@ -137,12 +136,10 @@ def config_dir() -> str | None:
 
 def trained(path: Path, words: list[str], own: str | None = None) -> dict[str, Any]:
     """The result of the run that the words make, in `path`: trained there, taken up again, or there already."""
-    config = compose(words, own).job_config()
-    folders.refuse_other_config(path, to_plain(config))
     path.mkdir(exist_ok=True)
     typed, sys.argv = sys.argv, [sys.argv[0], *words]  # the run's command.txt has what makes it by itself
     try:
-        return run.train(config, path)
+        return run.train(compose(words, own).job_config(), path)
     finally:
         sys.argv = typed
 
