@@ -202,7 +202,8 @@ def test_only_the_runs_own_config_decides_what_is_adopted(classifier):
 def test_a_classifier_goes_on_from_a_run_with_a_head_for_its_own_classes(classifier, config, run_folder):
     """The run's net and weights; the head is new where the number of classes or their names are others."""
     saved = checkpoints.load(classifier / "checkpoints/best.ckpt")["state_dict"]
-    words = ["model=resnet20", f"model.from_run={classifier}", "data=scene_digits", "data.image_px=32", "recipe=none"]
+    words = ["model=resnet20", f"model.from_run={classifier}", "data=scene_digits", "data.image_px=32",
+             "data.num_classes=10", "recipe=none"]
 
     def begun(*more, class_names):
         found = config(*words, *more)
@@ -238,7 +239,7 @@ def test_the_number_of_classes_may_be_known_by_the_data_alone(classifier, config
 
 def test_hidden_layers_of_a_head_stay_when_its_classes_change(config, tmp_path, monkeypatch):
     """GoogLeNet's auxiliary classifiers: their last layers are new, the ones before are the run's."""
-    words = ["model=googlenet_cifar", "model.width=8"]
+    words = ["model=googlenet_cifar", "model.width=8", "data.num_classes=10"]
     torch.manual_seed(1)
     run_of = build.build_task(config(*words)).model
     (tmp_path / "checkpoints").mkdir(parents=True)
@@ -248,7 +249,7 @@ def test_hidden_layers_of_a_head_stay_when_its_classes_change(config, tmp_path, 
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(found, resolve=True))
     monkeypatch.setattr(checkpoints, "load", lambda path: {
         "state_dict": {f"model.{name}": value for name, value in run_of.state_dict().items()}})
-    asked = config("model=resnet20", "data=scene_digits", f"model.from_run={tmp_path}")
+    asked = config("model=resnet20", "data=scene_digits", "data.num_classes=10", f"model.from_run={tmp_path}")
     for names, same in ((found.class_names, True), ([*"klmnopqrst"], False)):
         asked.class_names, asked.seed = names, 5
         net = build.build_task(asked).model
