@@ -131,7 +131,8 @@ def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
 FREE = {"name", "output_dir", "choices", "class_names", "data.root", "data.download", "data.num_workers",
         "trainer.log_every_n_steps", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
 
-READ_FROM_FILES = {"data.num_classes", "data.vocab_size", "data.target_vocab_size"}  # null until the data are read
+# null until the data are read, and wherever these sizes go by interpolation
+READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
 
 
 def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
@@ -141,7 +142,7 @@ def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
         return
     begun, now = flatten(read_config(folder)), flatten(asked)
     differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-              and begun.get(key) != now.get(key) and not (key in READ_FROM_FILES and now.get(key) is None)]
+              and begun.get(key) != now.get(key) and not (key.rpartition(".")[2] in READ_FROM_FILES and now.get(key) is None)]
     if differ:
         shown = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""

@@ -96,6 +96,14 @@ def test_the_stages_in_order_are_the_features(make):
     assert [stage.stride for stage in found] == sorted(stage.stride for stage in found)
 
 
+@pytest.mark.parametrize(("make", "strides"), [
+    (lambda: AlexNet(10), [4, 8, 16, 32]), (lambda: CifarVGG(11, width=4), [1, 2, 4, 8, 16, 32]),
+    (lambda: EfficientNetLite0(), [2, 2, 4, 8, 16, 16, 32, 32]), (lambda: ImagenetResNet(50), [2, 4, 8, 16, 32]),
+    (lambda: GoogLeNet(10), [2, 4, 8, 16, 32]), (lambda: CifarResNet(11, block="bottleneck"), [1, 1, 2, 4])])
+def test_strides_are_the_products_of_the_layers_own(make, strides):
+    assert [stage.stride for stage in shapes(make(), 3)] == strides
+
+
 def test_a_block_called_alone_draws_its_own_coin():
     """A stochastic-depth trunk is random in training and the expected net in evaluation, stage by stage too."""
     torch.manual_seed(0)

@@ -145,6 +145,14 @@ def test_scenes_of_some_digits(config):
         build_data(config("data=scene_digits", "data.digits=[3,3]"))
 
 
+def test_the_same_words_again_where_only_the_data_know_the_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["model=resnet20", "model.depth=8", "data=scene_digits", "data.num_train=16", "data.image_px=28", "name=a",
+             "trainer=smoke"]
+    typed(monkeypatch, capsys, *words)
+    assert "is finished, nothing to do" in typed(monkeypatch, capsys, *words)
+
+
 def test_patterns_are_functions_of_part_and_index_and_of_all_kinds(config):
     words = ["data=patterns", "data.num_train=16"]
     one, other = build_data(config(*words)), build_data(config(*words))

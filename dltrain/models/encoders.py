@@ -14,13 +14,14 @@ B images, C channels, H, W height and width; a stage's stride is that of its map
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PROBE_PX = 64  # side of the image that shows the strides and channels of a trunk
+PROBE_PX = 64  # side of that image
 
 
 def maps(encoder: Any, images: Tensor) -> list[Tensor]:
@@ -40,15 +41,23 @@ class Stage(NamedTuple):
 
 
 def shapes(encoder: Any, in_channels: int) -> list[Stage]:
-    """Of each stage's map, seen on an empty image. Raises ValueError for what has no stages."""
+    """Of each stage's map; the channels are seen on an empty image. Raises ValueError for what has no stages."""
     if not hasattr(encoder, "stages"):
         raise ValueError(f"{type(encoder).__name__} must have stages to serve as an encoder of every pixel")
-    training = encoder.training
+    training, reached, strides = encoder.training, 1, []
     with torch.no_grad():
         found = maps(encoder.eval(), torch.zeros(1, in_channels, PROBE_PX, PROBE_PX))
     encoder.train(training)
-    return [Stage(name, one.shape[1], round(PROBE_PX / one.shape[3]))
-            for name, one in zip(encoder.stages(), found, strict=True)]
+    for units in encoder.stages().values():
+        reached *= math.prod(map(step_of, units))
+        strides.append(reached)
+    return [Stage(name, one.shape[1], stride) for name, one, stride in
+            zip(encoder.stages(), found, strides, strict=True)]
+
+
+def step_of(unit: nn.Module) -> int:
+    """The stride of a layer or block: that of the one layer in it that strides, or of several side by side."""
+    return max((single(one.stride) for one in leaves(unit) if hasattr(one, "stride")), default=1)
 
 
 def behead(encoder: Any) -> Any:
@@ -94,7 +103,7 @@ def dilate(encoder: Any, stride: int, in_channels: int) -> int:
     pools: dict[nn.Module, nn.Module] = {}
     for modules in encoder.stages().values():
         for unit in modules:
-            step = max((single(one.stride) for one in leaves(unit) if hasattr(one, "stride")), default=1)
+            step = step_of(unit)
             if reached * step <= stride:
                 reached *= step
                 step = 1
