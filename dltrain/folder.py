@@ -141,8 +141,9 @@ def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
     if not (folder / "config.yaml").is_file():
         return
     begun, now = flatten(read_config(folder)), flatten(asked)
+    open_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
     differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-              and begun.get(key) != now.get(key) and not (key.rpartition(".")[2] in READ_FROM_FILES and now.get(key) is None)]
+              and begun.get(key) != now.get(key) and key not in open_yet]
     if differ:
         shown = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
