@@ -209,6 +209,7 @@ def draw(paths: dict[str, list[Path]], curves: dict[str, str], bars: Values, tit
         axes.grid(alpha=0.25)
     sweeps.draw_bars(panels[len(curves)], {(name,): values for name, values in bars.items()})
     panels[len(curves)].set(title=title)
+    panels[len(curves)].locator_params(axis="x", nbins=5)
     panels[len(curves)].spines[["top", "right"]].set_visible(False)
     for axes in panels[count:]:
         axes.set_axis_off()
