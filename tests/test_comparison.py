@@ -129,11 +129,13 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, typed, monkeypatch):
      "study.claims: 'train/loss: residul > plain net': no run 'residul'; did you mean 'residual'?"),
     ("study.claims=['train/loss residual']",
      "study.claims: 'train/loss residual': must be 'metric: run > run', with >, <, >= or <="),
-    ("study.claims=['train/los: residual > plain net']", "study: no run has 'train/los'; did you mean 'train/loss'?"),
-    ("+study.shown.second=seconds", "study: no run has 'second'; did you mean 'seconds'?"),
-    ("study.curves=[train/acuracy]", "study: no run has 'train/acuracy'; did you mean 'train/accuracy'?"),
+    ("study.claims=['train/los: residual > plain net']",
+     "study.claims: no run has 'train/los'; did you mean 'train/loss'?"),
+    ("+study.shown.second=seconds", "study.shown: no run has 'second'; did you mean 'seconds'?"),
+    ("study.curves=[train/acuracy]", "study.curves: no run has 'train/acuracy'; did you mean 'train/accuracy'?"),
     ("study.more=['model=plan56']", "study.runs.plain net: unknown model 'plan56'; did you mean 'plain56'?"),
     ("+study.runs.plain_net=[]", "study.runs: 'plain net' and 'plain_net' would share the folder plain_net"),
+    ("study.seeds=[]", "study.seeds: must not be empty"),
     ("study.seeds=[a]", "study.seeds=['a']: each must be an integer >= 0"),
 ])
 def test_what_no_run_has_is_refused_before_the_first_is_trained(tmp_path, typed, words, said):
@@ -146,7 +148,8 @@ def test_what_no_run_has_is_refused_before_the_first_is_trained(tmp_path, typed,
 
 def test_a_tested_metric_that_no_run_has_is_refused_after_the_first(tmp_path, typed):
     code, _, err = typed("name=d", "study.claims=['test/acuracy: residual > plain net']")
-    assert (code, err) == (2, "dltrain: error: study: no run has 'test/acuracy'; did you mean 'test/accuracy'?\n")
+    assert (code, err) == (2, "dltrain: error: study.claims: no run has 'test/acuracy'; did you mean "
+                               "'test/accuracy'?\n")
     assert [run.name for run in (tmp_path / "outputs").glob("d/*-seed*")] == ["plain_net-seed0"]
 
 

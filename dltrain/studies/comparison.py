@@ -55,16 +55,21 @@ def study(folder: Path, seed: int, common: list[str], runs: dict[str, list[str]]
 
     Raises UserError by key for what no run has: before the first is trained, but for test/... metrics and curves of
     val/..., which are known when it has ended."""
+    for key, given in (("runs", runs), ("seeds", seeds), ("shown", shown)):
+        if not given:
+            raise UserError(f"study.{key}: must not be empty")
     read = [read_claim(text, list(runs)) for text in claims]
-    wanted = list(dict.fromkeys([*shown, *(claim.metric for claim in read)]))
+    asked = {"study.shown": list(shown), "study.claims": [claim.metric for claim in read]}
+    wanted = list(dict.fromkeys(metric for metrics in asked.values() for metric in metrics))
     every = [seed + number for number in seeds]
     own = config_dir()
     words = {name: [*common, *its, *more] for name, its in runs.items()}
     tasks: list[Any] = [hydra.utils.get_class(checked(name, words[name], own).task._target_) for name in runs]
     refuse_shared_folders(list(runs))
     training = [f"train/{key}" for task in tasks for key in (*task.running, "gradient_norm", "clipped_share")]
-    refuse_unknown(wanted, [*OF_EVERY_RUN, *training, *(task.headline for task in tasks)], "test/")
-    refuse_unknown(curves, [*training, "lr", *(f"{task.unit}_per_second" for task in tasks)], "val/")
+    for key, metrics in asked.items():
+        refuse_unknown(key, metrics, [*OF_EVERY_RUN, *training, *(task.headline for task in tasks)], "test/")
+    refuse_unknown("study.curves", curves, [*training, "lr", *(f"{task.unit}_per_second" for task in tasks)], "val/")
 
     paths = {name: [place(folder, f"{name}-seed{number}") for number in every] for name in runs}
     found: dict[str, Values] = {metric: {name: [] for name in runs} for metric in wanted}
@@ -72,8 +77,9 @@ def study(folder: Path, seed: int, common: list[str], runs: dict[str, list[str]]
         for number, path in zip(every, paths[name], strict=True):
             print(f"\n{name}, seed {number}", flush=True)
             result = measured(path, trained(path, [*words[name], f"seed={number}"], own))
-            refuse_unknown(wanted, list(result))
-            refuse_unknown(curves, list(readings(path)[0]))
+            for key, metrics in asked.items():
+                refuse_unknown(key, metrics, list(result))
+            refuse_unknown("study.curves", curves, list(readings(path)[0]))
             for metric in wanted:
                 found[metric][name].append(result[metric])
 
@@ -115,11 +121,11 @@ def refuse_shared_folders(names: list[str]) -> None:
                 raise UserError(f"study.runs: '{other}' and '{name}' would share the folder {place(Path(), name)}")
 
 
-def refuse_unknown(wanted: Iterable[str], known: list[str], later: str | None = None) -> None:
+def refuse_unknown(key: str, wanted: list[str], known: list[str], later: str | None = None) -> None:
     """Metrics that begin with `later` are not yet known."""
     for metric in wanted:
         if metric not in known and not (later and metric.startswith(later)):
-            raise UserError(f"study: no run has '{metric}'{nearest(metric, known) or there_are(known)}")
+            raise UserError(f"{key}: no run has '{metric}'{nearest(metric, known) or there_are(known)}")
 
 
 def there_are(names: list[str]) -> str:
