@@ -13,7 +13,7 @@ import yaml
 from dltrain import choices, rules
 from dltrain.errors import UserError, nearest
 
-TOPICS = ("models", "data", "recipes", "augment", "trainers", "experiments", "runs")
+TOPICS = ("models", "encoders", "data", "recipes", "augment", "trainers", "experiments", "runs")
 SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # what `ls models` is told, with its rule
 
 HELP = """\
@@ -49,6 +49,7 @@ Look at runs:  tensorboard --logdir outputs
 
 def help_text(width: int = 108) -> str:
     rows = [wrapped(f"  {group + '=':<12}", choices.names(group), width) for group in choices.GROUPS[:4]]
+    rows.append(f"  {'encoder':<12}encoder@model.encoder=lite0: the trunk of a net that has one; dltrain ls encoders")
     recipes = [f"  {'recipe=':<12}<model>-on-<data> is taken by itself where there is one; recipe=none takes none"]
     return HELP.format(topics="|".join(TOPICS), groups="\n".join(rows + recipes))
 
@@ -72,7 +73,7 @@ def ls(words: list[str]) -> str:
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
     if topic == "models" and words[1:]:
         return measured(**sizes(words[1:]))
-    parts = {"models": models, "data": data, "recipes": recipes,
+    parts = {"models": models, "encoders": lambda: described("encoder"), "data": data, "recipes": recipes,
              "augment": lambda: described("augment"), "trainers": lambda: described("trainer"),
              "experiments": lambda: described("experiment")}
     if topic:

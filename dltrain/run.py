@@ -19,6 +19,7 @@ from dltrain.build import build, build_data, build_task, build_trainer, check_fi
 from dltrain.callbacks.progress import duration
 from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals
+from dltrain.errors import UserError
 
 log = logging.getLogger("dltrain")
 
@@ -78,10 +79,18 @@ def study(config: DictConfig, path: Path) -> None:
         return
     with folder.locked(path), folder.logging_to(path):
         plain: Any = OmegaConf.to_container(config, resolve=True)
+        before = {*path.iterdir()}
         folder.write_config(path, plain)
         folder.write_command(path)
         folder.write_environment(path, f"cpu, {torch.get_num_threads()} threads")
-        found = build(config.study, "study", folder=path, seed=config.seed)
+        written = {*path.iterdir()}
+        try:
+            found = build(config.study, "study", folder=path, seed=config.seed)
+        except UserError:
+            if {*path.iterdir()} == written:  # refused before it began: the mended words may have this folder
+                for file in written - before:
+                    file.unlink()
+            raise
         folder.write(path / "result.json", json.dumps({**found, "seed": config.seed, "folder": str(path)}, indent=1)
                      + "\n")
 

@@ -23,7 +23,8 @@ def finish(path: Path, title: str = "") -> int:
     results = {job: read_result(job) for job in jobs}
     asked = {job: asked_of(job) for job in jobs}
     done = [job for job in jobs if results[job]]
-    headline, mode = next(((results[job]["headline"], results[job]["headline_mode"]) for job in done), ("", "max"))
+    headline, mode = next(((results[job]["headline"], results[job]["headline_mode"]) for job in done
+                           if "headline" in results[job]), ("", "max"))  # a study has none
     tested = headline.replace("val/", "test/")
     done.sort(key=lambda job: (-1 if mode == "max" else 1) * results[job].get(tested, 0))
     every = dict.fromkeys(key for words in asked.values() for key in words)
@@ -34,7 +35,7 @@ def finish(path: Path, title: str = "") -> int:
         reason = (job / "error.txt").read_text().splitlines()[0] if (job / "error.txt").is_file() else "unfinished"
         rows.append({"job": job.name, **{key: asked[job].get(key, "") for key in varied},
                      **{key: f"{result[key]:.4f}" if result else "" for key in (headline, tested) if key},
-                     "seconds": f"{result['seconds']:.0f}" if result else "",
+                     "seconds": f"{result['seconds']:.0f}" if "seconds" in result else "",
                      "state": "done" if result else f"failed: {reason}"})
     with open(path / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -42,7 +43,7 @@ def finish(path: Path, title: str = "") -> int:
         writer.writerows(rows)
     print("\n" + listing.table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
     print(f"\n{len(done)} of {len(jobs)} jobs done; {path}/results.csv")
-    if len(done) > 1:
+    if len(done) > 1 and headline:
         groups: dict[Group, list[Path]] = defaultdict(list)
         for job in sorted(done, key=jobs.index):
             groups[tuple(asked[job].get(key, "") for key in varied if key != "seed")].append(job)

@@ -146,6 +146,18 @@ def test_what_no_run_has_is_refused_before_the_first_is_trained(tmp_path, typed,
     assert not list((tmp_path / "outputs").glob("c/*-seed*"))
 
 
+def test_a_study_that_was_refused_leaves_its_folder_to_the_mended_words(tmp_path, typed):
+    code, _, err = typed("name=c", "study.claims=['test/accuracy: residual > plane net']", "study.runs={residual: []}")
+    assert code == 2, err
+    assert not (tmp_path / "outputs/c").exists()
+
+
+def test_a_study_can_be_swept(tmp_path, typed):
+    code, out, err = typed("-m", "name=s", "seed=0,1", "study.claims=[]", 'study.more=["trainer.max_epochs=1"]')
+    assert (code, err) == (0, "")
+    assert "2 of 2 jobs done" in out
+
+
 def test_a_tested_metric_that_no_run_has_is_refused_after_the_first(tmp_path, typed):
     code, _, err = typed("name=d", "study.claims=['test/acuracy: residual > plain net']")
     assert (code, err) == (2, "dltrain: error: study.claims: no run has 'test/acuracy'; did you mean "

@@ -112,5 +112,5 @@ def draw(fields: dict[str, Tensor], found: dict[str, dict[str, float]], file: Pa
                        f"half within {row['half_px']:.0f} px", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle("gradient of the middle pixel's class with respect to the image, square root", fontsize=9)
+    figure.supxlabel("gradient of the middle pixel's class with respect to the image, square root", fontsize=9)
     figure.savefig(file)
