@@ -41,8 +41,8 @@ class Hypercolumn(nn.Module):
         self.widths = [found[place].channels for place in self.places]
         self.encoder = behead(encoder)
         self.fc1 = nn.Linear(sum(self.widths), hidden)
-        self.rest = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU(),
-                                  nn.Dropout(dropout), nn.Linear(hidden, num_classes))
+        self.rest = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, hidden),
+                                  nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
 
     def tapped(self, images: Tensor) -> list[Tensor]:
         found = maps(self.encoder, images)
@@ -57,14 +57,14 @@ class Hypercolumn(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        total = None
+        total, bias = None, self.fc1.bias  # a constant is enlarged to itself: it goes in with the first map
         for map_, weight in zip(self.tapped(images), self.fc1.weight.split(self.widths, 1), strict=True):
-            part = F.interpolate(F.conv2d(map_, weight[:, :, None, None]), size=images.shape[2:], mode="bilinear",
-                                 align_corners=False)
-            total = part if total is None else total + part
+            part = F.interpolate(F.conv2d(map_, weight[:, :, None, None], bias), size=images.shape[2:],
+                                 mode="bilinear", align_corners=False)
+            total, bias = part if total is None else total.add_(part), None
         assert total is not None
-        hidden = total.permute(0, 2, 3, 1) + self.fc1.bias
-        return self.rest(hidden).permute(0, 3, 1, 2)
+        logits: Tensor = self.rest(total.permute(0, 2, 3, 1))
+        return logits.permute(0, 3, 1, 2)
 
 
 def columns_at(tapped: Sequence[Tensor], grid: Tensor) -> Tensor:
