@@ -102,7 +102,7 @@ def extent(inside: Tensor) -> tuple[int, int, int, int]:
 class SceneBoxes(DataModule):
     """Scenes with their boxes; the class is the digit. `num_train` scenes, EVALUATED each for validation and test."""
 
-    batch_type = DetectionBatch
+    batch_type: type = DetectionBatch
 
     def __init__(self, *, image_px: int, channels: int, num_classes: int, sizes_px: list[int], most: int,
                  num_train: int, **keys: Any):
@@ -124,7 +124,7 @@ class SceneBoxes(DataModule):
     def num_samples(self, part: str) -> int:
         return len(self.targets[part])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
+    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
         for indices in batches:
             known = indices[indices >= 0].tolist()  # -1 fills the last batch among several processes
             yield DetectionBatch([self.images[part][i] for i in known],

@@ -57,7 +57,8 @@ class Hypercolumn(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        total, bias = None, self.fc1.bias  # a constant is enlarged to itself: it goes in with the first map
+        total: Tensor | None = None
+        bias: Tensor | None = self.fc1.bias  # a constant is enlarged to itself: it goes in with the first map
         for map_, weight in zip(self.tapped(images), self.fc1.weight.split(self.widths, 1), strict=True):
             part = F.interpolate(F.conv2d(map_, weight[:, :, None, None], bias), size=images.shape[2:],
                                  mode="bilinear", align_corners=False)
