@@ -30,7 +30,7 @@ def finish(cwd: Path, name: str) -> str:
 def wait_for_step(cwd: Path, name: str, step: int) -> None:
     """Until metrics.csv or a checkpoint shows that training is under way."""
     last = cwd / f"outputs/{name}/checkpoints/last.ckpt"
-    for _ in range(1200):
+    for _ in range(9000):  # a busy machine starts slowly
         if last.exists():
             return
         time.sleep(0.02)
