@@ -41,7 +41,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class Block(nn.Module):
@@ -64,9 +64,12 @@ class Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """`until`: the stages, of 7, that `features` goes through: 5 gives 112 channels at a sixteenth of the sides, 7
     gives 320 at a 32nd. Later ones are not made then, nor the head: it is a trunk. Raises ValueError for another
-    number, or for images that are not of three channels."""
+    number, or for images that are not of three channels.
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, until: int = 7):
+    `momentum`: the share of a batch's statistics in those that evaluation uses; 0.01 is the published one, with which
+    they take hundreds of steps to arrive in a net from scratch."""
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, until: int = 7, momentum: float = 0.01):
         super().__init__()
         if in_channels != 3 or not 1 <= until <= 7:
             raise ValueError(f"in_channels must be 3 and until in [1, 7], but are {in_channels} and {until}")
@@ -81,6 +84,9 @@ class EfficientNetLite0(nn.Module):
         if until == 7:
             self._conv_head, self._bn1 = SameConv2d(320, 1280, 1), norm(1280)
             self._fc = nn.Linear(1280, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """The trunk in order; strides 2, and 2, 4, 8, 16, 16, 32, 32."""
