@@ -103,7 +103,7 @@ def claims(found: dict[str, dict[str, float]]) -> dict[str, bool]:
 def draw(fields: dict[str, Tensor], found: dict[str, dict[str, float]], file: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(fields), 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3.6 * len(fields), 4.9), dpi=110, layout="constrained")
     for axes, (name, one) in zip(figure.subplots(1, len(fields), squeeze=False)[0], fields.items(), strict=True):
         axes.imshow((one / one.max()).sqrt(), cmap="magma", vmin=0, vmax=1)
         axes.plot(len(one) // 2, len(one) // 2, "c+", markersize=9)
