@@ -17,13 +17,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from dltrain.batches import seed_of
 from dltrain.callbacks.boxes import Boxes
 from dltrain.callbacks.captions import Sentences
-from dltrain.callbacks.chance import StepSeeds
+from dltrain.callbacks.checkpointing import Saving
 from dltrain.callbacks.masks import Masks
+from dltrain.callbacks.metrics import Board, MetricsFile, Readings
 from dltrain.callbacks.pictures import Pictures
 from dltrain.callbacks.progress import Display
-from dltrain.callbacks.record import Board, MetricsFile, Readings
 from dltrain.callbacks.samples import Samples
-from dltrain.callbacks.saving import Saving
+from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.errors import DataError, MachineError, UserError

@@ -74,7 +74,7 @@ def split_verb(argv: list[str]) -> tuple[str, list[str]]:
 
 def key_values(verb: str, words: list[str]) -> dict[str, str]:
     """The key=value words of resume, eval and predict, checked against the run's own config. Raises UserError."""
-    from dltrain import folder
+    from dltrain import run_dir
 
     pairs = {}
     for word in words:
@@ -84,11 +84,11 @@ def key_values(verb: str, words: list[str]) -> dict[str, str]:
         pairs[key] = value
     if "run" not in pairs:
         raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
-    folder.read_config(Path(pairs["run"]))
+    run_dir.read_config(Path(pairs["run"]))
     return pairs
 
 
-# what `predict` takes for each kind of batch, with its rule (rules.py); without one it is text, as typed
+# what `predict` takes for each kind of batch, with its rule (schema.py); without one it is text, as typed
 PREDICT: dict[str, dict[str, str]] = {
     "ClassificationBatch": {"input": ""},
     "TokenBatch": {"prompt": "", "length": "int >= 1", "temperature": "float >= 0", "top_k": "int >= 1 or null",
@@ -107,9 +107,10 @@ def take_asked(pairs: dict[str, str]) -> dict[str, Any]:
     """Takes out of `pairs` what is asked of `predict`, as values. Raises UserError for what this run does not take."""
     import yaml
 
-    from dltrain import folder, rules
+    from dltrain import run_dir
+    from dltrain.config import schema
 
-    kind = folder.read_config(Path(pairs["run"]))["task"]["batch"]
+    kind = run_dir.read_config(Path(pairs["run"]))["task"]["batch"]
     keys = PREDICT[kind]
     if "input" in keys and not {"input", "text"} & {*pairs} & {*keys}:
         raise UserError("predict needs " + ('text="..." or input=FILE' if "text" in keys else
@@ -118,7 +119,7 @@ def take_asked(pairs: dict[str, str]) -> dict[str, Any]:
         if key not in ("run", *keys) and not key.startswith("trainer."):
             hint = nearest(key, list(keys)) or f"; this run's predict takes {', '.join(keys)}"
             raise UserError(f"unknown key '{key}'{hint}")
-        if keys.get(key) and (fault := rules.broken(keys[key], yaml.safe_load(value))):
+        if keys.get(key) and (fault := schema.broken(keys[key], yaml.safe_load(value))):
             raise UserError(f"{key}={value}: {fault}")
     given = {key: pairs.pop(key) for key in keys if key in pairs}
     return {key: yaml.safe_load(value) if keys[key] else value for key, value in given.items()}
@@ -137,7 +138,7 @@ def explain(words: list[str]) -> int:
 def show(words: list[str]) -> int:
     """Draws what a pipeline does; checked like a training command."""
     flags = hydra_flags(words)
-    from dltrain import compose
+    from dltrain.config import compose
 
     config = compose.compose(flags.overrides, flags.config_dir).job_config()
     from dltrain import show as drawing  # torch from here on
@@ -164,11 +165,12 @@ def train(words: list[str]) -> int:
     flags = hydra_flags(words)
     if flags.shell_completion or flags.hydra_help or flags.info:
         return hand_to_hydra(flags)
-    from dltrain import choices, compose, folder
+    from dltrain import run_dir
+    from dltrain.config import compose, groups
 
     composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
     for own in composed.folders:
-        for name in choices.shadowed(own):
+        for name in groups.shadowed(own):
             print(f"dltrain: warning: {own}/{name}.yaml is not used: dltrain has its own {name}; rename yours",
                   file=sys.stderr)
     if flags.cfg:
@@ -177,15 +179,15 @@ def train(words: list[str]) -> int:
     sweep = flags.multirun = composed.sweep
     flags.overrides = composed.words + HYDRA_STAYS_QUIET
     if sweep:
-        path = folder.named(root, config.name) if config.name else folder.timed(root / "sweeps")
+        path = run_dir.named(root, config.name) if config.name else run_dir.timed(root / "sweeps")
         flags.overrides += [f"hydra.sweep.dir={quoted(path)}", f"hydra.sweep.subdir={SWEEP_JOB}",
                             "hydra.sweeper.params=null"]  # an experiment's own stand among the words
     else:
         pair = f"{composed.chosen['model']}-on-{composed.chosen['data']}"
         kind = composed.chosen["experiment"] if "study" in config else pair
-        path = folder.named(root, config.name) if config.name else folder.timed(root / kind)
-        folder.refuse_other_config(path, compose.to_plain(config))
-        if folder.finished(path):
+        path = run_dir.named(root, config.name) if config.name else run_dir.timed(root / kind)
+        run_dir.refuse_other_config(path, compose.to_plain(config))
+        if run_dir.finished(path):
             print(f"{path} is finished, nothing to do; another name= makes another run")
             return 0
         flags.overrides += [f"hydra.run.dir={quoted(path)}"]
@@ -193,8 +195,8 @@ def train(words: list[str]) -> int:
     from dltrain.jobs import Jobs  # torch from here on
 
     experiment = composed.chosen.get("experiment")
-    file = choices.path_of("experiment", experiment, *composed.folders) if experiment else None
-    jobs = Jobs(path, sweep, flags.config_dir, choices.describe(file) if file else "")
+    file = groups.path_of("experiment", experiment, *composed.folders) if experiment else None
+    jobs = Jobs(path, sweep, flags.config_dir, groups.describe(file) if file else "")
     try:
         hand_to_hydra(flags, jobs)
     except InterruptedRun:
@@ -220,7 +222,7 @@ def hand_to_hydra(flags: argparse.Namespace, job: Callable[[Any], Any] = print) 
     from hydra import version
     from hydra._internal.utils import _run_hydra, get_args_parser
 
-    from dltrain.choices import CONFIGS
+    from dltrain.config.groups import CONFIGS
 
     version.setbase("1.3")
     _run_hydra(args=flags, args_parser=get_args_parser(), task_function=job, config_path=str(CONFIGS),

@@ -14,7 +14,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dltrain import compose, folder, run, sweeps
+from dltrain import run, run_dir, sweeps
+from dltrain.config import compose
 from dltrain.errors import MachineError, UserError
 
 
@@ -73,12 +74,12 @@ class Jobs:
     def job(self, words: list[str], path: Path) -> None:
         if self.sweep:
             print(f"\n{path.name}: {' '.join(words)}", flush=True)
-            folder.write(path / "overrides.txt", "\n".join(words) + "\n")
+            run_dir.write(path / "overrides.txt", "\n".join(words) + "\n")
         config = compose.compose(words, self.config_dir).job_config()  # of a sweep only the first job was checked yet
         if self.sweep:
-            folder.refuse_other_config(path, compose.to_plain(config))
+            run_dir.refuse_other_config(path, compose.to_plain(config))
         if self.sweep and config.trainer.devices > 1:  # processes of its own: they cannot be started twice from one
-            folder.write_config(path, compose.to_plain(config))
+            run_dir.write_config(path, compose.to_plain(config))
             code = subprocess.run([sys.executable, "-m", "dltrain.cli", "resume", f"run={path}"]).returncode
             if code:
                 raise UserError(f"{path} ended with exit code {code}")

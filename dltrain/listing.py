@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dltrain import choices, rules
+from dltrain.config import groups, schema
 from dltrain.errors import UserError, nearest
 
 TOPICS = ("models", "encoders", "data", "recipes", "augment", "trainers", "experiments", "runs")
@@ -48,7 +48,7 @@ Look at runs:  tensorboard --logdir outputs
 
 
 def help_text(width: int = 108) -> str:
-    rows = [wrapped(f"  {group + '=':<12}", choices.names(group), width) for group in choices.GROUPS[:4]]
+    rows = [wrapped(f"  {group + '=':<12}", groups.names(group), width) for group in groups.GROUPS[:4]]
     rows.append(f"  {'encoder':<12}encoder@model.encoder=lite0: the trunk of a net that has one; dltrain ls encoders")
     recipes = [f"  {'recipe=':<12}<model>-on-<data> is taken by itself where there is one; recipe=none takes none"]
     return HELP.format(topics="|".join(TOPICS), groups="\n".join(rows + recipes))
@@ -90,8 +90,8 @@ def table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> str:
 
 
 def models() -> str:
-    return table([(name, choices.batch_of_model(name) or "-", choices.describe(choices.CONFIGS / f"model/{name}.yaml"))
-                  for name in choices.names("model")])
+    return table([(name, groups.batch_of_model(name) or "-", groups.describe(groups.CONFIGS / f"model/{name}.yaml"))
+                  for name in groups.names("model")])
 
 
 def sizes(words: list[str]) -> dict[str, int]:
@@ -102,8 +102,8 @@ def sizes(words: list[str]) -> dict[str, int]:
         if not equals or key not in SIZES:
             hint = nearest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
             raise UserError(f"ls models: cannot read '{word}'{hint}")
-        given = yaml.load(value, Loader=choices.Loader)
-        if fault := rules.broken(SIZES[key], given):
+        given = yaml.load(value, Loader=groups.Loader)
+        if fault := schema.broken(SIZES[key], given):
             raise UserError(f"ls models: {key}={value}: {fault}")
         found[key] = given
     if "px" not in found:
@@ -113,11 +113,11 @@ def sizes(words: list[str]) -> dict[str, int]:
 
 def measured(px: int, channels: int, classes: int) -> str:
     """Prints a row for each classifier as soon as it is measured. Returns what the columns are."""
-    from dltrain import measuring  # torch from here on
+    from dltrain import complexity  # torch from here on
 
-    width = max(map(len, choices.names("model")))
+    width = max(map(len, groups.names("model")))
     print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
-    for name, found in measuring.classifiers(px, channels, classes):
+    for name, found in complexity.classifiers(px, channels, classes):
         if isinstance(found, str):
             print(f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {found}", flush=True)
         else:
@@ -133,20 +133,20 @@ def in_millions(count: int) -> str:
 
 
 def data() -> str:
-    files = [(name, choices.CONFIGS / f"data/{name}.yaml") for name in choices.names("data")]
-    return table([(name, choices.content(file)["data"]["batch"], choices.describe(file)) for name, file in files])
+    files = [(name, groups.CONFIGS / f"data/{name}.yaml") for name in groups.names("data")]
+    return table([(name, groups.content(file)["data"]["batch"], groups.describe(file)) for name, file in files])
 
 
 def described(group: str) -> str:
-    return table([(name, choices.describe(choices.CONFIGS / f"{group}/{name}.yaml")) for name in choices.names(group)])
+    return table([(name, groups.describe(groups.CONFIGS / f"{group}/{name}.yaml")) for name in groups.names(group)])
 
 
 def recipes() -> str:
     rows = []
-    for name in choices.names("recipe"):
-        lines = (choices.CONFIGS / f"recipe/{name}.yaml").read_text(encoding="utf-8").splitlines()
+    for name in groups.names("recipe"):
+        lines = (groups.CONFIGS / f"recipe/{name}.yaml").read_text(encoding="utf-8").splitlines()
         result = next((line.partition(":")[2].strip() for line in lines if line.startswith("# Result:")), "")
-        rows.append((name, result or choices.describe(choices.CONFIGS / f"recipe/{name}.yaml")))
+        rows.append((name, result or groups.describe(groups.CONFIGS / f"recipe/{name}.yaml")))
     return table(rows)
 
 
@@ -162,7 +162,7 @@ def runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 def runs_table(folder: Path) -> str:
     rows = []
     for path, result in runs(folder):
-        config = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=choices.Loader) or {}
+        config = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=groups.Loader) or {}
         chosen = config.get("choices", {})
         headline = result.get("headline", "")
         test = f"{headline.replace('val/', 'test/')} {result[t]:.4f}" if (t := headline.replace("val/", "test/")) and (

@@ -17,18 +17,18 @@ from rich.text import Text
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain import folder
+from dltrain import run_dir
 from dltrain.batches import START, UNKNOWN, generator
 from dltrain.build import build
 from dltrain.callbacks.boxes import drawn
 from dltrain.callbacks.captions import captioned, looked_at
 from dltrain.callbacks.masks import as_palette_png, overlaid
 from dltrain.data.classification import PICTURES, read_image
-from dltrain.data.masks import scaled_image
+from dltrain.data.segmentation import scaled_image
 from dltrain.data.vocabulary import encoded, read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks import decoding
-from dltrain.tasks.language_model import continuation
+from dltrain.tasks.language_modeling import continuation
 
 
 def pictures(task: Any, config: DictConfig, path: Path, input: str) -> None:
@@ -56,7 +56,7 @@ def tell_labels(path: Path, config: DictConfig, kind: str, titles: list[str],
                     for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
             predictions.append({kind: title, "top": five})
             print(f"{shown[place]:<{width}}  " + "  ".join(f"{x['label']} {x['probability']:.1%}" for x in five))
-    folder.write(path / "predictions.json", json.dumps(predictions, indent=1) + "\n")
+    run_dir.write(path / "predictions.json", json.dumps(predictions, indent=1) + "\n")
     print(f"{len(titles)} {'pictures' if kind == 'file' else 'texts'}; {path}/predictions.json")
 
 
@@ -80,7 +80,7 @@ def picture_files(words: str) -> list[Path]:
 def continued(task: Any, config: DictConfig, path: Path, prompt: str = "\n", length: int = 400,
               temperature: float = 0.8, top_k: int | None = None, seed: int = 0) -> None:
     """Writes on from `prompt`, to the terminal as it comes. The same words give the same text."""
-    symbols = folder.read_vocabularies(path)["characters"]
+    symbols = run_dir.read_vocabularies(path)["characters"]
     tokens = encoded(prompt, symbols)
     if not len(tokens):
         raise UserError("prompt must have at least one character")
@@ -158,7 +158,7 @@ COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright
 def as_trained(config: DictConfig, path: Path) -> Any:
     """The run's data with its vocabularies, nothing read from their files."""
     data = build(config.data, "data", seed=config.seed)
-    data.vocabularies = folder.read_vocabularies(path)
+    data.vocabularies = run_dir.read_vocabularies(path)
     return data
 
 
@@ -194,7 +194,7 @@ def detected(task: Any, config: DictConfig, path: Path, input: str, score: float
             found.append({"image_id": number, "file_name": str(file), "category_id": label, "category": names[label],
                           "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)})
         print(f"{file.name}  {'  '.join(words) or 'nothing found'}")
-    folder.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
+    run_dir.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
 
 
@@ -215,7 +215,7 @@ def segmented(task: Any, config: DictConfig, path: Path, input: str) -> None:
         shares = {names[i]: round(float(counts[i]), 4) for i in counts.argsort(descending=True).tolist() if counts[i]}
         found.append({"file": str(file), "mask": f"{file.stem}_mask.png", "shares": shares})
         print(f"{file.name}  {'  '.join(f'{name} {share:.1%}' for name, share in list(shares.items())[:6])}")
-    folder.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
+    run_dir.write(path / "predictions.json", json.dumps(found, indent=1) + "\n")
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
 
 
@@ -244,7 +244,7 @@ def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -
                 weights = task.model.looked_at(seen, torch.tensor([[START, *words[0][:-1]]], device=task.device))[0]
             lit = looked_at(image, [data.joined([word]) for word in words[0]], weights.cpu())
             to_pil_image(lit).save(path / "predictions" / f"{file.stem}_attention.png")
-    folder.write(path / "predictions.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    run_dir.write(path / "predictions.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")
 
 

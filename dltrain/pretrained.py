@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dltrain import folder
+from dltrain import run_dir
 from dltrain.errors import DataError, UserError
 
 SOURCES = ("from_run", "weights")
@@ -34,7 +34,7 @@ def adopt(config: DictConfig) -> None:
         if not node.get("from_run"):
             continue
         run = Path(node.from_run)
-        saved = folder.read_config(run, f"{key}.from_run")
+        saved = run_dir.read_config(run, f"{key}.from_run")
         if not (run / "checkpoints/best.ckpt").is_file():
             raise UserError(f"{key}.from_run={run}: no best checkpoint yet; dltrain resume run={run} goes on")
         channels = saved["data"].get("channels")
@@ -76,7 +76,7 @@ def begin_with(made: Any, key: str, from_run: str | None, weights: str | None,
         saved = checkpoints.load(Path(from_run) / "checkpoints" / checkpoints.BEST)["state_dict"]
         found = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
         source = f"{key}.from_run={from_run}"
-        names = folder.read_config(Path(from_run)).get("class_names") or []
+        names = run_dir.read_config(Path(from_run)).get("class_names") or []
         others = len(names) if class_names is not None and names != list(class_names) else 0
     elif weights is not None:
         source = f"{key}.weights={weights}"

@@ -14,10 +14,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints, folder
+from dltrain import checkpoints, run_dir
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step, device_name
+from dltrain.callbacks.checkpointing import Saving
 from dltrain.callbacks.progress import duration
-from dltrain.callbacks.saving import Saving
 from dltrain.callbacks.stopping import Signals
 from dltrain.errors import UserError
 
@@ -27,24 +27,24 @@ log = logging.getLogger("dltrain")
 def train(config: DictConfig, path: Path) -> dict[str, Any]:
     """Trains in the run folder `path`, from its newest checkpoint where it has one, tests the best weights and returns
     the result. A finished run is not touched."""
-    if folder.finished(path):
+    if run_dir.finished(path):
         print(f"{path} is finished, nothing to do; another name= makes another run")
         return dict(json.loads((path / "result.json").read_text()))
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, the one that writes and speaks
-    with folder.locked(path, first), folder.logging_to(path, first), Signals() as signals:
+    with run_dir.locked(path, first), run_dir.logging_to(path, first), Signals() as signals:
         data = build_data(config)
         config.class_names = data.class_names
-        folder.check_vocabularies(path, data.vocabularies)
+        run_dir.check_vocabularies(path, data.vocabularies)
         source, note = checkpoints.newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
         task = build_task(config, fresh=saved is None)
         check_first_step(config, data, task)
         trainer, saving = build_trainer(config, path, data, task, signals, saved)
         if first:
-            folder.write_config(path, saving.config)
-            folder.write_vocabularies(path, data.vocabularies)
-            folder.write_command(path)
-            folder.write_environment(path, device_name(trainer))
+            run_dir.write_config(path, saving.config)
+            run_dir.write_vocabularies(path, data.vocabularies)
+            run_dir.write_command(path)
+            run_dir.write_environment(path, device_name(trainer))
         if saved:
             saving.load_state_dict(saved["callbacks"]["Saving"])
             log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
@@ -74,15 +74,15 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
 
 def study(config: DictConfig, path: Path) -> None:
     """An experiment that measures something without training to an end: calls what `study` names with its keys."""
-    if folder.finished(path):
+    if run_dir.finished(path):
         print(f"{path} is finished, nothing to do; another name= makes another run")
         return
-    with folder.locked(path), folder.logging_to(path):
+    with run_dir.locked(path), run_dir.logging_to(path):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         before = {*path.iterdir()}
-        folder.write_config(path, plain)
-        folder.write_command(path)
-        folder.write_environment(path, f"cpu, {torch.get_num_threads()} threads")
+        run_dir.write_config(path, plain)
+        run_dir.write_command(path)
+        run_dir.write_environment(path, f"cpu, {torch.get_num_threads()} threads")
         written = {*path.iterdir()}
         try:
             found = build(config.study, "study", folder=path, seed=config.seed)
@@ -91,7 +91,7 @@ def study(config: DictConfig, path: Path) -> None:
                 for file in written - before:
                     file.unlink()
             raise
-        folder.write(path / "result.json", json.dumps({**found, "seed": config.seed, "folder": str(path)}, indent=1)
+        run_dir.write(path / "result.json", json.dumps({**found, "seed": config.seed, "folder": str(path)}, indent=1)
                      + "\n")
 
 
@@ -113,9 +113,9 @@ def count(model: Any) -> int:
 
 def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
     """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
-    folder.write(path / "result.json", json.dumps(result, indent=1) + "\n")
+    run_dir.write(path / "result.json", json.dumps(result, indent=1) + "\n")
     unwanted = ("_target_", "batch", "class_names", "name", "output_dir", "task", "experiment")
-    flat = {key.removeprefix("choices."): str(value) for key, value in folder.flatten(saving.config).items()
+    flat = {key.removeprefix("choices."): str(value) for key, value in run_dir.flatten(saving.config).items()
             if key.removeprefix("choices.").rpartition(".")[2] not in unwanted}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:

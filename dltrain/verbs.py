@@ -13,8 +13,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dltrain import checkpoints, compose, folder, predicting, run
+from dltrain import checkpoints, predicting, run, run_dir
 from dltrain.build import build_data, build_task, check_device
+from dltrain.config import compose
 from dltrain.errors import UserError, nearest
 from dltrain.jobs import reported
 
@@ -22,7 +23,7 @@ from dltrain.jobs import reported
 def saved_config(pairs: dict[str, str], free: tuple[str, ...]) -> tuple[DictConfig, Path]:
     """The run's config with the words' changes. `free`: the keys, or beginnings of keys, that may change."""
     path = Path(pairs["run"])
-    config = OmegaConf.create(folder.read_config(path))
+    config = OmegaConf.create(run_dir.read_config(path))
     for key, value in pairs.items():
         if key in ("run", "part"):
             continue
@@ -39,7 +40,7 @@ def saved_config(pairs: dict[str, str], free: tuple[str, ...]) -> tuple[DictConf
 
 
 def resume(pairs: dict[str, str]) -> int:
-    config, path = saved_config(pairs, tuple(sorted(folder.FREE - {"choices", "class_names"})))
+    config, path = saved_config(pairs, tuple(sorted(run_dir.FREE - {"choices", "class_names"})))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(f"{config.choices.model} on {config.choices.data}; folder {path}", flush=True)
     return reported(path, lambda: run.train(config, path))
@@ -65,10 +66,10 @@ def evaluate(pairs: dict[str, str]) -> int:
         raise UserError(f"part={part}: must be val or test")
 
     def story() -> None:
-        with folder.logging_to(path):
+        with run_dir.logging_to(path):
             check_device(config.trainer)
             config.trainer.devices = 1
-            data, task = build_data(config, folder.read_vocabularies(path)), restored(config, path)
+            data, task = build_data(config, run_dir.read_vocabularies(path)), restored(config, path)
             trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                                  logger=False, enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty(),
                                  enable_model_summary=False, default_root_dir=path)
@@ -78,7 +79,7 @@ def evaluate(pairs: dict[str, str]) -> int:
         for key, value in values.items():
             print(f"{key} {value:.4f}")
         changed = {key: value for key, value in pairs.items() if key not in ("run", "part")}
-        folder.write(path / "eval.json", json.dumps({**values, **changed}, indent=1) + "\n")
+        run_dir.write(path / "eval.json", json.dumps({**values, **changed}, indent=1) + "\n")
 
     return reported(path, story)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dltrain import choices, rules
-from dltrain.compose import Composed, compose_unchecked, flat_keys
+from dltrain.config import groups, schema
+from dltrain.config.compose import Composed, compose_unchecked, flat_keys
 from dltrain.errors import UserError, nearest
 
 
@@ -24,7 +24,7 @@ class Source:
 def why(key: str, words: list[str], config_dir: str | None = None) -> str:
     """The answer, as printed. Raises UserError for an unknown key or choice."""
     composed = compose_unchecked(words, config_dir)
-    if key in choices.GROUPS or key == "task":
+    if key in groups.GROUPS or key == "task":
         sources = sources_of_choice(composed, key)
         value = composed.chosen.get(key) or "none"
         if key == "task" or OmegaConf.select(composed.config, key) is not None:
@@ -54,7 +54,7 @@ def sources_of_value(composed: Composed, key: str) -> list[Source]:
     """In the order of merging: the files, then the command line."""
     found = []
     for file, package in composed.places:
-        if assignment := rules.assignments(file, package).get(key):
+        if assignment := schema.assignments(file, package).get(key):
             found.append(Source(f"{display(file)}:{assignment.line}", shown(assignment.value), assignment.comment))
     for override in composed.overrides:
         if override.key_or_group == key and not override.is_delete():
@@ -65,7 +65,7 @@ def sources_of_value(composed: Composed, key: str) -> list[Source]:
 def sources_of_choice(composed: Composed, group: str) -> list[Source]:
     """The defaults lists that name the group, then the command line."""
     found = []
-    for file, _ in sorted(composed.places, key=lambda place: place[0] != choices.CONFIGS / "train.yaml"):
+    for file, _ in sorted(composed.places, key=lambda place: place[0] != groups.CONFIGS / "train.yaml"):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             entry = line.strip().removeprefix("- ").removeprefix("optional ").removeprefix("override ").lstrip("/")
             name, colon, value = entry.partition(":")

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as reference
 from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop, crop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize
-from dltrain.augment.views import Views
+from dltrain.augment.test_time_augmentation import Views
 from dltrain.batches import ClassificationBatch, generator
 
 

@@ -13,7 +13,7 @@ from dltrain import build, cli, run
 from dltrain.batches import END, PAD, START, CaptionBatch, generator
 from dltrain.callbacks.captions import captioned
 from dltrain.data.caption_files import CaptionLines, CocoCaptions, Flickr8k
-from dltrain.data.captions import stacked
+from dltrain.data.captioning import stacked
 from dltrain.data.scene_captions import is_true, sentences
 from dltrain.data.scenes import Scenes, Thing
 from dltrain.errors import DataError, UserError

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 import torchvision.models as theirs
 from torch import nn
 
-from dltrain import build, listing, measuring
+from dltrain import build, complexity, listing
 from dltrain.batches import ClassificationBatch
 from dltrain.errors import UserError
 from dltrain.models.alexnet import AlexNet
-from dltrain.models.averaging import AverageTo
 from dltrain.models.cifar_resnet import CifarResNet
+from dltrain.models.deterministic_pool import AverageTo
 from dltrain.models.efficientnet_lite import EfficientNetLite0
 from dltrain.models.googlenet import GoogLeNet
 from dltrain.models.imagenet_resnet import ImagenetResNet
@@ -252,7 +252,7 @@ def test_auxiliary_losses_by_hand(smoothing, monkeypatch):
 
 def measured(made, px=224, channels=3):
     with torch.device("meta"):
-        return measuring.measure(made(), torch.empty(1, channels, px, px))
+        return complexity.measure(made(), torch.empty(1, channels, px, px))
 
 
 @pytest.mark.parametrize(("made", "weights", "depth"), [

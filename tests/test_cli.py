@@ -84,7 +84,7 @@ def test_help_teaches():
 
 def test_examples_in_help_compose():
     """Every training example in the help text is a command that is not refused."""
-    from dltrain.compose import compose
+    from dltrain.config.compose import compose
     from dltrain.listing import help_text
 
     for line in help_text().partition("Examples\n")[2].partition("Choices")[0].strip().splitlines():

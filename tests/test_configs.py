@@ -6,25 +6,25 @@ import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
-from dltrain import choices, rules
-from dltrain.compose import compose
+from dltrain.config import groups, schema
+from dltrain.config.compose import compose
 
-FILES = sorted(choices.CONFIGS.rglob("*.yaml"))
-RECIPES = [name for name in choices.names("recipe") if name != "none"]
+FILES = sorted(groups.CONFIGS.rglob("*.yaml"))
+RECIPES = [name for name in groups.names("recipe") if name != "none"]
 
 
 def test_every_value_that_a_person_may_change_states_its_rule():
     """A number, text or bool in model, data, task, trainer or train.yaml has a rule where it is first given."""
     stated = set()
     for file in FILES:
-        for key, found in rules.assignments(file).items():
-            if rules.rule_of(found.comment):
+        for key, found in schema.assignments(file).items():
+            if schema.rule_of(found.comment):
                 stated.add(key.rpartition(".")[2])
     fixed = {"_target_", "batch", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
     for file in FILES:
         if file.parts[-2] in ("recipe", "experiment"):
             continue
-        for key, found in rules.assignments(file).items():
+        for key, found in schema.assignments(file).items():
             name = key.rpartition(".")[2]
             interpolated = isinstance(found.value, str) and "${" in found.value
             if not isinstance(found.value, dict | list) and not interpolated and name not in fixed:
@@ -43,19 +43,19 @@ def test_every_value_that_a_person_may_change_states_its_rule():
 ])
 def test_rules_hold(rule, good, bad):
     for value in good:
-        assert rules.broken(rule, value) is None, (rule, value)
+        assert schema.broken(rule, value) is None, (rule, value)
     for value in bad:
-        assert rules.broken(rule, value), (rule, value)
+        assert schema.broken(rule, value), (rule, value)
 
 
 def test_defaults_obey_their_own_rules():
     for file in FILES:
-        for key, found in rules.assignments(file).items():
-            if rule := rules.rule_of(found.comment):
-                assert rules.broken(rule, found.value) is None, f"{file}:{found.line} {key}"
+        for key, found in schema.assignments(file).items():
+            if rule := schema.rule_of(found.comment):
+                assert schema.broken(rule, found.value) is None, f"{file}:{found.line} {key}"
 
 
-@pytest.mark.parametrize("model", choices.names("model"))
+@pytest.mark.parametrize("model", groups.names("model"))
 def test_every_model_composes_with_its_natural_data(model):
     composed = compose([f"model={model}"])
     assert composed.config.task.batch == composed.config.data.batch
@@ -63,8 +63,8 @@ def test_every_model_composes_with_its_natural_data(model):
 
 @pytest.mark.parametrize("group", ["task", "data"])
 def test_batch_type_in_yaml_is_the_class_own(group):
-    for name in choices.names(group):
-        content = choices.content(choices.CONFIGS / f"{group}/{name}.yaml")
+    for name in groups.names(group):
+        content = groups.content(groups.CONFIGS / f"{group}/{name}.yaml")
         node = content.get("data", content)
         assert hydra.utils.get_class(node["_target_"]).batch_type.__name__ == node["batch"], name
 
@@ -73,7 +73,7 @@ def test_batch_type_in_yaml_is_the_class_own(group):
 def test_recipe_is_found_by_its_pair_and_has_its_header(recipe):
     model, _, data = recipe.partition("-on-")
     assert compose([f"model={model}", f"data={data}"]).chosen["recipe"] == recipe
-    lines = (choices.CONFIGS / f"recipe/{recipe}.yaml").read_text().splitlines()
+    lines = (groups.CONFIGS / f"recipe/{recipe}.yaml").read_text().splitlines()
     fields = [match[1] for line in lines[1:6] if (match := re.match(r"# (\w+): \S", line))]
     assert fields == ["Source", "Result", "Cost", "Differs", "Run"]
     words = lines[5].partition("Run: dltrain")[2].split()
@@ -102,14 +102,14 @@ def test_precedence():
 
 
 def test_train_yaml_stays_short():
-    assert len((choices.CONFIGS / "train.yaml").read_text().splitlines()) < 15
+    assert len((groups.CONFIGS / "train.yaml").read_text().splitlines()) < 15
 
 
-@pytest.mark.parametrize("name", choices.names("experiment"))
+@pytest.mark.parametrize("name", groups.names("experiment"))
 def test_every_experiment_composes_and_says_what_it_asks(name):
-    assert choices.describe(choices.CONFIGS / f"experiment/{name}.yaml").endswith("?") or ":" in choices.describe(
-        choices.CONFIGS / f"experiment/{name}.yaml")
+    assert groups.describe(groups.CONFIGS / f"experiment/{name}.yaml").endswith("?") or ":" in groups.describe(
+        groups.CONFIGS / f"experiment/{name}.yaml")
     composed = compose([f"experiment={name}"])
     assert composed.chosen["experiment"] == name
     for key in composed.swept or {}:
-        assert key in choices.GROUPS or OmegaConf.select(composed.config, key) is not None, key
+        assert key in groups.GROUPS or OmegaConf.select(composed.config, key) is not None, key

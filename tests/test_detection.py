@@ -26,7 +26,7 @@ from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.localizer import Localizer, coded, decoded, moments
 from dltrain.models.overfeat import OverFeatDetector
-from dltrain.models.trunks import OneMapRoIPool
+from dltrain.models.regions import OneMapRoIPool
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=12", "data.batch_size=4", "trainer=cpu",

@@ -9,11 +9,11 @@ import tokenize
 import pytest
 import torch
 
-from dltrain import build, cli, folder, run
+from dltrain import build, cli, run, run_dir
 from dltrain.batches import NOT_SCORED, PAD, LabelledBatch, TaggedBatch
 from dltrain.data.digits import Digits
-from dltrain.data.labelled import DigitsRows, LabelledText, Recall
-from dltrain.data.tagged import Conll, StdlibTokens, kinds_of
+from dltrain.data.sequence_classification import DigitsRows, LabelledText, Recall
+from dltrain.data.tagging import Conll, StdlibTokens, kinds_of
 from dltrain.errors import DataError
 from dltrain.models.recurrent import SequenceClassifier, Tagger
 from tests.test_resume import assert_a_crash_changes_nothing
@@ -115,7 +115,7 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
     data.load()
     assert data.class_names == ["comment", "keyword", "name", "number", "operator", "space", "string"]
     assert data.num_samples("train") == 50
-    from dltrain.data.text import library_files
+    from dltrain.data.language_modeling import library_files
 
     sources = {file: file.read_text(encoding="utf-8") for file in library_files()}
     parts = {part: {"".join(symbols) for symbols, _ in found} for part, found in data.tagged().items()}
@@ -299,7 +299,7 @@ def typed(monkeypatch, capsys):
 def test_a_run_labels_new_texts_with_its_own_labels(config, reviews, run_folder, tmp_path, typed):
     path = run_folder("run")
     run.train(config(*reviews, "trainer.max_epochs=30"), path)
-    assert folder.read_vocabularies(path)["labels"] == ["neg", "pos"]
+    assert run_dir.read_vocabularies(path)["labels"] == ["neg", "pos"]
     code, out, _ = typed("predict", f"run={path}", "text=so good film")
     assert out.startswith("so good film  pos ")
     assert typed("predict", f"run={path}", "text=" + "so bad " * 100)[1].startswith("so bad so bad")

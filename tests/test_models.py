@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
 from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.pretrained import SOURCES

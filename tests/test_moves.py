@@ -5,12 +5,12 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from dltrain import choices
 from dltrain.augment import colour, erasing, geometry, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import NO_CLASS, ClassificationBatch, DetectionBatch, SegmentationBatch, generator
 from dltrain.build import build
+from dltrain.config import groups
 from dltrain.errors import DataError
 
 MOVES = [PadCrop(3), PadCrop(3, "reflect"), HorizontalFlip(0.5), resampling.ResizedCrop(10, (0.3, 1.0)),
@@ -140,7 +140,7 @@ def test_batches_that_break_their_promise_are_named(batch, said):
         batch.check(2)
 
 
-@pytest.mark.parametrize("name", choices.names("augment"))
+@pytest.mark.parametrize("name", groups.names("augment"))
 def test_every_pipeline_runs_on_the_batches_it_is_for(name, config):
     """Boxes and masks through the pipelines that can carry them; labels through all."""
     node = config(f"augment={name}", "data=cifar10").augment

@@ -11,13 +11,14 @@ from torchvision.models import get_weight, vgg16
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
-from dltrain import build, checkpoints, compose, run, verbs
+from dltrain import build, checkpoints, run, verbs
+from dltrain.config import compose
 from dltrain.errors import DataError, UserError
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.efficientnet_lite import EfficientNetLite0, SameConv2d
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.imagenet_resnet import ImagenetResNet
-from dltrain.models.trunks import VGG16, Pyramid, Trunk
+from dltrain.models.regions import VGG16, Pyramid, Trunk
 from tests.conftest import TINY
 from tests.test_resume import Crash, crash_at
 

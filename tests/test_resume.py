@@ -9,8 +9,8 @@ from PIL import Image
 
 from dltrain import build, checkpoints, run
 from dltrain.batches import generator
-from dltrain.callbacks.chance import StepSeeds
-from dltrain.callbacks.saving import Saving
+from dltrain.callbacks.checkpointing import Saving
+from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.data.loader import TrainLoader
 from tests.conftest import TINY
 from tests.tiny import FewDigits
@@ -222,7 +222,7 @@ def test_control_without_position(monkeypatch, config, run_folder, reference):
 
 def test_control_without_canonical_counters(monkeypatch, config, run_folder, reference):
     """Lightning's own counters, saved on an epoch's last batch again and again, lose count of the epochs."""
-    monkeypatch.setattr("dltrain.callbacks.saving.set_position", lambda *_: None)
+    monkeypatch.setattr("dltrain.callbacks.checkpointing.set_position", lambda *_: None)
     path = run_folder("crashed")
     crashed_and_resumed(monkeypatch, config, path, "on_validation_batch_end", [3, 6, 9])
     with pytest.raises(AssertionError, match="weights"):

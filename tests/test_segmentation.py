@@ -14,15 +14,15 @@ from torchvision.datasets import VOCSegmentation
 from dltrain import build, cli, run
 from dltrain.batches import NO_CLASS, SegmentationBatch
 from dltrain.callbacks.masks import as_palette_png, compared, overlaid, voc_palette
-from dltrain.data import masks as masks_module
+from dltrain.data import segmentation as masks_module
 from dltrain.data import scenes, voc
-from dltrain.data.masks import CamVid, MaskFolder, VocMasks, read_mask
+from dltrain.data.segmentation import CamVid, MaskFolder, VocMasks, read_mask
 from dltrain.errors import DataError, UserError
 from dltrain.models.alexnet import AlexNet
+from dltrain.models.backbones import dilate, maps, shapes
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.dilated import Dilated
 from dltrain.models.efficientnet_lite import EfficientNetLite0
-from dltrain.models.encoders import dilate, maps, shapes
 from dltrain.models.fcn import FCN, Enlarged
 from dltrain.models.googlenet import GoogLeNet
 from dltrain.models.hypercolumn import Hypercolumn

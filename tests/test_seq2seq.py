@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from dltrain import build, cli, run
 from dltrain.batches import END, PAD, START, UNKNOWN, generator
 from dltrain.data.loader import TrainLoader, bucketed
-from dltrain.data.pairs import WAYS, Dates, PairFiles
 from dltrain.data.sequences import Tokenizer
+from dltrain.data.translation import WAYS, Dates, PairFiles
 from dltrain.errors import DataError
 from dltrain.models.seq2seq import Seq2Seq
 from dltrain.tasks import decoding

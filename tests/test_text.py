@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dltrain import build, folder, run
+from dltrain import build, run, run_dir
 from dltrain.batches import END, NOT_SCORED, UNKNOWN, TokenBatch, generator, seed_of
-from dltrain.data import text as text_module
-from dltrain.data.text import Shakespeare, Stdlib, TextFiles, side_by_side
+from dltrain.data import language_modeling as text_module
+from dltrain.data.language_modeling import Shakespeare, Stdlib, TextFiles, side_by_side
 from dltrain.data.vocabulary import characters_of, encoded, read_text
 from dltrain.errors import DataError, UserError
-from dltrain.tasks.language_model import continuation
+from dltrain.tasks.language_modeling import continuation
 from tests.test_resume import Crash, assert_a_crash_changes_nothing, assert_same, crash_at, final
 
 WORDS = "the cat sat on the mat and the rat sat on the cat; "
@@ -275,7 +275,7 @@ def test_a_run_evaluates_and_predicts_from_its_folder_alone(config, words, run_f
 
     path = run_folder("run")
     result = run.train(config(*words), path)
-    assert folder.read_vocabularies(path)["characters"][4:] == sorted(set(WORDS))
+    assert run_dir.read_vocabularies(path)["characters"][4:] == sorted(set(WORDS))
 
     def typed(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["dltrain", *words])

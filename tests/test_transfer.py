@@ -18,7 +18,7 @@ from dltrain.models.fcn import FCN
 from dltrain.models.vgg import CifarVGG
 from dltrain.studies import receptive_field
 from dltrain.studies.linear_probe import features, probed
-from dltrain.tasks.resting import Resting
+from dltrain.tasks.freezing import Resting
 from tests.conftest import TINY
 
 PLAIN = [*TINY, "model=resnet20", "model.depth=8"]

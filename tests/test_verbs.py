@@ -149,18 +149,18 @@ def test_mistakes_are_one_line_with_their_exit_code(words, code, said, dltrain, 
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
-    from dltrain.folder import timed
+    from dltrain.run_dir import timed
 
     folders = {timed(tmp_path) for _ in range(5)}
     assert len(folders) == 5
 
 
 def test_a_second_writer_is_refused(dltrain, tmp_path):
-    from dltrain import folder
+    from dltrain import run_dir
 
     dltrain("name=a", *TINY)
     (tmp_path / "outputs/a/result.json").unlink()
-    with folder.locked(tmp_path / "outputs/a"):
+    with run_dir.locked(tmp_path / "outputs/a"):
         code, _, err = dltrain("name=a", *TINY)
     assert code == 2
     assert re.search(r"outputs/a is in use by process \d+ on", err)

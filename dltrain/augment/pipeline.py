@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.augment.geometry import each
-from dltrain.augment.views import Views
+from dltrain.augment.test_time_augmentation import Views
 
 Transform = Callable[[Any, torch.Generator], Any]  # a batch with images, in [0, 1] or normalised, and its own draws
 STATISTICS_IMAGES = 50_000  # more images do not move the statistics

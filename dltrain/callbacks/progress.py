@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from dltrain.callbacks.record import Readings, epochs_begun
+from dltrain.callbacks.metrics import Readings, epochs_begun
 
 PLAIN_EVERY_SECONDS = 15
 log = logging.getLogger("dltrain")

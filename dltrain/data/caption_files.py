@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dltrain.batches import UNKNOWN, generator
-from dltrain.data.captions import Captions
+from dltrain.data.captioning import Captions
 from dltrain.data.classification import read_image
 from dltrain.data.coco import Annotations
 from dltrain.data.image_folder import check_headers

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from dltrain.data.photos import Fault, Photo, PhotoBoxes, photo, size_of
+from dltrain.data.detection import Fault, Photo, PhotoBoxes, photo, size_of
 from dltrain.errors import DataError
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.data import scenes
-from dltrain.data.captions import Captions
+from dltrain.data.captioning import Captions
 from dltrain.data.scenes import COLOURS, Scenes, Thing
 from dltrain.data.sequences import PARTS
 

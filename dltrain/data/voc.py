@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torchvision.datasets
 
 from dltrain.data.classification import PICTURES
-from dltrain.data.photos import PARTS, Fault, Photo, PhotoBoxes, names_in, photo, size_of
+from dltrain.data.detection import PARTS, Fault, Photo, PhotoBoxes, names_in, photo, size_of
 from dltrain.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")

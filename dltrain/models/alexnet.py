@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models import AlexNet as TorchvisionAlexNet
 
-from dltrain.models.averaging import AverageTo
+from dltrain.models.deterministic_pool import AverageTo
 
 
 class AlexNet(TorchvisionAlexNet):

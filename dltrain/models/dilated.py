@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dltrain.models.encoders import behead, dilate
+from dltrain.models.backbones import behead, dilate
 
 
 class Dilated(nn.Module):

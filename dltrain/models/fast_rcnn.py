@@ -22,7 +22,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
 
-from dltrain.models.trunks import Trunk, region_head, region_pool
+from dltrain.models.regions import Trunk, region_head, region_pool
 
 Target = dict[str, Tensor]
 CROPS_AT_ONCE = 1024  # regions that R-CNN's trunk sees together

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as Net
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from dltrain.models.trunks import Trunk, region_head, region_pool
+from dltrain.models.regions import Trunk, region_head, region_pool
 
 
 class FasterRCNN(nn.Module):

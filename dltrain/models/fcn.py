@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dltrain.models.encoders import behead, maps, shapes
+from dltrain.models.backbones import behead, maps, shapes
 
 
 class FCN(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import GoogLeNet as TorchvisionGoogLeNet
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
-from dltrain.models.averaging import AverageTo
+from dltrain.models.deterministic_pool import AverageTo
 
 
 class Auxiliary(InceptionAux):

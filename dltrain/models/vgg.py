@@ -17,7 +17,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from dltrain.models.averaging import AverageTo
+from dltrain.models.deterministic_pool import AverageTo
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
 CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's

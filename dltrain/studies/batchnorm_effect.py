@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dltrain.batches import ClassificationBatch, seed_of
 from dltrain.build import build_data
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 from dltrain.models.mlp import MLP
 from dltrain.studies.comparison import config_dir, shown_as, write_csv
 

@@ -31,7 +31,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dltrain import run, sweeps
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 from dltrain.errors import UserError, nearest
 
 CLAIM = re.compile(r"(\S+): (.+?) (>=|<=|>|<) (.+)")

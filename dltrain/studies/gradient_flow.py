@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.batches import generator, seed_of
-from dltrain.data.text import side_by_side, topics
+from dltrain.data.language_modeling import side_by_side, topics
 from dltrain.data.vocabulary import characters_of, encoded
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dltrain.batches import ClassificationBatch
 from dltrain.build import build_data, build_task
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 from dltrain.errors import UserError
 from dltrain.studies.comparison import table
 

@@ -17,7 +17,7 @@ import torch
 
 from dltrain import run, verbs
 from dltrain.build import build_data
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 
 NAMES = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 PAPERS = {"train": "Girshick 2015: Fast trains 9 times faster than R-CNN",

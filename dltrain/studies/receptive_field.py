@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dltrain import verbs
 from dltrain.batches import generator, seed_of
 from dltrain.build import build
-from dltrain.compose import compose
+from dltrain.config.compose import compose
 from dltrain.studies.comparison import table, write_csv
 
 SHARE = 0.0455  # of the largest gradient

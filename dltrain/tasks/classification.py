@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import ClassificationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.classes import Classes
-from dltrain.tasks.resting import Resting
+from dltrain.tasks.freezing import Resting
+from dltrain.tasks.multiclass import Classes
 
 
 class Classification(Classes):

@@ -14,7 +14,7 @@ from dltrain.augment.geometry import to_device
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import NO_CLASS, SegmentationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.resting import Resting
+from dltrain.tasks.freezing import Resting
 from dltrain.tasks.task import Task
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from dltrain.choices import Loader
+from dltrain.config.groups import Loader
 
 NUMBER = r"-?\d+(?:\.\d+)?(?:[eE]-?\d+)?"
 CONDITION = re.compile(

@@ -1,7 +1,7 @@
 """From the words on the command line to one checked config, without torch.
 
 Hydra composes; what it refuses comes back as one line with the nearest real name. Then the composed values are held
-against the rules in the yaml comments (rules.py) and the model's batch type against the data's.
+against the rules in the yaml comments (schema.py) and the model's batch type against the data's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dltrain import choices, pretrained, rules
+from dltrain import pretrained
+from dltrain.config import groups, schema
 from dltrain.errors import UserError, nearest
 
 Place = tuple[Path, str]  # a yaml file and the package its keys stand under
@@ -52,7 +53,7 @@ def loader(config_dir: str | None) -> ConfigLoaderImpl:
     version.setbase("1.3")
     setup_globals()
     JobRuntime.instance().set("name", "dltrain")
-    search_path = create_config_search_path(str(choices.CONFIGS))
+    search_path = create_config_search_path(str(groups.CONFIGS))
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: no folder '{config_dir}'")
@@ -109,7 +110,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     chosen = {str(group): str(name) for group, name in listed.overrides.known_choices.items()
               if name is not None and not group.startswith("hydra") and not {"/", "@"} & {*group}}
     recipe = chosen.get("recipe")
-    if recipe and choices.path_of("recipe", recipe, *folders) is None:
+    if recipe and groups.path_of("recipe", recipe, *folders) is None:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file
     return Composed(config, chosen, merged_places(listed, folders), mine, asked, swept, multirun, folders)
 
@@ -130,7 +131,7 @@ def merged_places(listed: DefaultsList, folders: list[Path]) -> list[Place]:
         name = item.config_path
         if name is None or name.startswith("hydra/"):
             continue
-        for folder in (choices.CONFIGS, *folders):
+        for folder in (groups.CONFIGS, *folders):
             if (path := folder / f"{name}.yaml").is_file():
                 places.append((path, item.package or ""))
                 break
@@ -150,8 +151,8 @@ def experiments_sweep(overrides: list[Override], folders: list[Path]) -> dict[st
     sweep."""
     given = {override.key_or_group: override for override in overrides}
     name = given["experiment"].value() if "experiment" in given else None
-    file = choices.path_of("experiment", name, *folders) if isinstance(name, str) else None
-    hydra = choices.content(file).get("hydra", {}) if file else {}
+    file = groups.path_of("experiment", name, *folders) if isinstance(name, str) else None
+    hydra = groups.content(file).get("hydra", {}) if file else {}
     if hydra.get("mode") != "MULTIRUN":
         return None
     return {key: str(value) for key, value in hydra["sweeper"]["params"].items() if key not in given}
@@ -166,19 +167,19 @@ def first_of_sweep(override: Override) -> str:
 
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
     group = override.key_or_group
-    if group not in choices.GROUPS or override.is_delete():
+    if group not in groups.GROUPS or override.is_delete():
         return
     if override.is_sweep_override():
         asked = [name.strip("'\"") for name in override.sweep_string_iterator()]
     else:
         asked = [str(override.value())] if override.value() is not None else []
     for name in asked:
-        if choices.path_of(group, name, *folders) is None:
+        if groups.path_of(group, name, *folders) is None:
             raise unknown_choice(group, name, folders)
 
 
 def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
-    known = choices.names(group, *folders)
+    known = groups.names(group, *folders)
     hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
     return UserError(f"unknown {group} '{name}'{hint}")
 
@@ -223,10 +224,10 @@ def check_values(composed: Composed) -> None:
     """Every value against the last rule stated for its key, or its default's type. Raises UserError by key."""
     stated: dict[str, str] = {}
     for file, package in composed.places:
-        for key, found in rules.assignments(file, package).items():
-            if rule := rules.rule_of(found.comment):
+        for key, found in schema.assignments(file, package).items():
+            if rule := schema.rule_of(found.comment):
                 stated[key] = rule
-            elif key not in stated and (rule := rules.rule_from_default(found.value)):
+            elif key not in stated and (rule := schema.rule_from_default(found.value)):
                 interpolated = isinstance(found.value, str) and "${" in found.value
                 if not interpolated:
                     stated[key] = rule
@@ -238,7 +239,7 @@ def check_values(composed: Composed) -> None:
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {one_line(error)}") from None
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        if fault := rules.broken(rule, plain):
+        if fault := schema.broken(rule, plain):
             shown = f"'{plain}'" if isinstance(plain, str) else "null" if plain is None else str(plain)
             raise UserError(f"{key}={shown}: {fault}{set_by(composed, key)}")
     name = composed.config.get("name")
@@ -250,7 +251,7 @@ def set_by(composed: Composed, key: str) -> str:
     if any(override.key_or_group == key for override in composed.overrides):
         return ""
     for file, package in reversed(composed.places):
-        if found := rules.assignments(file, package).get(key):
+        if found := schema.assignments(file, package).get(key):
             return f" (set in {file}:{found.line})"
     return ""
 
@@ -261,7 +262,7 @@ def check_pair(composed: Composed) -> None:
     given = OmegaConf.select(composed.config, "data.batch")
     if wanted is None or given is None or wanted == given:
         return
-    fitting = choices.data_that_fits(wanted, *composed.folders)
+    fitting = groups.data_that_fits(wanted, *composed.folders)
     raise UserError(f"model={composed.chosen.get('model')} trains on {wanted}, but data={composed.chosen.get('data')} "
                     f"yields {given}. Data that fits: {', '.join(fitting) or 'none yet'}.")
 

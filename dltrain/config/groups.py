@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-PACKAGED = Path(__file__).parent / "configs"  # in a wheel
-CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parent.parent / "configs"  # in a checkout
+PACKAGED = Path(__file__).parent.parent / "configs"  # in a wheel
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"  # in a checkout
 GROUPS = ("model", "data", "augment", "trainer", "recipe", "experiment")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

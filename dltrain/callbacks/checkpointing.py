@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from dltrain import checkpoints
-from dltrain.callbacks.record import MetricsFile, epochs_begun
+from dltrain.callbacks.metrics import MetricsFile, epochs_begun
 from dltrain.callbacks.stopping import Signals
 from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 

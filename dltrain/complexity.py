@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dltrain import choices, compose
+from dltrain.config import compose, groups
 from dltrain.pretrained import SOURCES
 
 aten = torch.ops.aten
@@ -70,8 +70,8 @@ def measure(net: nn.Module, images: Tensor) -> Measured:
 
 def classifiers(px: int, channels: int, classes: int) -> Iterator[tuple[str, Measured | str]]:
     """Each model that labels images, with what is measured of it, or in a few words why it does not fit."""
-    for name in choices.names("model"):
-        if choices.batch_of_model(name) != "ClassificationBatch":
+    for name in groups.names("model"):
+        if groups.batch_of_model(name) != "ClassificationBatch":
             continue
         words = [f"model={name}", "data=image_folder", f"data.image_px={px}", f"data.channels={channels}",
                  f"data.num_classes={classes}"]

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dltrain.batches import NO_CLASS, SegmentationBatch, generator
 from dltrain.data.classification import PICTURES, read_image
+from dltrain.data.detection import PARTS, names_in, size_of
 from dltrain.data.loader import DataModule
-from dltrain.data.photos import PARTS, names_in, size_of
 from dltrain.data.voc import fetch
 from dltrain.errors import DataError
 

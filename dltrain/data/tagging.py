@@ -15,8 +15,8 @@ import torch
 
 from dltrain.batches import NOT_SCORED, UNKNOWN, TaggedBatch, generator
 from dltrain.data import sequences
+from dltrain.data.language_modeling import library_files
 from dltrain.data.sequences import PARTS, Sample, Sequences, Tokenizer, padded, places_of
-from dltrain.data.text import library_files
 from dltrain.data.vocabulary import characters_of, numbered, read_text, words_of
 from dltrain.errors import DataError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dltrain.batches import NOT_SCORED, LabelledBatch, TaggedBatch
 from dltrain.errors import UserError
-from dltrain.tasks.classes import Classes
+from dltrain.tasks.multiclass import Classes
 
 
 class SequenceClassification(Classes):
