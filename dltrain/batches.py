@@ -1,7 +1,11 @@
-"""The typed batches, and the one law of chance: everything random is a function of (seed, epoch, step).
+"""The typed batches that data modules yield and tasks take, and the one rule of randomness.
 
-The one module that every other may import. Batches are NamedTuples because PyTorch's collate and pin_memory and
-Lightning's transfer to a device rebuild them as themselves.
+Every random draw comes from `generator(purpose, seed, epoch, step, ...)`, so it is a function of its arguments alone.
+Batches are NamedTuples because PyTorch's collate and pin_memory and Lightning's device transfer rebuild them as such.
+Every other module may import this one; it imports nothing of dltrain.
+
+Letters: B batch, C channels, H, W height and width in pixels, T time steps, S source symbols, R references of an image,
+F features of a time step, N boxes of an image.
 """
 
 from __future__ import annotations
@@ -12,25 +16,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dltrain.errors import DataError
+IGNORED_LABEL = -100  # a label that is not scored: padding, or a sample that only fills up the last batch of a process
+IGNORED_PIXEL = 255  # a mask value that is not scored
+PAD, UNKNOWN, START, END = 0, 1, 2, 3  # the first symbols of every vocabulary of variable-length sequences
 
-NOT_SCORED = -100  # the label of a sample that only fills the last batch among several processes
+
+class BatchError(ValueError):
+    """A batch that is not what its type promises."""
 
 
 def seed_of(*position: int | str) -> int:
-    """A seed in [0, 2**63) that is a function of its arguments alone, such as ("order", seed, epoch)."""
+    """A seed in [0, 2**63) that depends on the arguments alone, such as ("order", seed, epoch)."""
     digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(*position: int | str) -> torch.Generator:
-    """A fresh generator on the CPU, seeded by `seed_of`."""
+    """A new CPU generator seeded by `seed_of`."""
     return torch.Generator().manual_seed(seed_of(*position))
 
 
 class ClassificationBatch(NamedTuple):
-    """images (B, C, H, W), uint8 in [0, 255] before the augment stage and float after; labels (B,) int64 in
-    [0, num_classes), or NOT_SCORED in evaluation; mixtures (B, num_classes) float after transforms that mix samples."""
+    """images (B, C, H, W): uint8 in [0, 255] before augmentation, float after it. labels (B,): int64 in
+    [0, num_classes), or IGNORED_LABEL in evaluation; (B, num_classes) float after a transform that mixes samples."""
 
     images: Tensor
     labels: Tensor
@@ -40,23 +48,23 @@ class ClassificationBatch(NamedTuple):
         return len(self.labels)
 
     def check(self, num_classes: int) -> None:
-        """Raises DataError where the batch is not what its type promises. Called on a stage's first batch only."""
-        images, labels = self.images, self.labels
-        if images.dim() != 4 or images.dtype != torch.uint8:
-            raise DataError(f"images must be (B, C, H, W) uint8, but are {tuple(images.shape)} {images.dtype}")
-        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise DataError(f"labels must be ({len(images)},) int64, but are {tuple(labels.shape)} {labels.dtype}")
-        wrong = ((labels < 0) & (labels != NOT_SCORED)) | (labels >= num_classes)
+        """Raises BatchError if shapes, dtypes or values are wrong. Called on the first batch of a stage only."""
+        check_images(self.images)
+        labels = self.labels
+        if labels.shape != self.images.shape[:1] or labels.dtype != torch.int64:
+            raise BatchError(f"labels must be ({len(self.images)},) int64, but are {tuple(labels.shape)} "
+                             f"{labels.dtype}")
+        wrong = ((labels < 0) & (labels != IGNORED_LABEL)) | (labels >= num_classes)
         if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise DataError(f"labels must be in [0, {num_classes}), but label {at} of the first batch is "
-                            f"{int(labels[at])}")
+            index = int(wrong.nonzero()[0])
+            raise BatchError(f"labels must be in [0, {num_classes}), but label {index} of the first batch is "
+                             f"{int(labels[index])}")
 
 
 class DetectionBatch(NamedTuple):
-    """images: B tensors (C, Hi, Wi), uint8 in [0, 255] before the augment stage and float after; targets: B dicts with
-    boxes (Ni, 4) float, (x1, y1, x2, y2) in pixels from the image's upper left corner, and labels (Ni,) int64 in
-    [0, num_classes); Ni may be 0. Further tensors of length Ni go along with the boxes."""
+    """images: B tensors (C, Hi, Wi), uint8 in [0, 255] before augmentation, float after it. targets: B dicts with boxes
+    (N, 4) float, (x1, y1, x2, y2) in pixels from the upper left corner of the image, and labels (N,) int64 in
+    [0, num_classes). N may be 0. Further tensors of length N are filtered together with the boxes."""
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
@@ -67,29 +75,26 @@ class DetectionBatch(NamedTuple):
 
     def check(self, num_classes: int) -> None:
         """As ClassificationBatch.check."""
-        for place, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
-            at = f"of image {place} of the first batch"
+        for index, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
+            place = f"of image {index} of the first batch"
             if image.dim() != 3 or image.dtype != torch.uint8:
-                raise DataError(f"images must be (C, H, W) uint8, but the shape {at} is {tuple(image.shape)} "
-                                f"{image.dtype}")
+                raise BatchError(f"images must be (C, H, W) uint8, but the shape {place} is {tuple(image.shape)} "
+                                 f"{image.dtype}")
             boxes, labels = target["boxes"], target["labels"]
             if boxes.shape != (len(labels), 4) or not boxes.is_floating_point() or labels.dtype != torch.int64:
-                raise DataError(f"boxes must be (N, 4) float and labels (N,) int64, but {at} they are "
-                                f"{tuple(boxes.shape)} {boxes.dtype} and {tuple(labels.shape)} {labels.dtype}")
+                raise BatchError(f"boxes must be (N, 4) float and labels (N,) int64, but {place} they are "
+                                 f"{tuple(boxes.shape)} {boxes.dtype} and {tuple(labels.shape)} {labels.dtype}")
             h, w = image.shape[1:]
-            edges = boxes.new_tensor([w, h, w, h])
-            if ((boxes < 0) | (boxes > edges)).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
-                raise DataError(f"boxes must be x1 < x2 <= {w}, y1 < y2 <= {h}, from 0 on, but {at} they are "
-                                f"{boxes.tolist()}")
+            limits = boxes.new_tensor([w, h, w, h])
+            if ((boxes < 0) | (boxes > limits)).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
+                raise BatchError(f"boxes must be 0 <= x1 < x2 <= {w}, 0 <= y1 < y2 <= {h}, but {place} they are "
+                                 f"{boxes.tolist()}")
             if ((labels < 0) | (labels >= num_classes)).any():
-                raise DataError(f"labels must be in [0, {num_classes}), but {at} they are {labels.tolist()}")
-
-
-NO_CLASS = 255  # the mask value of a pixel that is not scored
+                raise BatchError(f"labels must be in [0, {num_classes}), but {place} they are {labels.tolist()}")
 
 
 class SegmentationBatch(NamedTuple):
-    """images (B, C, H, W) as in ClassificationBatch; masks (B, H, W) int64 in [0, num_classes), or NO_CLASS."""
+    """images (B, C, H, W) as in ClassificationBatch; masks (B, H, W) int64 in [0, num_classes), or IGNORED_PIXEL."""
 
     images: Tensor
     masks: Tensor
@@ -100,20 +105,21 @@ class SegmentationBatch(NamedTuple):
 
     def check(self, num_classes: int) -> None:
         """As ClassificationBatch.check."""
-        images, masks = self.images, self.masks
-        if images.dim() != 4 or images.dtype != torch.uint8:
-            raise DataError(f"images must be (B, C, H, W) uint8, but are {tuple(images.shape)} {images.dtype}")
-        if masks.shape != (len(images), *images.shape[2:]) or masks.dtype != torch.int64:
-            raise DataError(f"masks must be (B, H, W) int64 as the images, but are {tuple(masks.shape)} {masks.dtype}")
-        wrong = ((masks < 0) | (masks >= num_classes)) & (masks != NO_CLASS)
+        check_images(self.images)
+        masks = self.masks
+        expected = (len(self.images), *self.images.shape[2:])
+        if masks.shape != expected or masks.dtype != torch.int64:
+            raise BatchError(f"masks must be {expected} int64 as the images, but are {tuple(masks.shape)} "
+                             f"{masks.dtype}")
+        wrong = ((masks < 0) | (masks >= num_classes)) & (masks != IGNORED_PIXEL)
         if wrong.any():
-            raise DataError(f"masks must be in [0, {num_classes}) or {NO_CLASS}, but the first batch has "
-                            f"{int(masks[wrong][0])}")
+            raise BatchError(f"masks must be in [0, {num_classes}) or {IGNORED_PIXEL}, but the first batch has "
+                             f"{int(masks[wrong][0])}")
 
 
 class TokenBatch(NamedTuple):
-    """A window of B texts that run on side by side: tokens (B, T) int64 in [0, vocab_size), targets (B, T) the symbols
-    that follow, or NOT_SCORED. The next batch of the epoch goes on where this one ends."""
+    """Consecutive windows of B running texts: tokens (B, T) int64 in [0, vocab_size); targets (B, T), the symbol after
+    each token, or IGNORED_LABEL. The next batch of the epoch continues each text where this one stops."""
 
     tokens: Tensor
     targets: Tensor
@@ -125,15 +131,15 @@ class TokenBatch(NamedTuple):
     def check(self, vocab_size: int) -> None:
         """As ClassificationBatch.check."""
         if self.tokens.dim() != 2 or self.tokens.dtype != torch.int64 or self.targets.shape != self.tokens.shape:
-            raise DataError(f"tokens and targets must be (B, T) int64, but are {tuple(self.tokens.shape)} "
-                            f"{self.tokens.dtype} and {tuple(self.targets.shape)}")
+            raise BatchError(f"tokens and targets must be (B, T) int64, but are {tuple(self.tokens.shape)} "
+                             f"{self.tokens.dtype} and {tuple(self.targets.shape)}")
         check_symbols("tokens", self.tokens, vocab_size)
-        check_symbols("targets", self.targets, vocab_size, NOT_SCORED)
+        check_symbols("targets", self.targets, vocab_size, IGNORED_LABEL)
 
 
 class LabelledBatch(NamedTuple):
-    """Many to one: tokens (B, T) int64 in [0, vocab_size), or vectors (B, T, F) float; lengths, B ints on the host,
-    where packing needs them; labels (B,) int64 in [0, num_classes), or NOT_SCORED."""
+    """Many to one: tokens (B, T) int64 in [0, vocab_size), or vectors (B, T, F) float; lengths: B ints on the host,
+    where packing needs them; labels (B,) int64 in [0, num_classes), or IGNORED_LABEL."""
 
     tokens: Tensor
     lengths: tuple[int, ...]
@@ -146,12 +152,12 @@ class LabelledBatch(NamedTuple):
     def check(self, num_classes: int) -> None:
         """As ClassificationBatch.check."""
         check_lengths(self.tokens, self.lengths)
-        check_symbols("labels", self.labels, num_classes, NOT_SCORED)
+        check_symbols("labels", self.labels, num_classes, IGNORED_LABEL)
 
 
 class TaggedBatch(NamedTuple):
-    """Many to many: tokens (B, T) int64 in [0, vocab_size); lengths, B ints on the host; tags (B, T) int64 in
-    [0, num_classes), or NOT_SCORED, as after each end."""
+    """Many to many: tokens (B, T) int64 in [0, vocab_size); lengths: B ints on the host; tags (B, T) int64 in
+    [0, num_classes), or IGNORED_LABEL, as in the padding after each sequence."""
 
     tokens: Tensor
     lengths: tuple[int, ...]
@@ -165,13 +171,13 @@ class TaggedBatch(NamedTuple):
         """As ClassificationBatch.check."""
         check_lengths(self.tokens, self.lengths)
         if self.tags.shape != self.tokens.shape:
-            raise DataError(f"tags must be {tuple(self.tokens.shape)} as tokens, but are {tuple(self.tags.shape)}")
-        check_symbols("tags", self.tags, num_classes, NOT_SCORED)
+            raise BatchError(f"tags must be {tuple(self.tokens.shape)} as tokens, but are {tuple(self.tags.shape)}")
+        check_symbols("tags", self.tags, num_classes, IGNORED_LABEL)
 
 
 class PairBatch(NamedTuple):
-    """Sequence to sequence: source (B, S) and target (B, T) int64, PAD after each end; lengths, B ints on the host. A
-    target begins with START and ends with END, both counted in its length."""
+    """Sequence to sequence: source (B, S) and target (B, T) int64, PAD after each sequence; lengths: B ints on the
+    host. A target begins with START and ends with END; both count in its length."""
 
     source: Tensor
     source_lengths: tuple[int, ...]
@@ -183,19 +189,19 @@ class PairBatch(NamedTuple):
         return len(self.source)
 
     def check(self, source_size: int, target_size: int) -> None:
-        """As ClassificationBatch.check."""
+        """As ClassificationBatch.check; the sizes are those of the two vocabularies."""
         check_lengths(self.source, self.source_lengths)
         check_lengths(self.target, self.target_lengths)
         check_symbols("source", self.source, source_size)
         check_symbols("target", self.target, target_size)
         if (self.target[:, 0] != START).any():
-            raise DataError("each target must begin with START")
+            raise BatchError("each target must begin with START")
 
 
 class CaptionBatch(NamedTuple):
-    """images (B, C, H, W) as in ClassificationBatch; captions (B, R, T) int64, up to R of each image, START ... END and
-    PAD after it, all PAD where an image has fewer; numbers (B,): the images' own in their part, or -1 for one that only
-    fills a batch."""
+    """images (B, C, H, W) as in ClassificationBatch; captions (B, R, T) int64, up to R of each image: START ... END,
+    then PAD, and PAD alone where an image has fewer; numbers (B,): index of each image in its split, or -1 for an image
+    that only fills up a batch."""
 
     images: Tensor
     captions: Tensor
@@ -207,29 +213,31 @@ class CaptionBatch(NamedTuple):
 
     def check(self, vocab_size: int) -> None:
         """As ClassificationBatch.check."""
-        images, captions = self.images, self.captions
-        if images.dim() != 4 or images.dtype != torch.uint8:
-            raise DataError(f"images must be (B, C, H, W) uint8, but are {tuple(images.shape)} {images.dtype}")
-        if captions.dim() != 3 or len(captions) != len(images) or self.numbers.shape != images.shape[:1]:
-            raise DataError(f"captions must be ({len(images)}, R, T) and numbers ({len(images)},), but are "
-                            f"{tuple(captions.shape)} and {tuple(self.numbers.shape)}")
+        check_images(self.images)
+        count, captions = len(self.images), self.captions
+        if captions.dim() != 3 or len(captions) != count or self.numbers.shape != (count,):
+            raise BatchError(f"captions must be ({count}, R, T) and numbers ({count},), but are "
+                             f"{tuple(captions.shape)} and {tuple(self.numbers.shape)}")
         check_symbols("captions", captions, vocab_size)
         if ((captions[:, :, 0] != START) & (captions[:, :, 0] != PAD)).any():
-            raise DataError("each caption must begin with START")
+            raise BatchError("each caption must begin with START")
 
 
-PAD, UNKNOWN, START, END = 0, 1, 2, 3  # the first symbols of a vocabulary that needs them
+def check_images(images: Tensor) -> None:
+    if images.dim() != 4 or images.dtype != torch.uint8:
+        raise BatchError(f"images must be (B, C, H, W) uint8, but are {tuple(images.shape)} {images.dtype}")
 
 
 def check_lengths(tokens: Tensor, lengths: tuple[int, ...]) -> None:
     if len(tokens) != len(lengths) or not all(0 < length <= tokens.shape[1] for length in lengths):
-        raise DataError(f"lengths must be {len(tokens)} ints in [1, {tokens.shape[1]}], but are {lengths}")
+        raise BatchError(f"lengths must be {len(tokens)} ints in [1, {tokens.shape[1]}], but are {lengths}")
 
 
-def check_symbols(name: str, found: Tensor, size: int, but: int | None = None) -> None:
-    wrong = (found < 0) | (found >= size)
-    if but is not None:
-        wrong &= found != but
-    if found.dtype != torch.int64 or wrong.any():
-        shown = int(found[wrong][0]) if wrong.any() else found.dtype
-        raise DataError(f"{name} must be int64 in [0, {size}), but the first batch has {shown}")
+def check_symbols(name: str, symbols: Tensor, size: int, ignored: int | None = None) -> None:
+    """`name`: the field, for the message; `size`: valid symbols are in [0, size); `ignored`: allowed as well."""
+    wrong = (symbols < 0) | (symbols >= size)
+    if ignored is not None:
+        wrong &= symbols != ignored
+    if symbols.dtype != torch.int64 or wrong.any():
+        value = int(symbols[wrong][0]) if wrong.any() else symbols.dtype
+        raise BatchError(f"{name} must be int64 in [0, {size}), but the first batch has {value}")

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dltrain.batches import seed_of
+from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.boxes import Boxes
 from dltrain.callbacks.captions import Sentences
 from dltrain.callbacks.checkpointing import Saving
@@ -33,13 +33,13 @@ from dltrain.pretrained import SOURCES, begin_with, without_sources
 def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: Any) -> Any:
     """What the node at `key` describes: its `_target_` called with its other keys and `more`, then loaded with the
     weights that the node names; `class_names`: the data's, for a classifier, whose head may be a run's for others.
-    `batch` serves the pair check only. Nodes below with a `_target_` of their own are built first.
+    `batch_type` serves the pair check only. Nodes below with a `_target_` of their own are built first.
 
     Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
     ValueError."""
     sources = {name: node.get(name) for name in SOURCES}
     keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items()
-            if name not in ("_target_", "batch", *SOURCES)}
+            if name not in ("_target_", "batch_type", *SOURCES)}
     at = f"{key} ({str(node._target_).rpartition('.')[2]})"
     try:
         target = hydra.utils.get_object(node._target_)
@@ -78,9 +78,9 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
     data.load()
-    for part in ("train", "val", "test"):
-        if not data.num_samples(part):
-            raise DataError(f"data={config.choices.data}: the {part} part has no samples")
+    for split in ("train", "val", "test"):
+        if not data.num_samples(split):
+            raise DataError(f"data={config.choices.data}: the {split} split has no samples")
     if not len(data.train_dataloader()):
         raise DataError(f"data={config.choices.data}: {data.num_samples('train')} training samples are fewer than the "
                         f"{data.world_size} processes")
@@ -99,8 +99,8 @@ def build_task(config: DictConfig, fresh: bool = True) -> Any:
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
     if config.trainer.compile:  # a net that drops blocks takes another way each step: its blocks are compiled alone
-        for part in task.model.blocks if getattr(task.model, "drops_blocks", False) else [task.model]:
-            part.compile()
+        for block in task.model.blocks if getattr(task.model, "drops_blocks", False) else [task.model]:
+            block.compile()
     return task
 
 
@@ -112,17 +112,19 @@ def built_augment(config: DictConfig) -> dict[str, Any]:
 
 
 def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
-    """Before anything is written: the optimizer can be made, and a batch of the training and of the validation part
+    """Before anything is written: the optimizer can be made, and a batch of the training and of the validation split
     is of its type and goes through the model."""
     pair = f"model={config.choices.model} does not take the batches of data={config.choices.data}"
     task.configure_optimizers()
-    for part in ("train", "val"):
-        few = torch.arange(min(2, data.num_samples(part)))
-        batch = next(iter(data.read(part, [few])))
+    for split in ("train", "val"):
+        few = torch.arange(min(2, data.num_samples(split)))
+        batch = next(iter(data.read(split, [few])))
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 task.eval().check(batch)
+        except BatchError as error:
+            raise DataError(f"{pair}: {error}") from None
         except UserError as error:
             raise type(error)(f"{pair}: {error}") from None
         except (RuntimeError, IndexError) as error:

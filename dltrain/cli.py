@@ -110,7 +110,7 @@ def take_asked(pairs: dict[str, str]) -> dict[str, Any]:
     from dltrain import run_dir
     from dltrain.config import schema
 
-    kind = run_dir.read_config(Path(pairs["run"]))["task"]["batch"]
+    kind = run_dir.read_config(Path(pairs["run"]))["task"]["batch_type"]
     keys = PREDICT[kind]
     if "input" in keys and not {"input", "text"} & {*pairs} & {*keys}:
         raise UserError("predict needs " + ('text="..." or input=FILE' if "text" in keys else

@@ -21,7 +21,7 @@ dltrain: train deep learning's classic systems from one command.
 
   dltrain [train] [choices] [key=value ...]    train, then test; every choice has a default
   dltrain resume  run=FOLDER                   go on after a kill, to the same bits as without it
-  dltrain eval    run=FOLDER [key=value ...]   measure a run again: its best checkpoint on the test part
+  dltrain eval    run=FOLDER [key=value ...]   measure a run again: its best checkpoint on the test split
   dltrain predict run=FOLDER input=FILE        label pictures: a file, several (a.png,b.png) or a folder
   dltrain show    [choices]                    draw what a pipeline does: augment=strong data=cifar10
   dltrain ls      [{topics}]
@@ -134,7 +134,7 @@ def in_millions(count: int) -> str:
 
 def data() -> str:
     files = [(name, groups.CONFIGS / f"data/{name}.yaml") for name in groups.names("data")]
-    return table([(name, groups.content(file)["data"]["batch"], groups.describe(file)) for name, file in files])
+    return table([(name, groups.content(file)["data"]["batch_type"], groups.describe(file)) for name, file in files])
 
 
 def described(group: str) -> str:

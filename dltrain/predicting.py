@@ -36,7 +36,7 @@ def pictures(task: Any, config: DictConfig, path: Path, input: str) -> None:
     files = picture_files(input)
     data = build(config.data, "data", seed=config.seed)
     tell_labels(path, config, "file", [str(file) for file in files],
-                lambda chunk: task(torch.stack([data.read_file(Path(file)) for file in chunk]).to(task.device)))
+                lambda chunk: task(torch.stack([data.read_input(Path(file)) for file in chunk]).to(task.device)))
 
 
 def tell_labels(path: Path, config: DictConfig, kind: str, titles: list[str],
@@ -102,7 +102,7 @@ def labelled(task: Any, config: DictConfig, path: Path, text: str | None = None,
         raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
     else:
         kind, titles = "file", [str(file) for file in picture_files(input)]
-    tell_labels(path, config, kind, titles, lambda chunk: task(on(task.device, data.asked(chunk))))
+    tell_labels(path, config, kind, titles, lambda chunk: task(on(task.device, data.encode_inputs(chunk))))
 
 
 def tagged(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None) -> None:
@@ -111,7 +111,7 @@ def tagged(task: Any, config: DictConfig, path: Path, text: str | None = None, i
     styles = dict(zip(names, cycle(COLOURS), strict=False))
     texts = texts_of(text, input, whole=data.reads_whole)
     for one in texts:
-        batch = data.asked([one])
+        batch = data.encode_inputs([one])
         with torch.inference_mode():
             tags = task(on(task.device, batch))[0].argmax(1).tolist()
         symbols = data.split(one)
@@ -134,7 +134,7 @@ def translated(task: Any, config: DictConfig, path: Path, text: str | None = Non
     probability of each."""
     data = as_trained(config, path)
     for number, one in enumerate(texts_of(text, input)):
-        batch = on(task.device, data.asked([one]))
+        batch = on(task.device, data.encode_inputs([one]))
         if unknown := int((batch.source == UNKNOWN).sum()):
             print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {one}", file=sys.stderr)
         start, limit = decoding.starts(1, task.device), task.max_length
@@ -144,11 +144,11 @@ def translated(task: Any, config: DictConfig, path: Path, text: str | None = Non
                 found, scores = decoding.beam(task.model.step, state, start, limit, beam)
                 print(one)
                 for symbols, score in zip(decoding.until_end(found[0]), scores[0].tolist(), strict=True):
-                    print(f"  {score:8.3f}  {data.joined('target', symbols)}")
+                    print(f"  {score:8.3f}  {data.join('target', symbols)}")
                 continue
             draws = generator("predict", seed, number) if decode == "sampled" else None
             found, _ = decoding.written(task.model.step, state, start, limit, temperature, draws)
-        print(f"{one} -> {data.joined('target', decoding.until_end(found)[0])}")
+        print(f"{one} -> {data.join('target', decoding.until_end(found)[0])}")
 
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
@@ -225,13 +225,13 @@ def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -
     data, files, found = as_trained(config, path), picture_files(input), []
     (path / "predictions").mkdir(exist_ok=True)
     for file in files:
-        image = data.read_file(file)
+        image = data.read_input(file)
         with torch.inference_mode():
             seen = task.augment.normalize(image[None].to(task.device))
             rows, scores = decoding.beam(task.model.step, task.model.begin(seen), decoding.starts(1, task.device),
                                          task.max_length, beam)
         words = decoding.until_end(rows[0])
-        sentences = [data.joined(one) for one in words]
+        sentences = [data.join(one) for one in words]
         print(file.name)
         for sentence, score in zip(sentences, scores[0].tolist(), strict=True):
             print(f"  {score:8.3f}  {sentence}")
@@ -242,7 +242,7 @@ def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -
         if task.model.attends and words[0]:
             with torch.inference_mode():
                 weights = task.model.looked_at(seen, torch.tensor([[START, *words[0][:-1]]], device=task.device))[0]
-            lit = looked_at(image, [data.joined([word]) for word in words[0]], weights.cpu())
+            lit = looked_at(image, [data.join([word]) for word in words[0]], weights.cpu())
             to_pil_image(lit).save(path / "predictions" / f"{file.stem}_attention.png")
     run_dir.write(path / "predictions.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(files)} pictures; {path}/predictions and {path}/predictions.json")

@@ -103,7 +103,7 @@ def launch_from_folder(path: Path) -> None:
 
 
 def introduction(data: Any, task: Any, trainer: pl.Trainer) -> str:
-    return (f"{count(task.model):,} parameters; {data.said()}; {task.total_steps:,} steps in {task.total_epochs} "
+    return (f"{count(task.model):,} parameters; {data.describe()}; {task.total_steps:,} steps in {task.total_epochs} "
             f"epochs on {device_name(trainer)}")
 
 
@@ -114,7 +114,7 @@ def count(model: Any) -> int:
 def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
     """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
     run_dir.write(path / "result.json", json.dumps(result, indent=1) + "\n")
-    unwanted = ("_target_", "batch", "class_names", "name", "output_dir", "task", "experiment")
+    unwanted = ("_target_", "batch_type", "class_names", "name", "output_dir", "task", "experiment")
     flat = {key.removeprefix("choices."): str(value) for key, value in run_dir.flatten(saving.config).items()
             if key.removeprefix("choices.").rpartition(".")[2] not in unwanted}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}

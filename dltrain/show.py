@@ -1,6 +1,6 @@
 """`dltrain show augment=... data=...`: what a pipeline does to pictures, drawn before anything is trained.
 
-Two pictures of the training part; for each, one row for the whole pipeline and one for each transform alone: the
+Two pictures of the training split; for each, one row for the whole pipeline and one for each transform alone: the
 original, then eight versions of it.
 """
 

@@ -76,7 +76,7 @@ def curve(jobs: Iterable[Path], metric: str) -> tuple[list[int], list[float]]:
 
 
 def draw(groups: dict[Group, list[Path]], headline: str, varied: list[str], title: str, file: Path) -> None:
-    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test part, over the
+    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test split over the
     first varied key that is a number with three values or more, a line for each choice of the others, and then nothing
     on the left of more than eight groups; without one, a bar for each group. A dot for each seed."""
     from matplotlib.figure import Figure

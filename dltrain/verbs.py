@@ -25,7 +25,7 @@ def saved_config(pairs: dict[str, str], free: tuple[str, ...]) -> tuple[DictConf
     path = Path(pairs["run"])
     config = OmegaConf.create(run_dir.read_config(path))
     for key, value in pairs.items():
-        if key in ("run", "part"):
+        if key in ("run", "split"):
             continue
         known = compose.flat_keys(config)
         if key not in known:
@@ -57,13 +57,13 @@ def restored(config: DictConfig, path: Path) -> Any:
 
 
 def evaluate(pairs: dict[str, str]) -> int:
-    """Measures the best weights on the test part (or part=val) and writes eval.json."""
+    """Measures the best weights on the test split (or split=val) and writes eval.json."""
     import pytorch_lightning as pl
 
     config, path = saved_config(pairs, ("data.", "augment.", "trainer."))
-    part = pairs.get("part", "test")
-    if part not in ("val", "test"):
-        raise UserError(f"part={part}: must be val or test")
+    split = pairs.get("split", "test")
+    if split not in ("val", "test"):
+        raise UserError(f"split={split}: must be val or test")
 
     def story() -> None:
         with run_dir.logging_to(path):
@@ -73,12 +73,12 @@ def evaluate(pairs: dict[str, str]) -> int:
             trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                                  logger=False, enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty(),
                                  enable_model_summary=False, default_root_dir=path)
-            measure = trainer.test if part == "test" else trainer.validate
+            measure = trainer.test if split == "test" else trainer.validate
             measure(task, datamodule=data, verbose=False)
             values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         for key, value in values.items():
             print(f"{key} {value:.4f}")
-        changed = {key: value for key, value in pairs.items() if key not in ("run", "part")}
+        changed = {key: value for key, value in pairs.items() if key not in ("run", "split")}
         run_dir.write(path / "eval.json", json.dumps({**values, **changed}, indent=1) + "\n")
 
     return reported(path, story)
@@ -92,7 +92,7 @@ def predict(pairs: dict[str, str], asked: dict[str, Any]) -> int:
         task = restored(config, path)
         device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
         try:
-            predicting.KINDS[config.task.batch](task.to(device), config, path, **asked)
+            predicting.KINDS[config.task.batch_type](task.to(device), config, path, **asked)
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dltrain import build, cli, run
-from dltrain.batches import END, PAD, START, CaptionBatch, generator
+from dltrain.batches import END, PAD, START, BatchError, CaptionBatch, generator
 from dltrain.callbacks.captions import captioned
 from dltrain.data.caption_files import CaptionLines, CocoCaptions, Flickr8k
 from dltrain.data.captioning import stacked
@@ -121,9 +121,9 @@ def test_batches_have_every_reference():
                              [[PAD] * 4, [PAD] * 4]]
     batch = CaptionBatch(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), rows, torch.tensor([0, 1, -1]))
     batch.check(8)
-    with pytest.raises(DataError, match="each caption must begin with START"):
+    with pytest.raises(BatchError, match="each caption must begin with START"):
         batch._replace(captions=rows.clone().fill_(5)).check(8)
-    with pytest.raises(DataError, match=r"captions must be int64 in \[0, 7\), but the first batch has 7"):
+    with pytest.raises(BatchError, match=r"captions must be int64 in \[0, 7\), but the first batch has 7"):
         batch.check(7)
 
 
@@ -280,7 +280,7 @@ def test_bleu_equals_a_count_by_hand():
         logs.append(math.log(right / total) if right else -math.inf)
         brevity = math.exp(1 - (7 + 4) / (7 + 3))
         wanted = brevity * math.exp(sum(logs) / n)
-        assert found[f"bleu{n}"] == pytest.approx(wanted, abs=1e-6), n
+        assert found[f"bleu_{n}"] == pytest.approx(wanted, abs=1e-6), n
 
 
 def test_cider_and_rouge_equal_loops():
@@ -362,7 +362,7 @@ def test_flickr8ks_files_are_read(photos):
     assert batch.images.shape == (2, 3, 32, 32)
     assert batch.numbers.tolist() == [1, -1]
     assert (batch.captions[1] == PAD).all()
-    assert data.joined(batch.captions[0, 0, 1:-1].tolist()).startswith("a dog number two runs , and jumps <unk> times")
+    assert data.join(batch.captions[0, 0, 1:-1].tolist()).startswith("a dog number two runs , and jumps <unk> times")
     (photos / "Flickr_8k.testImages.txt").unlink()
     fewer = files_of(Flickr8k, photos)
     fewer.load()
@@ -417,7 +417,7 @@ def test_bad_captions_are_dropped_and_counted(photos):
         "A dog number one runs , and jumps 9 times .", "Oui"))
     data = files_of(Flickr8k, photos, bad_captions="drop")
     data.load()
-    assert data.said().endswith("2 captions dropped")
+    assert data.describe().endswith("2 captions dropped")
 
 
 def test_a_persons_own_lines(photos):
@@ -455,7 +455,7 @@ def test_coco_captions(photos):
 def test_predict_writes_the_beam_and_the_picture(config, run_folder, monkeypatch, capsys):
     path = run_folder("run")
     result = run.train(config(*WORDS), path)
-    assert {"test/bleu4", "test/cider", "test/rouge_l", "test/true_share", "val/perplexity"} - result.keys() == {
+    assert {"test/bleu_4", "test/cider", "test/rouge_l", "test/caption_accuracy", "val/perplexity"} - result.keys() == {
         "val/perplexity"}
     monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples/00.png", "beam=2"])
     assert cli.main() == 0

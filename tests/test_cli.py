@@ -150,7 +150,7 @@ LETTERS = """# @package _global_
 # Letters
 data:
   _target_: x.Y
-  batch: TokenBatch
+  batch_type: TokenBatch
   num_classes: 3
   channels: 1
 """

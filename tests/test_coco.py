@@ -118,7 +118,7 @@ def test_mending_clips_drops_and_counts(root):
     data = data_of(root, bad_boxes="mend")
     data.load()
     assert data.photos["test"][0].boxes.tolist() == [[50, 5, 60, 25]]
-    assert data.said().endswith("boxes 1 clipped, 1 dropped")
+    assert data.describe().endswith("boxes 1 clipped, 1 dropped")
 
 
 def test_a_detector_trains_on_them(root, config, run_folder):

@@ -13,7 +13,7 @@ from torch import nn
 
 from dltrain.build import build_data
 from dltrain.callbacks.stopping import StopAtStep
-from dltrain.data.classification import Part
+from dltrain.data.classification import Split
 from dltrain.data.digits import Digits
 from dltrain.models.mlp import MLP
 from dltrain.studies import batchnorm_effect, comparison
@@ -237,7 +237,7 @@ def test_batch_normalisation_is_seen_at_work(tmp_path, monkeypatch, capsys):
 
     def few(self):
         whole(self)
-        self.parts = {name: Part(part.images[:120], part.labels[:120]) for name, part in self.parts.items()}
+        self.splits = {name: Split(part.images[:120], part.labels[:120]) for name, part in self.splits.items()}
 
     whole = Digits.load
     monkeypatch.setattr(Digits, "load", few)

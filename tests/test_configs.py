@@ -20,9 +20,9 @@ def test_every_value_that_a_person_may_change_states_its_rule():
         for key, found in schema.assignments(file).items():
             if schema.rule_of(found.comment):
                 stated.add(key.rpartition(".")[2])
-    fixed = {"_target_", "batch", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
+    fixed = {"_target_", "batch_type", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
     for file in FILES:
-        if file.parts[-2] in ("recipe", "experiment"):
+        if file.splits[-2] in ("recipe", "experiment"):
             continue
         for key, found in schema.assignments(file).items():
             name = key.rpartition(".")[2]
@@ -58,7 +58,7 @@ def test_defaults_obey_their_own_rules():
 @pytest.mark.parametrize("model", groups.names("model"))
 def test_every_model_composes_with_its_natural_data(model):
     composed = compose([f"model={model}"])
-    assert composed.config.task.batch == composed.config.data.batch
+    assert composed.config.task.batch_type == composed.config.data.batch_type
 
 
 @pytest.mark.parametrize("group", ["task", "data"])
@@ -66,7 +66,7 @@ def test_batch_type_in_yaml_is_the_class_own(group):
     for name in groups.names(group):
         content = groups.content(groups.CONFIGS / f"{group}/{name}.yaml")
         node = content.get("data", content)
-        assert hydra.utils.get_class(node["_target_"]).batch_type.__name__ == node["batch"], name
+        assert hydra.utils.get_class(node["_target_"]).batch_type.__name__ == node["batch_type"], name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain.batches import NOT_SCORED, ClassificationBatch, generator, seed_of
+from dltrain.batches import IGNORED_LABEL, BatchError, ClassificationBatch, generator, seed_of
 from dltrain.data.classification import read_image
 from dltrain.data.digits import Digits
 from dltrain.data.image_folder import ImageFolder
@@ -30,12 +30,12 @@ def test_digits_parts_are_disjoint_whole_and_stratified(digits):
 
     counts = {part: digits.num_samples(part) for part in ("train", "val", "test")}
     assert counts == {"train": 1257, "val": 180, "test": 360}
-    everything = torch.cat([digits.parts[part].images.flatten(1) for part in counts])
+    everything = torch.cat([digits.splits[part].images.flatten(1) for part in counts])
     original = torch.from_numpy(load_digits().data)
     assert sorted(map(tuple, everything.tolist())) == sorted(
         map(tuple, (original * 255 / 16).round().to(torch.uint8).tolist()))
     for part, count in counts.items():
-        shares = torch.bincount(digits.parts[part].labels) / count
+        shares = torch.bincount(digits.splits[part].labels) / count
         assert shares.min() > 0.09
         assert shares.max() < 0.11
 
@@ -76,8 +76,8 @@ def test_evaluation_shares_are_padded_with_samples_that_are_not_scored(digits):
     batches = [batch for rank in (0, 1, 2, 3) for batch in
                EvalLoader(lambda b: digits.read("val", b), 178, 50, rank, 4)]
     labels = torch.cat([batch.labels for batch in batches])
-    assert (labels == NOT_SCORED).sum() == 2
-    assert (labels != NOT_SCORED).sum() == 178
+    assert (labels == IGNORED_LABEL).sum() == 2
+    assert (labels != IGNORED_LABEL).sum() == 178
 
 
 def test_seeds_are_functions_of_their_words():
@@ -95,7 +95,7 @@ def test_seeds_are_functions_of_their_words():
     (ClassificationBatch(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([-1, 0])), "label 0 of the first"),
 ])
 def test_check_names_what_is_wrong(batch, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(BatchError, match=said):
         batch.check(10)
 
 
@@ -130,10 +130,10 @@ def test_mnist_is_read_and_its_validation_part_cut(tmp_path):
     pixels = write_mnist(tmp_path)
     data = torchvision_set("MNIST", tmp_path)
     data.load()
-    assert {part: len(p.labels) for part, p in data.parts.items()} == {"train": 50, "val": 10, "test": 60}
-    assert data.parts["train"].images.shape[1:] == (1, 28, 28)
-    assert torch.bincount(data.parts["val"].labels).tolist() == [1] * 10
-    together = torch.cat([data.parts["train"].images, data.parts["val"].images]).flatten(1)
+    assert {part: len(p.labels) for part, p in data.splits.items()} == {"train": 50, "val": 10, "test": 60}
+    assert data.splits["train"].images.shape[1:] == (1, 28, 28)
+    assert torch.bincount(data.splits["val"].labels).tolist() == [1] * 10
+    together = torch.cat([data.splits["train"].images, data.splits["val"].images]).flatten(1)
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, pixels.reshape(60, -1).tolist()))
     assert data.class_names[:2] == ["0", "1"]
 
@@ -161,10 +161,10 @@ def test_a_share_of_the_training_part_keeps_the_classes_and_the_other_parts(tmp_
     whole, few = torchvision_set("MNIST", tmp_path), torchvision_set("MNIST", tmp_path, num_train=20)
     whole.load()
     few.load()
-    assert torch.bincount(few.parts["train"].labels).tolist() == [2] * 10
-    assert torch.equal(few.parts["val"].images, whole.parts["val"].images)
-    assert {tuple(i) for i in few.parts["train"].images.flatten(1).tolist()} <= {
-        tuple(i) for i in whole.parts["train"].images.flatten(1).tolist()}
+    assert torch.bincount(few.splits["train"].labels).tolist() == [2] * 10
+    assert torch.equal(few.splits["val"].images, whole.splits["val"].images)
+    assert {tuple(i) for i in few.splits["train"].images.flatten(1).tolist()} <= {
+        tuple(i) for i in whole.splits["train"].images.flatten(1).tolist()}
     with pytest.raises(DataError, match=r"data.num_train=51: must be at most the 50"):
         torchvision_set("MNIST", tmp_path, num_train=51).load()
 

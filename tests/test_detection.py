@@ -220,7 +220,7 @@ def test_a_resumed_run_ends_in_the_same_bits(at, config, run_folder, monkeypatch
 def test_predict_draws_boxes_and_writes_them_as_coco_does(config, run_folder, monkeypatch, capsys):
     path = run_folder("run")
     result = run.train(config(*WORDS), path)
-    assert {"test/map", "test/map_50", "test/map_75", "test/voc07", "val/map"} <= result.keys()
+    assert {"test/map", "test/map_50", "test/map_75", "test/map_voc07", "val/map"} <= result.keys()
     each = [value for key, value in result.items() if key.startswith("test/map/") and value >= 0]
     assert len(each) > 3
     assert sum(each) / len(each) == pytest.approx(result["test/map"], abs=1e-6)

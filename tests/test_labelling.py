@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dltrain import build, cli, run, run_dir
-from dltrain.batches import NOT_SCORED, PAD, LabelledBatch, TaggedBatch
+from dltrain.batches import IGNORED_LABEL, PAD, BatchError, LabelledBatch, TaggedBatch
 from dltrain.data.digits import Digits
 from dltrain.data.sequence_classification import DigitsRows, LabelledText, Recall
 from dltrain.data.tagging import Conll, StdlibTokens, kinds_of
@@ -71,7 +71,7 @@ def test_digits_are_read_row_by_row():
     batch, plain = next(rows.read("test", [few])), next(images.read("test", [few]))
     torch.testing.assert_close(batch.tokens, plain.images[:, 0].float() / 255)
     assert batch.labels.tolist() == plain.labels.tolist()
-    assert batch.labels[2] == NOT_SCORED
+    assert batch.labels[2] == IGNORED_LABEL
     assert batch.lengths == (8, 8, 8)
 
 
@@ -167,8 +167,8 @@ def test_columns_of_both_kinds(tmp_path):
     batch = next(data.read("train", [torch.tensor([0, 1, -1])]))
     batch.check(4)
     assert batch.lengths == (3, 1, 3)
-    assert batch.tags[1, 1:].tolist() == [NOT_SCORED] * 2
-    assert batch.tags[2].tolist() == [NOT_SCORED] * 3
+    assert batch.tags[1, 1:].tolist() == [IGNORED_LABEL] * 2
+    assert batch.tags[2].tolist() == [IGNORED_LABEL] * 3
     data = conll(tmp_path, CONLL2003, word_column=1)
     assert data.tagged()["train"] == [(["EU", "1996-08-22", "#"], ["B-ORG", "O", "O"])]
 
@@ -178,7 +178,7 @@ def test_columns_that_are_not_there_are_named(tmp_path):
         conll(tmp_path, "a\tb\n").load()
     data = conll(tmp_path, CONLLU)
     (tmp_path / "en-test.conll").write_text(CONLLU.replace("INTJ", "XXX"))
-    with pytest.raises(DataError, match="the test part has the tag 'XXX', which the training part has not"):
+    with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split has not"):
         data.load()
     (tmp_path / "en-dev.conll").unlink()
     with pytest.raises(DataError, match=r"must have one val file \(val or dev or valid in its name\), but has none"):
@@ -220,7 +220,7 @@ def test_lines_with_labels_and_their_faults(tmp_path):
     for part, text in (("train", "a\tx\nb\ty\n"), ("val", "a\tx\n"), ("test", "c\tx\n")):
         (tmp_path / "parts").mkdir(exist_ok=True)
         (tmp_path / "parts" / f"{part}.tsv").write_text(text)
-    with pytest.raises(DataError, match="the test part has the label 'c', which the training part has not"):
+    with pytest.raises(DataError, match="the test split has the label 'c', which the training split has not"):
         labelled(tmp_path / "parts").load()
     file.write_text("spam\tbuy\nhello\n")
     with pytest.raises(DataError, match=r"all.tsv:2: must be label<TAB>text, but is 'hello'"):
@@ -244,9 +244,9 @@ def test_the_first_symbol_is_the_label():
 
 def test_batches_that_break_their_promise():
     tokens = torch.zeros(2, 3).long()
-    with pytest.raises(DataError, match=r"lengths must be 2 ints in \[1, 3\], but are \(3, 4\)"):
+    with pytest.raises(BatchError, match=r"lengths must be 2 ints in \[1, 3\], but are \(3, 4\)"):
         LabelledBatch(tokens, (3, 4), torch.zeros(2).long()).check(5)
-    with pytest.raises(DataError, match=r"tags must be int64 in \[0, 2\), but the first batch has 2"):
+    with pytest.raises(BatchError, match=r"tags must be int64 in \[0, 2\), but the first batch has 2"):
         TaggedBatch(tokens, (3, 3), torch.full((2, 3), 2)).check(2)
 
 
@@ -311,7 +311,7 @@ def test_a_run_labels_new_texts_with_its_own_labels(config, reviews, run_folder,
     (other / "pos.txt").write_text("good film\n" * 10)
     (other / "also.txt").write_text("good film\n" * 10)
     code, _, err = typed("eval", f"run={path}", f"data.root={other}")
-    assert (code, err) == (3, "dltrain: error: the train part has the label 'also', which the run has not\n")
+    assert (code, err) == (3, "dltrain: error: the train split has the label 'also', which the run has not\n")
 
 
 def test_a_tagger_labels_source_line_by_line_or_in_colour(config, run_folder, typed, monkeypatch, tmp_path):

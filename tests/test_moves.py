@@ -8,10 +8,9 @@ from torchvision.transforms.v2 import functional as reference
 from dltrain.augment import colour, erasing, geometry, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop
 from dltrain.augment.pipeline import Augment
-from dltrain.batches import NO_CLASS, ClassificationBatch, DetectionBatch, SegmentationBatch, generator
+from dltrain.batches import IGNORED_PIXEL, BatchError, ClassificationBatch, DetectionBatch, SegmentationBatch, generator
 from dltrain.build import build
 from dltrain.config import groups
-from dltrain.errors import DataError
 
 MOVES = [PadCrop(3), PadCrop(3, "reflect"), HorizontalFlip(0.5), resampling.ResizedCrop(10, (0.3, 1.0)),
          resampling.ScaleJitter(12, (16, 30)), resampling.Affine(25, 0.1, (0.8, 1.2), 10)]
@@ -35,12 +34,12 @@ def test_masks_follow_the_pixels(transform):
     images, _ = one_square(40)
     batch = SegmentationBatch(images, images[:, 0].long())
     moved = transform(batch, generator("m"))
-    scored = moved.masks != NO_CLASS
+    scored = moved.masks != IGNORED_PIXEL
     sharp = (moved.images[:, 0] < 0.02) | (moved.images[:, 0] > 0.98)
     agree = (moved.images[:, 0].round().long() == moved.masks)[scored & sharp]
     assert agree.float().mean() > 0.999
     assert (scored & sharp).float().mean() > 0.6
-    assert set(moved.masks.unique().tolist()) <= {0, 1, NO_CLASS}
+    assert set(moved.masks.unique().tolist()) <= {0, 1, IGNORED_PIXEL}
     assert moved.masks.shape == (40, *moved.images.shape[2:])
 
 
@@ -50,8 +49,8 @@ def test_a_pad_is_not_scored_and_a_mirror_leaves_nothing_out():
     padded = PadCrop(3)(batch, generator("m"))
     offsets = PadCrop(3).draw(torch.full((30, 2), 32.0), generator("m"))
     outside = sum(32 * 32 - (32 - abs(y - 3)) * (32 - abs(x - 3)) for y, x in offsets.tolist())
-    assert int((padded.masks == NO_CLASS).sum()) == outside
-    assert NO_CLASS not in HorizontalFlip(1.0)(batch, generator("m")).masks
+    assert int((padded.masks == IGNORED_PIXEL).sum()) == outside
+    assert IGNORED_PIXEL not in HorizontalFlip(1.0)(batch, generator("m")).masks
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -136,7 +135,7 @@ def test_images_of_different_sizes_go_through_every_transform():
     (SegmentationBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.full((1, 8, 8), 2)), "the first batch has 2"),
 ])
 def test_batches_that_break_their_promise_are_named(batch, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(BatchError, match=said):
         batch.check(2)
 
 

@@ -12,10 +12,10 @@ from torch import nn
 from torchvision.datasets import VOCSegmentation
 
 from dltrain import build, cli, run
-from dltrain.batches import NO_CLASS, SegmentationBatch
+from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.callbacks.masks import as_palette_png, compared, overlaid, voc_palette
-from dltrain.data import segmentation as masks_module
 from dltrain.data import scenes, voc
+from dltrain.data import segmentation as masks_module
 from dltrain.data.segmentation import CamVid, MaskFolder, VocMasks, read_mask
 from dltrain.errors import DataError, UserError
 from dltrain.models.alexnet import AlexNet
@@ -243,12 +243,12 @@ def test_pixels_that_are_not_scored_count_nowhere(config):
     try:
         images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
         masks = torch.randint(0, 11, (2, 64, 64))
-        masks[:, :40] = NO_CLASS
+        masks[:, :40] = IGNORED_PIXEL
         loss = task.training_step(SegmentationBatch(images, masks), 0)
         assert task.sums[2] == 2 * 24 * 64
         logits = task.model(task.augment.normalize(images))[:, :, 40:]
         torch.testing.assert_close(loss, F.cross_entropy(logits, masks[:, 40:]))
-        nothing = task.training_step(SegmentationBatch(images, torch.full_like(masks, NO_CLASS)), 0)
+        nothing = task.training_step(SegmentationBatch(images, torch.full_like(masks, IGNORED_PIXEL)), 0)
         assert nothing == 0
     finally:
         del type(task).current_epoch, type(task).global_rank
@@ -294,7 +294,7 @@ def folder(tmp_path):
         size = (40, 32) if number % 2 else (32, 40)
         Image.fromarray(draws.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(root / f"images/{name}.jpg")
         mask = draws.integers(0, 3, (size[1], size[0]), dtype=np.uint8)
-        mask[:3] = NO_CLASS
+        mask[:3] = IGNORED_PIXEL
         picture = as_palette_png(torch.from_numpy(mask)) if number % 3 else Image.fromarray(mask)
         picture.save(root / f"masks/{name}.png")
     (root / "classes.txt").write_text("ground\ncat\ndog\n")
@@ -313,20 +313,20 @@ def test_masks_are_read_as_their_numbers_and_filled_up_as_not_scored(folder):
     assert data.class_names == ["ground", "cat", "dog"]
     assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 3, "val": 1, "test": 2}
     assert data.frame == (40, 40)
-    pair = data.parts["train"][0]
+    pair = data.splits["train"][0]
     batch = next(iter(data.read("train", [torch.tensor([0])])))
     batch.check(3)
     truth = np.asarray(Image.open(pair.mask))
     h, w = truth.shape
     assert batch.masks[0, :h, :w].numpy().tolist() == truth.tolist()
-    assert (batch.masks[0, h:] == NO_CLASS).all()
-    assert (batch.masks[0, :, w:] == NO_CLASS).all()
+    assert (batch.masks[0, h:] == IGNORED_PIXEL).all()
+    assert (batch.masks[0, :, w:] == IGNORED_PIXEL).all()
     assert (batch.images[0, :, h:] == 0).all()
     assert torch.equal(batch.images[0, :, :h, :w], masks_module.read_image(pair.image, 3))
     half = data_of(folder, image_px=20)
     assert half.frame == (20, 20)
     small = next(iter(half.read("train", [torch.tensor([0])]))).masks[0]
-    assert set(small.unique().tolist()) <= {0, 1, 2, NO_CLASS}
+    assert set(small.unique().tolist()) <= {0, 1, 2, IGNORED_PIXEL}
 
 
 def test_lists_say_the_parts(folder):
@@ -334,7 +334,7 @@ def test_lists_say_the_parts(folder):
     (folder / "val.txt").write_text("d\n")
     (folder / "test.txt").write_text("e\nf\n")
     data = data_of(folder)
-    assert [pair.image.stem for pair in data.parts["train"]] == ["a", "b", "c"]
+    assert [pair.image.stem for pair in data.splits["train"]] == ["a", "b", "c"]
     (folder / "test.txt").write_text("e\n../f\n")
     with pytest.raises(DataError, match=r"test.txt:2: '../f' must be a name, not a path"):
         data_of(folder)
@@ -386,7 +386,7 @@ def test_camvid_has_its_own_number_for_what_is_not_scored(tmp_path):
         Image.fromarray(np.arange(32 * 24, dtype=np.uint8).reshape(24, 32) % 12).save(tmp_path / f"{part}annot/f1.png")
     data = data_of(tmp_path, CamVid, num_classes=11)
     mask = next(iter(data.read("test", [torch.tensor([0])]))).masks[0]
-    assert mask[0, 10:13].tolist() == [10, NO_CLASS, 0]
+    assert mask[0, 10:13].tolist() == [10, IGNORED_PIXEL, 0]
     assert len(data.class_names) == 11
 
 
@@ -405,12 +405,12 @@ def test_voc_reads_its_lists_and_palettes_and_says_where_to_get_them(tmp_path, m
         (place / inner).mkdir(parents=True)
     for name in ("x1", "x2", "x3"):
         Image.new("RGB", (30, 20)).save(place / f"JPEGImages/{name}.jpg")
-        as_palette_png(torch.tensor([[15] * 29 + [NO_CLASS]] * 20)).save(place / f"SegmentationClass/{name}.png")
+        as_palette_png(torch.tensor([[15] * 29 + [IGNORED_PIXEL]] * 20)).save(place / f"SegmentationClass/{name}.png")
     (place / "ImageSets/Segmentation/train.txt").write_text("x1\nx2\n")
     (place / "ImageSets/Segmentation/val.txt").write_text("x3\n")
     data = data_of(tmp_path, VocMasks, num_classes=21, download=False)
     assert data.class_names[15] == "person"
-    assert next(iter(data.read("test", [torch.tensor([0])]))).masks[0, 0].tolist() == [15] * 29 + [NO_CLASS]
+    assert next(iter(data.read("test", [torch.tensor([0])]))).masks[0, 0].tolist() == [15] * 29 + [IGNORED_PIXEL]
     monkeypatch.undo()
     theirs = VOCSegmentation(str(tmp_path), "2012", "val")[0][1]
     assert np.asarray(theirs).tolist() == read_mask(place / "SegmentationClass/x3.png").tolist()
@@ -432,9 +432,9 @@ def test_pictures_show_each_class_in_its_colour():
     assert lit[:, 200, 5].tolist() == [100, 100, 100]
     assert lit[:, 5, 5].tolist() == [45, 115, 45]
     truth = mask.clone()
-    truth[:, 32:] = NO_CLASS
+    truth[:, 32:] = IGNORED_PIXEL
     sheet = compared([(image, truth, mask)], ["ground", "cat", "dog"])
     assert sheet[:, 10, 6 + 198 + 10].tolist() == [0, 128, 0]
-    white = voc_palette()[NO_CLASS].tolist()
+    white = voc_palette()[IGNORED_PIXEL].tolist()
     assert sheet[:, 10, 6 + 198 + 180].tolist() == white
     assert sheet[:, 10, 6 + 2 * 198 + 180].tolist() == white

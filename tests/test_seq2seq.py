@@ -189,7 +189,7 @@ def test_words_and_characters():
     assert words.vocabulary(["a b b", "c c a b"])[4:] == ["b", "a", "c"]
     characters = Tokenizer(words=False)
     assert characters.split("Ab") == ["A", "b"]
-    assert characters.joined(["A", "b"]) == "Ab"
+    assert characters.join(["A", "b"]) == "Ab"
 
 
 @pytest.fixture

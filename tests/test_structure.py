@@ -73,7 +73,7 @@ def test_a_batch_is_followed_through_eight_files_in_four_folders(config):
             files.add(file)
 
     data, task = build_data(config("augment=cifar")), build_task(config("augment=cifar"))
-    data.parts, data.train_loader = {}, None
+    data.splits, data.train_loader = {}, None
     task.__dict__["_trainer"] = None
     type(task).current_epoch, before = 0, type(task).current_epoch
     type(task).global_rank, rank = 0, type(task).global_rank

@@ -17,7 +17,7 @@ from tests.conftest import TINY
 def by_hand(config) -> tuple[torch.nn.Module, list[float]]:
     """Everything that a run does to the weights, in one loop: no Lightning, no callback."""
     data = build_data(config)
-    images, labels = data.parts["train"]
+    images, labels = data.splits["train"]
     torch.manual_seed(seed_of("init", config.seed))
     model = build(config.model, "model")
     model.to(memory_format=torch.channels_last)
@@ -68,7 +68,7 @@ def test_metrics_equal_scikit_learns(config, run_folder):
     result = run.train(found, path)
     data, task = build_data(found), build_task(found)
     task.load_state_dict(torch.load(path / "checkpoints/best.ckpt", weights_only=True)["state_dict"])
-    images, labels = data.parts["test"]
+    images, labels = data.splits["test"]
     with torch.no_grad():
         logits = task.eval()(images)
     predicted = logits.argmax(1)

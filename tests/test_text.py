@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dltrain import build, run, run_dir
-from dltrain.batches import END, NOT_SCORED, UNKNOWN, TokenBatch, generator, seed_of
+from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, BatchError, TokenBatch, generator, seed_of
 from dltrain.data import language_modeling as text_module
 from dltrain.data.language_modeling import Shakespeare, Stdlib, TextFiles, side_by_side
 from dltrain.data.vocabulary import characters_of, encoded, read_text
@@ -45,7 +45,7 @@ def test_streams_predict_every_symbol_once_and_in_order(whole):
     tokens = torch.arange(103)
     rows = side_by_side(tokens, 4, whole)
     targets = rows[:, 1:].flatten()
-    scored = targets[targets != NOT_SCORED]
+    scored = targets[targets != IGNORED_LABEL]
     assert scored.tolist() == list(range(1, 103 if whole else 101))
     inputs = rows[:, :-1].flatten()[: len(scored)]
     assert (scored - inputs).tolist() == [1] * len(scored)
@@ -100,7 +100,7 @@ def test_training_equals_a_loop_by_hand_with_its_state_norms_and_clipping(config
     assert float(first["train/loss"]) == pytest.approx(loss, rel=1e-5)
     assert float(first["train/bits_per_character"]) == pytest.approx(loss / math.log(2), rel=1e-5)
     assert float(first["train/gradient_norm"]) == pytest.approx(sum(s[2] for s in five) / 5, rel=1e-5)
-    assert float(first["train/clipped_share"]) == pytest.approx(sum(s[3] for s in five) / 5)
+    assert float(first["train/clipped_fraction"]) == pytest.approx(sum(s[3] for s in five) / 5)
     assert {s[3] for s in seen} == {True, False}, "the test must see clipped and unclipped steps"
 
 
@@ -113,7 +113,7 @@ def test_held_out_bits_equal_one_pass_over_each_stream(config, words, run_folder
     rows = data.tokens["test"]
     with torch.no_grad():
         logits, _ = task.eval().model(rows[:, :-1].clamp_min(0))
-    loss = F.cross_entropy(logits.flatten(0, 1).double(), rows[:, 1:].flatten(), ignore_index=NOT_SCORED)
+    loss = F.cross_entropy(logits.flatten(0, 1).double(), rows[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
     assert result["test/loss"] == pytest.approx(float(loss), rel=1e-5)
     assert result["test/bits_per_character"] == pytest.approx(float(loss) / math.log(2), rel=1e-5)
 
@@ -158,7 +158,7 @@ def test_another_vocabulary_is_refused_at_resume(config, words, run_folder, tmp_
 @pytest.mark.parametrize(("raw", "said"), [
     (b"abc\0\1\2", r"cats.txt: not text \(a zero byte at 3\)"), (b"", "cats.txt: empty"), (b" \n", "cats.txt: empty"),
     (b"one\ntwo\nth\xffree", r"cats.txt:3: not utf-8 \(byte 0xff at offset 10\)"),
-    (b"short", "the train part has 4 characters, too few for 4 streams")])
+    (b"short", "the train split has 4 characters, too few for 4 streams")])
 def test_files_that_are_no_text_are_named(raw, said, config, words, tmp_path):
     (tmp_path / "cats.txt").write_bytes(raw)
     with pytest.raises(DataError, match=said):
@@ -192,7 +192,7 @@ def test_encodings_and_the_mark_at_the_beginning(tmp_path):
 def test_unknown_symbols_are_counted(config, words, tmp_path):
     (tmp_path / "cats.txt").write_text(WORDS * 9 + "ÄÖ")
     data = build.build_data(config(*words))
-    assert data.said().endswith("17 symbols (unknown: 2 in test)")
+    assert data.describe().endswith("17 symbols (unknown: 2 in test)")
     batch = list(data.test_dataloader())[-1]
     assert (batch.targets == UNKNOWN).sum() == 2
 
@@ -266,7 +266,7 @@ def test_several_devices_are_refused(config, words):
 
 
 def test_batches_that_break_their_promise():
-    with pytest.raises(DataError, match=r"targets must be int64 in \[0, 5\), but the first batch has 5"):
+    with pytest.raises(BatchError, match=r"targets must be int64 in \[0, 5\), but the first batch has 5"):
         TokenBatch(torch.zeros(2, 3).long(), torch.full((2, 3), 5)).check(5)
 
 

@@ -123,7 +123,7 @@ def test_a_linear_probe_is_logistic_regression_on_the_mean_of_the_map(config):
     task.eval()
     xs = {}
     for part in ("train", "test"):
-        images, labels = data.parts[part]
+        images, labels = data.splits[part]
         with torch.no_grad():
             xs[part] = (task.model.features(task.augment.normalize(images)).mean((2, 3)), labels)
         torch.testing.assert_close(features(task, data, part)[0], xs[part][0])
@@ -140,7 +140,7 @@ def test_scenes_of_some_digits(config):
     data = build_data(config("data=scene_digits", "data.digits=[7,5]", "data.num_train=20"))
     assert data.class_names == ["5", "7"]
     assert {thing.digit for i in range(20) for thing in data.scenes.draw("train", i).things} == {5, 7}
-    assert set(data.parts["train"].labels.tolist()) == {0, 1}
+    assert set(data.splits["train"].labels.tolist()) == {0, 1}
     with pytest.raises(UserError, match=r"digits must be two or more of 0 to 9, each once, but are .3, 3."):
         build_data(config("data=scene_digits", "data.digits=[3,3]"))
 
@@ -156,10 +156,10 @@ def test_the_same_words_again_where_only_the_data_know_the_classes(tmp_path, mon
 def test_patterns_are_functions_of_part_and_index_and_of_all_kinds(config):
     words = ["data=patterns", "data.num_train=16"]
     one, other = build_data(config(*words)), build_data(config(*words))
-    assert torch.equal(one.parts["train"].images, other.parts["train"].images)
-    assert one.parts["train"].labels.bincount().tolist() == [2] * len(KINDS)
-    assert not torch.equal(one.parts["train"].images[0], one.parts["test"].images[0])
-    rows = one.parts["train"].images[0].float().mean(0)
+    assert torch.equal(one.splits["train"].images, other.splits["train"].images)
+    assert one.splits["train"].labels.bincount().tolist() == [2] * len(KINDS)
+    assert not torch.equal(one.splits["train"].images[0], one.splits["test"].images[0])
+    rows = one.splits["train"].images[0].float().mean(0)
     assert rows.mean(1).var() > 20 * rows.mean(0).var(), "rows change down, not across"
 
 

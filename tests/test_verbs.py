@@ -125,7 +125,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["eval", "run=outputs/a", "data.batchsize=3"], 2, "unknown key 'data.batchsize'; did you mean 'data.batch_size'"),
     (["eval", "run=outputs/a", "model.depth=14"], 2, "model.depth cannot change"),
     (["resume", "run=outputs/a", "task.optimizer.lr=1"], 2, "task.optimizer.lr cannot change"),
-    (["eval", "run=outputs/a", "part=train"], 2, "part=train: must be val or test"),
+    (["eval", "run=outputs/a", "split=train"], 2, "split=train: must be val or test"),
     (["trainer=gpu"], 6, "trainer.accelerator=gpu: no GPU is visible"),
     (["data=cifar10", "data.download=false"], 3, "CIFAR10 is not in data"),
     (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
@@ -288,7 +288,7 @@ model:
 """
 DATA = '''
 import torch
-from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.classification import Split, ResidentImages
 
 class Stripes(ResidentImages):
     """Bright rows or bright columns."""
@@ -299,15 +299,15 @@ class Stripes(ResidentImages):
         images = torch.randint(0, 90, (300, 1, 8, 8), generator=draws, dtype=torch.uint8)
         images[labels == 0, :, ::2] += 150
         images[labels == 1, :, :, ::2] += 150
-        self.parts = {"train": Part(images[:200], labels[:200]), "val": Part(images[200:250], labels[200:250]),
-                      "test": Part(images[250:], labels[250:])}
+        self.splits = {"train": Split(images[:200], labels[:200]), "val": Split(images[200:250], labels[200:250]),
+                      "test": Split(images[250:], labels[250:])}
         self.class_names = ["rows", "columns"]
 '''
 DATA_YAML = """# @package _global_
 # Rows or columns
 data:
   _target_: mine.Stripes
-  batch: ClassificationBatch
+  batch_type: ClassificationBatch
   channels: 1
   num_classes: 2
   image_px: 8

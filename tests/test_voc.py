@@ -65,7 +65,7 @@ def test_boxes_are_read_from_one_and_difficult_ones_are_set_aside(photos):
     test = next(data.read("test", [torch.tensor([1, -1])]))
     assert test.size == 1
     assert test.targets[0]["iscrowd"].tolist() == [1]
-    assert "4 boxes" in data.said() or "boxes" in data.said()
+    assert "4 boxes" in data.describe() or "boxes" in data.describe()
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
@@ -110,7 +110,7 @@ def test_classes_and_lists_are_named(photos):
 def test_a_part_that_is_tested_is_not_trained_on(photos):
     (photos / "ImageSets/Main/test.txt").rename(photos / "ImageSets/Main/val.txt")
     (photos / "ImageSets/Main/trainval.txt").write_text("a\nb\nc\nd\ne\nf\n")
-    with pytest.raises(DataError, match=r"no test.txt, so val is the test part: data.train_list must be train"):
+    with pytest.raises(DataError, match=r"no test.txt, so val is the test split: data.train_list must be train"):
         data_of(photos, train_list="trainval").load()
 
 
@@ -120,7 +120,7 @@ def test_mending_is_counted(photos):
     file.write_text(text)
     data = data_of(photos, bad_boxes="mend")
     data.load()
-    assert data.said().endswith("2 classes; boxes 1 clipped, 1 dropped")
+    assert data.describe().endswith("2 classes; boxes 1 clipped, 1 dropped")
     (photo,) = [p for part in ("train", "val") for p in data.photos[part] if p.image.stem == "a"]
     assert photo.boxes.tolist() == [[29, 4, 60, 40]]
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from dltrain.data.classification import Part
+from dltrain.data.classification import Split
 from dltrain.data.digits import Digits
 
 
@@ -13,8 +13,8 @@ class FewDigits(Digits):
 
     def load(self) -> None:
         super().load()
-        self.parts = {name: Part(part.images[:n], part.labels[:n])
-                      for (name, part), n in zip(self.parts.items(), (96, 40, 40), strict=True)}
+        self.splits = {name: Split(part.images[:n], part.labels[:n])
+                      for (name, part), n in zip(self.splits.items(), (96, 40, 40), strict=True)}
 
     def train_dataloader(self):
         fresh = self.train_loader is None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dltrain.batches import NO_CLASS
+from dltrain.batches import IGNORED_PIXEL
 
 LEAST_VISIBLE = 0.25  # a box that keeps less of its area inside the new image is dropped
 
@@ -50,8 +50,9 @@ def sizes(images: Any) -> Tensor:
 
 class Geometric:
     """Base of the transforms that move pixels. A subclass says `draw`, `move` and `matrices`; from these follow
-    images, the masks of a SegmentationBatch (nearest pixel; NO_CLASS from outside) and the boxes of a DetectionBatch
-    (the upright hull of the moved corners, cut at the border, dropped where less than LEAST_VISIBLE is left)."""
+    images, the masks of a SegmentationBatch (nearest pixel; IGNORED_PIXEL from outside) and the boxes of a
+    DetectionBatch (the upright hull of the moved corners, cut at the border, dropped where less than LEAST_VISIBLE is
+    left)."""
 
     def draw(self, sizes: Tensor, draws: torch.Generator) -> Tensor:
         """What happens to each sample: (B, ...) on the CPU."""
@@ -70,8 +71,8 @@ class Geometric:
         drawn = self.draw(before, draws)
         moved = batch._replace(images=each(self.move, batch.images, drawn))
         if hasattr(batch, "masks"):
-            shifted = (batch.masks[:, None] - NO_CLASS).float()  # zero, what comes from outside, is then NO_CLASS
-            moved = moved._replace(masks=self.move(shifted, drawn, nearest=True)[:, 0].round().long() + NO_CLASS)
+            shifted = (batch.masks[:, None] - IGNORED_PIXEL).float()  # zeros from outside become IGNORED_PIXEL
+            moved = moved._replace(masks=self.move(shifted, drawn, nearest=True)[:, 0].round().long() + IGNORED_PIXEL)
         if hasattr(batch, "targets"):
             rows = zip(batch.targets, self.matrices(before, drawn), sizes(moved.images), strict=True)
             moved = moved._replace(targets=[moved_target(*row) for row in rows])

@@ -24,7 +24,7 @@ WHITEN_EPSILON = 1e-3  # added to the eigenvalues of values in [0, 1]: direction
 
 
 class Normalize(nn.Module):
-    """Pixels in [0, 1], made to suit a net by statistics of the training part.
+    """Pixels in [0, 1], made to suit a net by statistics of the training split.
 
     `mean_pixel`: less one mean per channel for all places. `per_pixel`: less one mean per channel and place (the mean
     image of He et al. 2015). `standard`: less the mean and divided by the standard deviation per channel. `box`: to
@@ -94,7 +94,7 @@ class Augment(nn.Module):
     """See the module. `channels` and `image_px` are the data's; the transforms are called in the order given.
 
     A transform may have `check(channels, image_px)`, which raises ValueError before the first step, and
-    `fit(pixels)`, which takes statistics of the training part; those that are modules save their buffers with the run.
+    `fit(pixels)`, which takes statistics of the training split; those that are modules save their buffers with the run.
     """
 
     def __init__(self, normalize: str, channels: int, image_px: int, on_pixels: Sequence[Transform] = (),
@@ -120,7 +120,7 @@ class Augment(nn.Module):
             ("on_pixels", self.on_pixels), ("on_normalized", self.on_normalized)) for place, stage in enumerate(stages)]
 
     def fit(self, pixels: Tensor) -> None:
-        """Every statistic, from (N, C, H, W) uint8 of the training part."""
+        """Every statistic, from (N, C, H, W) uint8 of the training split."""
         self.normalize.fit(pixels)
         for _, stage in self.stages():
             if hasattr(stage, "fit"):

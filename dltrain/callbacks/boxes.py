@@ -34,7 +34,7 @@ class Boxes(Shown):
                     for image, target in zip(seen.images[:SHOWN], seen.targets[:SHOWN], strict=True)]
         add(trainer, "train/augmented_batch", side_by_side(pictures), 0)
 
-    def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+    def show(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         shown, data = getattr(pl_module, "shown", None), getattr(trainer, "datamodule", None)
         if not boards(trainer) or not shown or data is None or not isinstance(shown[0][1], dict):
             return
@@ -47,8 +47,8 @@ class Boxes(Shown):
                 found["labels"][sure].tolist(), found["scores"][sure].tolist(), strict=True)]
             pairs += [drawn(image, truth["boxes"], truth["labels"], [names[i] for i in truth["labels"].tolist()]),
                       drawn(image, found["boxes"][sure], found["labels"][sure], words)]
-        add(trainer, f"{part}/truth_and_found", side_by_side(pairs), step)
-        if part == "val" and hasattr(pl_module.model, "proposals"):
+        add(trainer, f"{split}/truth_and_found", side_by_side(pairs), step)
+        if split == "val" and hasattr(pl_module.model, "proposals"):
             add(trainer, "val/proposals_and_anchors", self.first_thoughts(pl_module, [s[0] for s in shown[:4]]), step)
 
     def first_thoughts(self, pl_module: Any, images: list[Tensor]) -> Tensor:

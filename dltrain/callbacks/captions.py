@@ -19,11 +19,11 @@ SHOWN, SIDE_PX, WORD_PX, LINE_PX = 8, 256, 144, 15
 
 
 class Sentences(Shown):
-    def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+    def show(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         said = getattr(pl_module, "said", [])
         if said and boards(trainer):
             pictures = [captioned(image, [sentence], references) for image, sentence, references in said[:SHOWN]]
-            add(trainer, f"{part}/captions", side_by_side(pictures), trainer.fit_loop.epoch_loop.global_step)
+            add(trainer, f"{split}/captions", side_by_side(pictures), trainer.fit_loop.epoch_loop.global_step)
 
 
 def captioned(image: Tensor, sentences: list[str], references: list[str], side_px: int = SIDE_PX) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dltrain.batches import NO_CLASS, SegmentationBatch
+from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.callbacks.boxes import side_by_side
 from dltrain.callbacks.pictures import Shown, add, boards, first_batch
 
@@ -21,7 +21,7 @@ LIGHT = 0.55  # of a class's colour on the photograph below it
 
 def voc_palette() -> Tensor:
     """(256, 3) uint8, PASCAL VOC's colours: bits 0, 3, 6 of the number are the high bits of red, 1, 4, 7 of green and
-    2, 5 of blue. 0 is black, NO_CLASS is nearly white."""
+    2, 5 of blue. 0 is black, IGNORED_PIXEL is nearly white."""
     numbers = torch.arange(256)
     colours = torch.zeros(256, 3, dtype=torch.long)
     for place in range(8):
@@ -42,10 +42,10 @@ class Masks(Shown):
         add(trainer, "train/augmented_masks", side_by_side([picture for image, mask in zip(
             images.cpu(), seen.masks[:SHOWN].cpu(), strict=True) for picture in (large(image), coloured(mask))]), 0)
 
-    def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+    def show(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         shown, data = getattr(pl_module, "shown", None), getattr(trainer, "datamodule", None)
         if boards(trainer) and shown and data is not None and isinstance(shown[0][1], Tensor):
-            add(trainer, f"{part}/image_truth_prediction", compared(shown[:SHOWN], data.class_names),
+            add(trainer, f"{split}/image_truth_prediction", compared(shown[:SHOWN], data.class_names),
                 trainer.fit_loop.epoch_loop.global_step)
 
 
@@ -53,10 +53,10 @@ def compared(shown: Sequence[tuple[Tensor, Tensor, Tensor]], names: Sequence[str
     """Two of image, truth and prediction a row; what is not scored is white in both."""
     pictures = []
     for image, truth, predicted in shown:
-        pictures += [large(image), coloured(truth), coloured(predicted.where(truth != NO_CLASS, NO_CLASS))]
+        pictures += [large(image), coloured(truth), coloured(predicted.where(truth != IGNORED_PIXEL, IGNORED_PIXEL))]
     sheet = side_by_side(pictures, across=6)
     present = torch.cat([torch.stack(pair).flatten() for _, *pair in shown]).unique().tolist()
-    return torch.cat([sheet, legend([n for n in present if n != NO_CLASS], names, sheet.shape[2])], 1)
+    return torch.cat([sheet, legend([n for n in present if n != IGNORED_PIXEL], names, sheet.shape[2])], 1)
 
 
 def large(image: Tensor, least_px: int = SIDE_PX) -> Tensor:

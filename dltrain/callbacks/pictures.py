@@ -32,11 +32,11 @@ class Pictures(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.draw_confusion(trainer, pl_module, "test")
 
-    def draw_confusion(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+    def draw_confusion(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         data = getattr(trainer, "datamodule", None)
         if boards(trainer) and hasattr(pl_module, "last_confusion") and data is not None:
             drawn = confusion(pl_module.last_confusion, data.class_names)
-            add(trainer, f"{part}/confusion", drawn, trainer.fit_loop.epoch_loop.global_step)
+            add(trainer, f"{split}/confusion", drawn, trainer.fit_loop.epoch_loop.global_step)
 
 
 class Shown(pl.Callback):
@@ -49,7 +49,7 @@ class Shown(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.show(trainer, pl_module, "test")
 
-    def show(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
+    def show(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         raise NotImplementedError
 
 
@@ -99,7 +99,7 @@ def confusion(matrix: Tensor, names: list[str], at_most: int = 30) -> Tensor:
             share = float(shares[row, column])
             hue = (8, 81, 156) if row == column else (165, 15, 21)
             # a square root, so that a single mistake can be seen
-            colour = tuple(round(255 - (255 - part) * math.sqrt(share)) for part in hue)
+            colour = tuple(round(255 - (255 - channel) * math.sqrt(share)) for channel in hue)
             x, y = margin + column * cell, top + row * cell
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=colour)
             if labelled and counts[row, column]:

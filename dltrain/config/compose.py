@@ -258,8 +258,8 @@ def set_by(composed: Composed, key: str) -> str:
 
 def check_pair(composed: Composed) -> None:
     """The task's batch type must be the data's: checked on the final choices, so also after an experiment."""
-    wanted = OmegaConf.select(composed.config, "task.batch")
-    given = OmegaConf.select(composed.config, "data.batch")
+    wanted = OmegaConf.select(composed.config, "task.batch_type")
+    given = OmegaConf.select(composed.config, "data.batch_type")
     if wanted is None or given is None or wanted == given:
         return
     fitting = groups.data_that_fits(wanted, *composed.folders)

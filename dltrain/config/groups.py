@@ -68,14 +68,14 @@ def chosen_by(path: Path, group: str) -> str | None:
 def data_that_fits(batch: str, *folders: Path) -> list[str]:
     """The data sets that yield this batch type."""
     return [name for name in names("data", *folders)
-            if (path := path_of("data", name, *folders)) and content(path).get("data", {}).get("batch") == batch]
+            if (path := path_of("data", name, *folders)) and content(path).get("data", {}).get("batch_type") == batch]
 
 
 def batch_of_model(name: str, *folders: Path) -> str | None:
     path = path_of("model", name, *folders)
     task = chosen_by(path, "task") if path else None
     file = path_of("task", task, *folders) if task else None
-    return content(file).get("batch") if file else None
+    return content(file).get("batch_type") if file else None
 
 
 def shadowed(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ from dltrain.data.captioning import Captions
 from dltrain.data.classification import read_image
 from dltrain.data.coco import Annotations
 from dltrain.data.image_folder import check_headers
-from dltrain.data.sequences import PARTS, drawn_parts, encoder, lines_of
+from dltrain.data.sequences import SPLITS, drawn_splits, encoder, lines_of
 from dltrain.data.vocabulary import read_text
 from dltrain.errors import DataError
 
@@ -38,7 +38,7 @@ Photos = dict[Path, list[Line]]
 
 
 class PhotoCaptions(Captions):
-    """A subclass says `parts`. `bad_captions`: one that is empty, stands twice or has no known word is refused by file
+    """A subclass says `splits`. `bad_captions`: one that is empty, stands twice or has no known word is refused by file
     and line, or dropped and counted. Photos are scaled to their central square of image_px."""
 
     def __init__(self, *, root: str | None, val_share: float, bad_captions: str, num_workers: int, **keys: Any):
@@ -47,30 +47,30 @@ class PhotoCaptions(Captions):
         self.drops, self.dropped = bad_captions == "drop", 0
         self.files: dict[str, list[Path]] = {}
 
-    def parts(self, root: Path) -> dict[str, Photos]:
-        """The captions of each photo, by part, that of val empty where a share of train is to be held out."""
+    def splits(self, root: Path) -> dict[str, Photos]:
+        """The captions of each photo, by split, that of val empty where a share of train is to be held out."""
         raise NotImplementedError
 
     def described(self) -> dict[str, list[list[str]]]:
         if self.root is None:
             raise DataError("data.root must be given: the folder or file with the photos' captions")
-        parts = self.parts(Path(self.root).expanduser())
-        if not parts["val"]:
-            order = list(parts["train"])
+        splits = self.splits(Path(self.root).expanduser())
+        if not splits["val"]:
+            order = list(splits["train"])
             drawn = torch.randperm(len(order), generator=generator("split", "captions")).tolist()
             for number in sorted(drawn[: max(1, round(self.val_share * len(order)))]):
-                parts["val"][order[number]] = parts["train"].pop(order[number])
-        kept = {part: {image: self.sound(lines) for image, lines in parts[part].items()} for part in PARTS}
+                splits["val"][order[number]] = splits["train"].pop(order[number])
+        kept = {split: {image: self.sound(lines) for image, lines in splits[split].items()} for split in SPLITS}
         if "words" not in self.vocabularies:
             self.vocabularies["words"] = self.tokenizer.vocabulary(
                 [line.text for lines in kept["train"].values() for line in lines])
         encode = encoder(self.tokenizer, self.vocabularies["words"])
         texts: dict[str, list[list[str]]] = {}
-        for part in PARTS:
-            known = {image: self.known(lines, encode) for image, lines in kept[part].items()}
-            self.files[part] = [image for image, lines in known.items() if lines]
-            texts[part] = [[line.text for line in lines] for lines in known.values() if lines]
-        check_headers([image for part in PARTS for image in self.files[part]])
+        for split in SPLITS:
+            known = {image: self.known(lines, encode) for image, lines in kept[split].items()}
+            self.files[split] = [image for image, lines in known.items() if lines]
+            texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
+        check_headers([image for split in SPLITS for image in self.files[split]])
         return texts
 
     def sound(self, lines: list[Line]) -> list[Line]:
@@ -100,12 +100,12 @@ class PhotoCaptions(Captions):
             raise DataError(f"{line.at}: {why}; data.bad_captions=drop leaves such captions out")
         self.dropped += 1
 
-    def said(self) -> str:
-        return super().said() + (f"; {self.dropped} captions dropped" if self.dropped else "")
+    def describe(self) -> str:
+        return super().describe() + (f"; {self.dropped} captions dropped" if self.dropped else "")
 
-    def pictures(self, part: str, batches: list[Tensor]) -> Iterator[Tensor]:
+    def pictures(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
         """Workers read ahead; the images are the same with any number of them."""
-        yield from DataLoader(Decoded(self.files[part], self.channels, self.image_px), num_workers=self.num_workers,
+        yield from DataLoader(Decoded(self.files[split], self.channels, self.image_px), num_workers=self.num_workers,
                               batch_sampler=[batch.tolist() for batch in batches], generator=torch.Generator())
 
     def write_samples(self, folder: Path) -> str:
@@ -138,20 +138,20 @@ def by_image(lines: Iterable[Line]) -> Photos:
 class Flickr8k(PhotoCaptions):
     """The original files (M. Hodosh et al., 2013): Flickr8k.token.txt, Flickr_8k.{train,dev,test}Images.txt and
     Flicker8k_Dataset/, or captions.txt (image,caption), {train,val,test}.txt and images/. Without lists 80, 10 and 10 %
-    of the photos; without a test list val is the test part, and a share of train is held out."""
+    of the photos; without a test list val is the test split, and a share of train is held out."""
 
-    def parts(self, root: Path) -> dict[str, Photos]:
+    def splits(self, root: Path) -> dict[str, Photos]:
         every = by_image(self.lines(root))
-        lists = {part: self.listed(root, part, {image.name: image for image in every}) for part in PARTS}
+        lists = {split: self.listed(root, split, {image.name: image for image in every}) for split in SPLITS}
         if not lists["train"]:
-            drawn = drawn_parts([(image,) for image in every])
-            lists = {part: {image: "" for (image,) in drawn[part]} for part in PARTS}
+            drawn = drawn_splits([(image,) for image in every])
+            lists = {split: {image: "" for (image,) in drawn[split]} for split in SPLITS}
         elif not lists["test"]:
             lists["test"], lists["val"] = lists["val"], {}
-        for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
-            for image in lists[part].keys() & lists[other].keys():
-                raise DataError(f"{lists[part][image]}: {image.name} is in {lists[other][image]} too")
-        return {part: {image: every[image] for image in lists[part]} for part in PARTS}
+        for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+            for image in lists[split].keys() & lists[other].keys():
+                raise DataError(f"{lists[split][image]}: {image.name} is in {lists[other][image]} too")
+        return {split: {image: every[image] for image in lists[split]} for split in SPLITS}
 
     def lines(self, root: Path) -> Iterator[Line]:
         file = first(root, ("captions.txt", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt"))
@@ -172,10 +172,10 @@ class Flickr8k(PhotoCaptions):
                 raise DataError(f"{file}:{number}: must be name.jpg#0<TAB>caption, but is {line[:40]!r}")
             yield Line(f"{file}:{number}", inside(images, found[1], f"{file}:{number}"), found[2])
 
-    def listed(self, root: Path, part: str, known: dict[str, Path]) -> dict[Path, str]:
-        """The photos of a part's list, with their lines; none where there is no list."""
-        name = {"val": "dev"}.get(part, part)
-        places = [root / place for place in (f"{part}.txt", f"Flickr_8k.{name}Images.txt",
+    def listed(self, root: Path, split: str, known: dict[str, Path]) -> dict[Path, str]:
+        """The photos of a split's list, with their lines; none where there is no list."""
+        name = {"val": "dev"}.get(split, split)
+        places = [root / place for place in (f"{split}.txt", f"Flickr_8k.{name}Images.txt",
                                              f"Flickr8k_text/Flickr_8k.{name}Images.txt")]
         found: dict[Path, str] = {}
         for file in [place for place in places if place.is_file()][:1]:
@@ -196,9 +196,9 @@ class CocoCaptions(PhotoCaptions):
         super().__init__(**keys)
         self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
 
-    def parts(self, root: Path) -> dict[str, Photos]:
+    def splits(self, root: Path) -> dict[str, Photos]:
         found: dict[str, Photos] = {"val": {}}
-        for part, (name, images) in self.places.items():
+        for split, (name, images) in self.places.items():
             file = Annotations(root / name, ("images", "annotations"))
             names = {one["id"]: str(file.value(one, "file_name", "images")) for one in file.all("images")}
             lines = []
@@ -208,7 +208,7 @@ class CocoCaptions(PhotoCaptions):
                     raise DataError(f"{file.at(one, 'annotations')}: no image has the id {one['image_id']}")
                 at = f"{file.file} (annotations id {one.get('id')})"
                 lines.append(Line(at, inside(root / images, image, at), str(file.value(one, "caption", "annotations"))))
-            found[part] = by_image(lines)
+            found[split] = by_image(lines)
         return found
 
 
@@ -216,7 +216,7 @@ class CaptionLines(PhotoCaptions):
     """`root`: a file of `path<TAB>caption` lines, a path being relative to the file; a photo may have several lines.
     Its photos are drawn to 80, 10 and 10 %."""
 
-    def parts(self, root: Path) -> dict[str, Photos]:
+    def splits(self, root: Path) -> dict[str, Photos]:
         lines = []
         for number, line in lines_of(root, "utf-8"):
             name, tab, text = line.partition("\t")
@@ -224,8 +224,8 @@ class CaptionLines(PhotoCaptions):
                 raise DataError(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
             lines.append(Line(f"{root}:{number}", root.parent / name.strip(), text))
         every = by_image(lines)
-        drawn = drawn_parts([(image,) for image in every])
-        return {part: {image: every[image] for (image,) in drawn[part]} for part in PARTS}
+        drawn = drawn_splits([(image,) for image in every])
+        return {split: {image: every[image] for (image,) in drawn[split]} for split in SPLITS}
 
 
 def first(root: Path, names: tuple[str, ...]) -> Path:

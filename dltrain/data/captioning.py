@@ -1,6 +1,6 @@
 """Images with sentences: what is common to the sources (scene_captions.py, caption_files.py).
 
-The words are the training part's; a word is known that comes at least `min_count` times there.
+The words are the training split's; a word is known that comes at least `min_count` times there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from dltrain.batches import END, START, CaptionBatch
 from dltrain.data.classification import read_image
 from dltrain.data.loader import DataModule
-from dltrain.data.sequences import PARTS, Tokenizer, encoder, padded
+from dltrain.data.sequences import SPLITS, Tokenizer, encoder, padded
 from dltrain.data.vocabulary import read_vectors
 
 
@@ -38,10 +38,10 @@ class Captions(DataModule):
         self.captions: dict[str, list[list[list[int]]]] = {}
 
     def described(self) -> dict[str, list[list[str]]]:
-        """The references of each image, by part."""
+        """The references of each image, by split."""
         raise NotImplementedError
 
-    def pictures(self, part: str, batches: list[Tensor]) -> Iterator[Tensor]:
+    def pictures(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
         """The images (B, C, H, W) uint8 of these indices, none below 0."""
         raise NotImplementedError
 
@@ -51,32 +51,32 @@ class Captions(DataModule):
             self.vocabularies["words"] = self.tokenizer.vocabulary(
                 [text for texts in self.texts["train"] for text in texts])
         encode = encoder(self.tokenizer, self.vocabularies["words"])
-        for part in PARTS:
-            self.captions[part] = []
-            for texts in self.texts[part]:
+        for split in SPLITS:
+            self.captions[split] = []
+            for texts in self.texts[split]:
                 every = [[START, *encode(text), END] for text in texts]
-                short = [caption for caption in every if part != "train" or len(caption) - 2 <= self.max_length]
-                self.captions[part].append(short or [[*every[0][: self.max_length + 1], END]])
+                short = [caption for caption in every if split != "train" or len(caption) - 2 <= self.max_length]
+                self.captions[split].append(short or [[*every[0][: self.max_length + 1], END]])
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["words"])}
 
-    def said(self) -> str:
-        counts = ", ".join(f"{len(self.texts[part]):,} {part} ({sum(map(len, self.texts[part])):,} captions)"
-                           for part in PARTS)
+    def describe(self) -> str:
+        counts = ", ".join(f"{len(self.texts[split]):,} {split} ({sum(map(len, self.texts[split])):,} captions)"
+                           for split in SPLITS)
         return f"{counts}, {len(self.vocabularies['words']):,} words"
 
-    def num_samples(self, part: str) -> int:
-        return len(self.texts[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.texts[split])
 
     def lengths(self) -> Tensor | None:
         return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]]) if self.bucketed else None
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
         """An index of -1 gives the first image again, without captions."""
-        for indices, images in zip(batches, self.pictures(part, [batch.clamp_min(0) for batch in batches]),
+        for indices, images in zip(batches, self.pictures(split, [batch.clamp_min(0) for batch in batches]),
                                    strict=True):
-            yield CaptionBatch(images, stacked([self.captions[part][i] if i >= 0 else [] for i in indices.tolist()]),
+            yield CaptionBatch(images, stacked([self.captions[split][i] if i >= 0 else [] for i in indices.tolist()]),
                                indices)
 
     def training_pixels(self, at_most: int) -> Tensor:
@@ -84,19 +84,19 @@ class Captions(DataModule):
         few = torch.arange(min(at_most, 500, self.num_samples("train")))
         return torch.cat(list(self.pictures("train", list(few.split(50)))))
 
-    def read_file(self, path: Path) -> Tensor:
+    def read_input(self, path: Path) -> Tensor:
         return read_image(path, self.channels, self.image_px)
 
     def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]:
         """The numbers (N,) of the words that the file has, and their vectors (N, size)."""
         return read_vectors(Path(file).expanduser(), self.vocabularies["words"], size)
 
-    def joined(self, numbers: list[int]) -> str:
-        return self.tokenizer.joined([self.vocabularies["words"][number] for number in numbers])
+    def join(self, numbers: list[int]) -> str:
+        return self.tokenizer.join([self.vocabularies["words"][number] for number in numbers])
 
-    def references(self, part: str, number: int) -> list[str]:
+    def references(self, split: str, number: int) -> list[str]:
         """An image's captions as the same tokens that the model writes, blanks between them."""
-        return [self.tokenizer.joined(self.tokenizer.split(text)) for text in self.texts[part][number]]
+        return [self.tokenizer.join(self.tokenizer.split(text)) for text in self.texts[split][number]]
 
 
 def stacked(captions: list[list[list[int]]]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Data modules that yield ClassificationBatch: the three parts, their loaders, and how a picture file becomes a sample.
+"""Data modules that yield ClassificationBatch: the three splits, and how a picture file becomes a sample.
 
-A source subclasses ResidentImages and returns its parts as whole uint8 tensors (digits.py), or ImageData and reads
+A source subclasses ResidentImages and returns its splits as whole uint8 tensors (digits.py), or ImageData and reads
 from disk (image_folder.py).
 """
 
@@ -16,14 +16,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.data.loader import DataModule
 from dltrain.errors import DataError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-class Part(NamedTuple):
+class Split(NamedTuple):
     """images (N, C, H, W) uint8, labels (N,) int64."""
 
     images: Tensor
@@ -44,12 +44,12 @@ class ImageData(DataModule):
         return {"num_classes": self.num_classes} if self.num_classes else {}
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, C, H, W) uint8 of the training part, for statistics: all of it, or `at_most` drawn images."""
+        """(N, C, H, W) uint8 of the training split, for statistics: all of it, or `at_most` drawn images."""
         count = self.num_samples("train")
         chosen = torch.randperm(count, generator=generator("statistics", 0))[:at_most].sort().values
         return torch.cat([batch.images for batch in self.read("train", list(chosen.split(1024)))])
 
-    def read_file(self, path: Path) -> Tensor:
+    def read_input(self, path: Path) -> Tensor:
         """A picture file as a sample (C, H, W) uint8: upright, short side to image_px, central square."""
         return read_image(path, self.channels, self.image_px)
 
@@ -67,16 +67,16 @@ class ResidentImages(ImageData):
 
     def __init__(self, **keys: Any):
         super().__init__(**keys)
-        self.parts: dict[str, Part] = {}
+        self.splits: dict[str, Split] = {}
 
-    def num_samples(self, part: str) -> int:
-        return len(self.parts[part].labels)
+    def num_samples(self, split: str) -> int:
+        return len(self.splits[split].labels)
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
-        images, labels = self.parts[part]
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
+        images, labels = self.splits[split]
         for indices in batches:
             taken = labels[indices]
-            taken[indices < 0] = NOT_SCORED
+            taken[indices < 0] = IGNORED_LABEL
             yield ClassificationBatch(images[indices], taken)
 
 

@@ -15,7 +15,7 @@ from dltrain.errors import DataError
 
 
 class CocoBoxes(PhotoBoxes):
-    """`train_json` and `test_json` (COCO's val, whose test part has no public boxes), `train_images` and `test_images`:
+    """`train_json` and `test_json` (COCO's val: the test split has no public boxes), `train_images` and `test_images`:
     below `root`. The classes are the training json's categories in the order of their ids; a crowd is set aside."""
 
     def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str, **keys: Any):
@@ -26,15 +26,15 @@ class CocoBoxes(PhotoBoxes):
         if self.root is None:
             raise DataError("data.root must be given: a folder with the json files and images; see data.train_json")
         root, found = Path(self.root).expanduser(), {"val": list[Photo]()}
-        for part, (name, images) in self.places.items():
+        for split, (name, images) in self.places.items():
             file = Annotations(root / name)
-            if part == "train":
+            if split == "train":
                 self.name_classes([str(file.value(one, "name", "categories")) for one in
                                    sorted(file.all("categories"), key=lambda one: int(one["id"]))])
-            found[part] = self.part(file, root / images)
+            found[split] = self.read_split(file, root / images)
         return found
 
-    def part(self, file: Annotations, images: Path) -> list[Photo]:
+    def read_split(self, file: Annotations, images: Path) -> list[Photo]:
         categories = {one["id"]: str(one["name"]) for one in file.all("categories")}
         known = {one["id"] for one in file.all("images")}
         mine: dict[Any, list[dict[str, Any]]] = defaultdict(list)

@@ -17,7 +17,7 @@ from dltrain.data.classification import read_image
 from dltrain.data.loader import DataModule
 from dltrain.errors import DataError
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 class Fault(ValueError):
@@ -54,7 +54,7 @@ class PhotoBoxes(DataModule):
         self.mended = {"clipped": 0, "dropped": 0}
 
     def photos_of(self) -> dict[str, list[Photo]]:
-        """The photos of each part, that of val empty where there are none."""
+        """The photos of each split, that of val empty where there are none."""
         raise NotImplementedError
 
     def name_classes(self, found: list[str]) -> None:
@@ -89,14 +89,14 @@ class PhotoBoxes(DataModule):
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}
 
-    def said(self) -> str:
-        boxes = {part: sum(len(photo.labels) for photo in self.photos[part]) for part in PARTS}
-        told = ", ".join(f"{len(self.photos[part]):,} {part} ({boxes[part]:,} boxes)" for part in PARTS)
+    def describe(self) -> str:
+        boxes = {split: sum(len(photo.labels) for photo in self.photos[split]) for split in SPLITS}
+        told = ", ".join(f"{len(self.photos[split]):,} {split} ({boxes[split]:,} boxes)" for split in SPLITS)
         mended = ", ".join(f"{count} {what}" for what, count in self.mended.items() if count)
         return f"{told}, {len(self.class_names)} classes{f'; boxes {mended}' if mended else ''}"
 
-    def num_samples(self, part: str) -> int:
-        return len(self.photos[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.photos[split])
 
     def lengths(self) -> Tensor | None:
         """The photos' shapes by number, so that like ones come in one batch and little is filled up."""
@@ -104,9 +104,9 @@ class PhotoBoxes(DataModule):
             return None
         return torch.tensor([round(16 * math.log2(photo.size[0] / photo.size[1])) for photo in self.photos["train"]])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
         """Workers read ahead; the batches are the same with any number of them."""
-        loader = DataLoader(Decoded(self.photos[part], self.channels, part == "train"),
+        loader = DataLoader(Decoded(self.photos[split], self.channels, split == "train"),
                             batch_sampler=[batch[batch >= 0].tolist() for batch in batches],
                             num_workers=self.num_workers, collate_fn=as_batch, generator=torch.Generator())
         yield from loader

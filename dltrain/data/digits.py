@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.classification import ResidentImages, Split
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of all 1,797; the split is stratified and the same for every seed
 
@@ -21,6 +21,6 @@ class Digits(ResidentImages):
         rest, test = train_test_split(range(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=0)
         val_share = VAL_SHARE / (1 - TEST_SHARE)
         train, val = train_test_split(rest, test_size=val_share, stratify=labels[rest], random_state=0)
-        self.parts = {name: Part(images[part], labels[part]) for name, part in
+        self.splits = {name: Split(images[indices], labels[indices]) for name, indices in
                       {"train": train, "val": val, "test": test}.items()}
         self.class_names = [str(digit) for digit in range(10)]

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dltrain.batches import NOT_SCORED, ClassificationBatch, generator
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.data.classification import PICTURES, ImageData, read_image
 from dltrain.errors import DataError
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 Samples = list[tuple[Path, int]]
 
 
@@ -34,7 +34,7 @@ class Decoded(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        return read_image(path, self.channels, self.image_px), label if index >= 0 else NOT_SCORED
+        return read_image(path, self.channels, self.image_px), label if index >= 0 else IGNORED_LABEL
 
 
 class ImageFolder(ImageData):
@@ -61,7 +61,7 @@ class ImageFolder(ImageData):
                             f"{', '.join(self.class_names[:10])}")
         self.num_classes = len(self.class_names)
         if (root / "train").is_dir():
-            given = {part: self.listed(root / part) for part in PARTS if (root / part).is_dir()}
+            given = {split: self.listed(root / split) for split in SPLITS if (root / split).is_dir()}
             train = given["train"]
         else:
             given, train = {}, self.listed(root)
@@ -70,10 +70,10 @@ class ImageFolder(ImageData):
         if "val" not in given:
             train, given["val"] = split(train, self.val_share, "val")
         self.samples = {"train": train, "val": given["val"], "test": given["test"]}
-        check_headers([path for part in PARTS for path, _ in self.samples[part]])
+        check_headers([path for split in SPLITS for path, _ in self.samples[split]])
 
     def listed(self, folder: Path) -> Samples:
-        """The pictures of a part with their labels. Raises DataError where its classes are not the training part's."""
+        """The pictures of a split with their labels. Raises DataError if its classes are not the training split's."""
         mine = folders(folder)
         if mine != self.class_names:
             unknown, missing = sorted({*mine} - {*self.class_names}), sorted({*self.class_names} - {*mine})
@@ -83,18 +83,18 @@ class ImageFolder(ImageData):
         found: Samples = []
         for label, name in enumerate(self.class_names):
             pictures = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in PICTURES
-                              and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+                              and not any(name.startswith(".") for name in path.relative_to(folder).parts))
             if not pictures:
                 raise DataError(f"{folder / name}: no pictures in this class ({', '.join(sorted(PICTURES))})")
             found += [(path, label) for path in pictures]
         return found
 
-    def num_samples(self, part: str) -> int:
-        return len(self.samples[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.samples[split])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
         """Workers read ahead; the batches are the same, in the same order, with any number of them."""
-        decoded = Decoded(self.samples[part], self.channels, self.image_px)
+        decoded = Decoded(self.samples[split], self.channels, self.image_px)
         loader = DataLoader(decoded, batch_sampler=[batch.tolist() for batch in batches], num_workers=self.num_workers,
                             generator=torch.Generator())
         for images, labels in loader:
@@ -117,7 +117,7 @@ def split(samples: Samples, share: float, purpose: str) -> tuple[Samples, Sample
         order = torch.randperm(len(mine), generator=generator("split", purpose, label)).tolist()
         count = max(1, round(share * len(mine)))
         if count >= len(mine):
-            raise DataError(f"{mine[0][0].parent}: {len(mine)} pictures are too few to cut a {purpose} part from")
+            raise DataError(f"{mine[0][0].parent}: {len(mine)} pictures are too few to cut a {purpose} split from")
         chosen = {*order[:count]}
         cut += [sample for number, sample in enumerate(mine) if number in chosen]
         rest += [sample for number, sample in enumerate(mine) if number not in chosen]

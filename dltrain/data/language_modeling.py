@@ -1,6 +1,6 @@
 """Text as streams of characters for a language model: the running Python's own, Shakespeare, or any file.
 
-A part is cut into `batch_size` texts of equal length that run side by side; a batch is a window of `window` symbols of
+A split is cut into `batch_size` texts of equal length that run side by side; a batch is a window of `window` symbols of
 each, and the next batch goes on where it ends, so that a state can be carried over (truncated backpropagation through
 time).
 """
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dltrain.batches import NOT_SCORED, UNKNOWN, TokenBatch, generator
+from dltrain.batches import IGNORED_LABEL, UNKNOWN, TokenBatch, generator
 from dltrain.data.loader import DataModule, EvalLoader, TrainLoader
 from dltrain.data.vocabulary import characters_of, encoded, read_text, text_files
 from dltrain.errors import DataError
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 class Streams(DataModule):
@@ -35,7 +35,7 @@ class Streams(DataModule):
     def __init__(self, *, window: int, vocab_size: int | None = None, **keys: Any):
         super().__init__(**keys)
         self.window, self.vocab_size = window, vocab_size
-        self.tokens: dict[str, Tensor] = {}  # (B, L + 1) of each part, NOT_SCORED where a part does not fill it
+        self.tokens: dict[str, Tensor] = {}  # (B, L + 1) of each split, IGNORED_LABEL where a split does not fill it
 
     def texts(self) -> tuple[str, str, str]:
         """train, val, test."""
@@ -44,26 +44,26 @@ class Streams(DataModule):
     def load(self) -> None:
         if self.world_size > 1:
             raise DataError("text runs on from batch to batch, so it trains on one device: trainer.devices=1")
-        texts = dict(zip(PARTS, self.texts(), strict=True))
+        texts = dict(zip(SPLITS, self.texts(), strict=True))
         symbols = self.vocabularies.setdefault("characters", characters_of(texts["train"]))
         if self.vocab_size not in (None, len(symbols)):
-            raise DataError(f"data.vocab_size={self.vocab_size}, but the training part has {len(symbols)} symbols")
-        for part, text in texts.items():
+            raise DataError(f"data.vocab_size={self.vocab_size}, but the training split has {len(symbols)} symbols")
+        for split, text in texts.items():
             found = encoded(text, symbols)
-            streams = self.batch_size if part == "train" else max(1, min(self.batch_size, len(found) // (4 * 64)))
+            streams = self.batch_size if split == "train" else max(1, min(self.batch_size, len(found) // (4 * 64)))
             if len(found) <= streams * 2:
-                raise DataError(f"the {part} part has {len(found):,} characters, too few for {streams} streams; a "
+                raise DataError(f"the {split} split has {len(found):,} characters, too few for {streams} streams; a "
                                 "smaller data.batch_size or more text")
-            self.tokens[part] = side_by_side(found, streams, whole=part != "train")
-        self.unknown = {part: int((tokens[:, 1:] == UNKNOWN).sum()) for part, tokens in self.tokens.items()}
-        self.counts = {part: len(text) for part, text in texts.items()}
+            self.tokens[split] = side_by_side(found, streams, whole=split != "train")
+        self.unknown = {split: int((tokens[:, 1:] == UNKNOWN).sum()) for split, tokens in self.tokens.items()}
+        self.counts = {split: len(text) for split, text in texts.items()}
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["characters"])}
 
-    def said(self) -> str:
-        sizes = ", ".join(f"{self.counts[part]:,} {part}" for part in PARTS)
-        unknown = ", ".join(f"{count:,} in {part}" for part, count in self.unknown.items() if count)
+    def describe(self) -> str:
+        sizes = ", ".join(f"{self.counts[split]:,} {split}" for split in SPLITS)
+        unknown = ", ".join(f"{count:,} in {split}" for split, count in self.unknown.items() if count)
         return f"{sizes} characters of {len(self.vocabularies['characters'])} symbols" + (
             f" (unknown: {unknown})" if unknown else "")
 
@@ -75,13 +75,13 @@ class Streams(DataModule):
         quoted = words.replace("\\", "").replace('"', "").replace("$", "").replace("`", "")
         return f'prompt="{quoted} " length=400 temperature=0.8'
 
-    def num_samples(self, part: str) -> int:
+    def num_samples(self, split: str) -> int:
         """Windows."""
-        return -(-(self.tokens[part].shape[1] - 1) // self.window)
+        return -(-(self.tokens[split].shape[1] - 1) // self.window)
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[TokenBatch]:
-        """The windows of these numbers. The last one of a part may be shorter."""
-        tokens = self.tokens[part]
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[TokenBatch]:
+        """The windows of these numbers. The last one of a split may be shorter."""
+        tokens = self.tokens[split]
         for numbers in batches:
             first = int(numbers[0]) * self.window
             window = tokens[:, first : first + self.window + 1]
@@ -93,17 +93,17 @@ class Streams(DataModule):
                                             self.seed, max_batches=self.max_batches, shuffled=False)
         return self.train_loader
 
-    def eval_loader(self, part: str) -> EvalLoader:
-        return EvalLoader(lambda batches: self.read(part, batches), self.num_samples(part), 1,
+    def eval_loader(self, split: str) -> EvalLoader:
+        return EvalLoader(lambda batches: self.read(split, batches), self.num_samples(split), 1,
                           max_batches=self.max_batches)
 
 
 def side_by_side(tokens: Tensor, streams: int, whole: bool) -> Tensor:
     """(N,) as (streams, L + 1): each row goes on one symbol into the next one's, so that every symbol but the first
-    is predicted once. `whole`: the last row is filled up with NOT_SCORED; else up to streams - 1 symbols are left out.
-    """
+    is predicted once. `whole`: the last row is filled up with IGNORED_LABEL; else up to streams - 1 symbols are left
+    out."""
     length = -(-(len(tokens) - 1) // streams) if whole else (len(tokens) - 1) // streams
-    filled = torch.full((streams * length + 1,), NOT_SCORED)
+    filled = torch.full((streams * length + 1,), IGNORED_LABEL)
     filled[: min(len(tokens), len(filled))] = tokens[: len(filled)]
     return torch.stack([filled[row * length : (row + 1) * length + 1] for row in range(streams)])
 
@@ -115,16 +115,16 @@ def cut(text: str) -> tuple[str, str, str]:
 
 
 class Stdlib(Streams):
-    """`part`: `topics`, what help() tells of the language, each paragraph once (long topics repeat short ones), topics
-    in an order drawn once for all; or `source`, the library's own modules. Both differ a little by Python's version."""
+    """`contents`: `topics`, the text of help(), each paragraph once (long topics repeat short ones), topics in an
+    order drawn once for all; or `source`, the library's own modules. Both differ a little by Python's version."""
 
-    def __init__(self, *, part: str, **keys: Any):
+    def __init__(self, *, contents: str, **keys: Any):
         super().__init__(**keys)
-        self.part = part
+        self.contents = contents
 
     def texts(self) -> tuple[str, str, str]:
-        whole = topics() if self.part == "topics" else [read_text(file) for file in library_files()]
-        order = torch.randperm(len(whole), generator=generator("split", "stdlib", self.part))
+        whole = topics() if self.contents == "topics" else [read_text(file) for file in library_files()]
+        order = torch.randperm(len(whole), generator=generator("split", "stdlib", self.contents))
         return cut("\n\n".join(whole[i] for i in order.tolist()))
 
 
@@ -165,7 +165,7 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 class Shakespeare(Streams):
     """1,115,394 characters of plays, the file that A. Karpathy's char-rnn came with; below `root` as shakespeare.txt.
-    The last tenth is the validation part, as elsewhere, and the test part too: there is no third one."""
+    The last tenth is the validation split, as elsewhere, and the test split too: there is no third one."""
 
     def __init__(self, *, root: str, download: bool, **keys: Any):
         super().__init__(**keys)
@@ -191,9 +191,9 @@ class Shakespeare(Streams):
                 raise DataError(f"no file {file}, and it cannot be downloaded ({reason}): {way}") from None
             self.check(raw, "the download")
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            part.write_bytes(raw)
-            part.replace(file)
+            partial = file.with_suffix(".part")
+            partial.write_bytes(raw)
+            partial.replace(file)
         self.check(file.read_bytes(), str(file))
         return read_text(file)
 

@@ -66,7 +66,7 @@ class TrainLoader:
 def bucketed(order: Tensor, lengths: Tensor, batch_size: int, draws: torch.Generator, pool: int = 50) -> Tensor:
     """The order with every `pool` batches of it sorted by length, and then whole batches shuffled (I. Sutskever et al.,
     2014, arXiv 1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
-    sorted_pools = [part[lengths[part].argsort(stable=True)] for part in order.split(batch_size * pool)]
+    sorted_pools = [split[lengths[split].argsort(stable=True)] for split in order.split(batch_size * pool)]
     whole, rest = len(order) // batch_size, len(order) % batch_size
     batches = torch.cat(sorted_pools)
     shuffled = batches[: whole * batch_size].view(whole, batch_size)[torch.randperm(whole, generator=draws)]
@@ -74,7 +74,7 @@ def bucketed(order: Tensor, lengths: Tensor, batch_size: int, draws: torch.Gener
 
 
 class EvalLoader:
-    """Yields a part once, in its own order. With several processes each takes a stride; the last is filled up with -1,
+    """Yields a split once, in its own order. With several processes each takes a stride; the last is filled up with -1,
     which `read` must turn into samples that are not scored."""
 
     def __init__(self, read: Read, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1,
@@ -92,10 +92,10 @@ class EvalLoader:
 
 
 class DataModule(pl.LightningDataModule):
-    """Samples in the parts train, val, test, as batches of `batch_type`. A subclass says `load`, `num_samples`, `read`.
+    """Samples in the splits train, val, test, as batches of `batch_type`. A subclass has `load`, `num_samples`, `read`
 
     After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
-    kind of text, by its name, where there is text: set before `load`, they are kept. The test part is read only by
+    kind of text, by its name, where there is text: set before `load`, they are kept. The test split is read only by
     `test_dataloader`.
     """
 
@@ -107,7 +107,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.seed = batch_size, batch_size, seed
         self.class_names: list[str] = []
         self.vocabularies: dict[str, list[str]] = {}
-        self.max_batches: int | None = None  # a smoke run's limit on every part
+        self.max_batches: int | None = None  # a smoke run's limit on every split
         self.rank, self.world_size = 0, 1  # this process's number, and how many train together
         self.train_loader: TrainLoader | None = None
 
@@ -115,14 +115,14 @@ class DataModule(pl.LightningDataModule):
         """Finds, checks and, where it fits, reads everything. Raises DataError with the file and the remedy."""
         raise NotImplementedError
 
-    def num_samples(self, part: str) -> int:
+    def num_samples(self, split: str) -> int:
         raise NotImplementedError
 
     def lengths(self) -> Tensor | None:
         """(N,) of the training samples, where those of like length should come together."""
         return None
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
         """The batches of these indices; an index of -1 gives a sample that is not scored."""
         raise NotImplementedError
 
@@ -130,9 +130,9 @@ class DataModule(pl.LightningDataModule):
         """The keys of data.* that only the files know."""
         return {}
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """The data in a few words."""
-        return ", ".join(f"{self.num_samples(part):,} {part}" for part in ("train", "val", "test"))
+        return ", ".join(f"{self.num_samples(split):,} {split}" for split in ("train", "val", "test"))
 
     def write_samples(self, folder: Path) -> str:
         """Leaves something in `folder` that `predict` can be tried on; returns the words to type after run=."""
@@ -145,8 +145,8 @@ class DataModule(pl.LightningDataModule):
                                             self.max_batches, self.shuffled, self.lengths())
         return self.train_loader
 
-    def eval_loader(self, part: str) -> EvalLoader:
-        return EvalLoader(lambda batches: self.read(part, batches), self.num_samples(part), self.eval_batch_size,
+    def eval_loader(self, split: str) -> EvalLoader:
+        return EvalLoader(lambda batches: self.read(split, batches), self.num_samples(split), self.eval_batch_size,
                           self.rank, self.world_size, self.max_batches)
 
     def val_dataloader(self) -> EvalLoader:

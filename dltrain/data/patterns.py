@@ -1,5 +1,5 @@
 """Drawn patterns, the kind of each its class: images that have nothing to do with digits. An image is a pure function
-of (part, index)."""
+of (split, index)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dltrain.batches import generator
 from dltrain.data import scenes
-from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.classification import ResidentImages, Split
 
 KINDS = ("rows", "columns", "rising", "falling", "checks", "dots", "rings", "rays")
 
@@ -26,11 +26,11 @@ class Patterns(ResidentImages):
 
     def load(self) -> None:
         self.class_names = list(KINDS)
-        for part, count in self.counts.items():
+        for split, count in self.counts.items():
             labels = torch.arange(count) % len(KINDS)
-            images = [drawn(KINDS[int(label)], self.image_px, generator("pattern", part, index))
+            images = [drawn(KINDS[int(label)], self.image_px, generator("pattern", split, index))
                       for index, label in enumerate(labels)]
-            self.parts[part] = Part(torch.stack(images), labels)
+            self.splits[split] = Split(torch.stack(images), labels)
 
 
 def drawn(kind: str, px: int, draws: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import to_pil_image
 from dltrain.data import scenes
 from dltrain.data.captioning import Captions
 from dltrain.data.scenes import COLOURS, Scenes, Thing
-from dltrain.data.sequences import PARTS
+from dltrain.data.sequences import SPLITS
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SMALL_PX, LARGE_PX = 16, 23  # of the longer side; between them no size is said, and in between of both is the middle
@@ -39,18 +39,18 @@ class SceneCaptions(Captions):
         self.things: dict[str, list[list[Thing]]] = {}
 
     def described(self) -> dict[str, list[list[str]]]:
-        for part in PARTS:
-            drawn = [self.scenes.draw(part, index) for index in range(self.num_scenes[part])]
-            self.images[part] = torch.stack([scene.image for scene in drawn])
-            self.things[part] = [scene.things for scene in drawn]
-        return {part: [sentences(things) for things in self.things[part]] for part in PARTS}
+        for split in SPLITS:
+            drawn = [self.scenes.draw(split, index) for index in range(self.num_scenes[split])]
+            self.images[split] = torch.stack([scene.image for scene in drawn])
+            self.things[split] = [scene.things for scene in drawn]
+        return {split: [sentences(things) for things in self.things[split]] for split in SPLITS}
 
-    def pictures(self, part: str, batches: list[Tensor]) -> Iterator[Tensor]:
+    def pictures(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
         for indices in batches:
-            yield self.images[part][indices]
+            yield self.images[split][indices]
 
-    def is_true(self, part: str, number: int, sentence: str) -> bool:
-        return is_true(sentence, self.things[part][number])
+    def is_true(self, split: str, number: int, sentence: str) -> bool:
+        return is_true(sentence, self.things[split][number])
 
     def write_samples(self, folder: Path) -> str:
         for number, image in enumerate(self.images["test"][:8]):

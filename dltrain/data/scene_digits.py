@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dltrain.data import scenes
-from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.classification import ResidentImages, Split
 from dltrain.data.scenes import Scenes
 
 
@@ -28,8 +28,8 @@ class SceneDigits(ResidentImages):
 
     def load(self) -> None:
         self.class_names = [str(digit) for digit in self.digits]
-        for part, count in (("train", self.num_train), ("val", scenes.EVALUATED), ("test", scenes.EVALUATED)):
-            drawn = [self.scenes.draw(part, index) for index in range(count)]
-            self.parts[part] = Part(torch.stack([scene.image for scene in drawn]),
+        for split, count in (("train", self.num_train), ("val", scenes.EVALUATED), ("test", scenes.EVALUATED)):
+            drawn = [self.scenes.draw(split, index) for index in range(count)]
+            self.splits[split] = Split(torch.stack([scene.image for scene in drawn]),
                                     torch.tensor([self.digits.index(scene.things[0].digit)
                                                   for scene in drawn]))

@@ -23,15 +23,15 @@ class SceneMasks(SceneBoxes):
 
     def load(self) -> None:
         self.class_names = ["ground", *(str(digit) for digit in range(10))]
-        for part, count in self.num_scenes.items():
-            drawn = [self.scenes.draw(part, index) for index in range(count)]
-            self.images[part] = torch.stack([scene.image for scene in drawn])
-            self.masks[part] = torch.stack([scene.mask for scene in drawn])
+        for split, count in self.num_scenes.items():
+            drawn = [self.scenes.draw(split, index) for index in range(count)]
+            self.images[split] = torch.stack([scene.image for scene in drawn])
+            self.masks[split] = torch.stack([scene.mask for scene in drawn])
 
-    def num_samples(self, part: str) -> int:
-        return len(self.masks[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.masks[split])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
         for indices in batches:
             known = indices[indices >= 0]  # -1 fills the last batch among several processes
-            yield SegmentationBatch(self.images[part][known], self.masks[part][known])
+            yield SegmentationBatch(self.images[split][known], self.masks[split][known])

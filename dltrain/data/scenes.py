@@ -1,5 +1,5 @@
 """Scenes: one to four real handwritten digits, coloured and scaled, on textured ground; boxes, masks and words from one
-description. A scene is a pure function of (part, index), and no digit's image is in two parts."""
+description. A scene is a pure function of (split, index), and no digit's image is in two splits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import DetectionBatch, generator
-from dltrain.data.classification import Part
+from dltrain.data.classification import Split
 from dltrain.data.digits import Digits
 from dltrain.data.loader import DataModule
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}
-EVALUATED = 200  # scenes of the validation and of the test part
+EVALUATED = 200  # scenes of the validation and of the test split
 LEAST_ALPHA = 0.35  # what of a digit's stroke counts as its own pixel
 
 
@@ -54,16 +54,16 @@ class Scenes:
     def digits(self) -> Digits:
         found = Digits(channels=1, num_classes=10, image_px=8, batch_size=1)
         found.load()
-        for part, (images, labels) in found.parts.items():
+        for split, (images, labels) in found.splits.items():
             kept = torch.isin(labels, torch.tensor(self.among))
-            found.parts[part] = Part(images[kept], labels[kept])
+            found.splits[split] = Split(images[kept], labels[kept])
         return found
 
-    def draw(self, part: str, index: int) -> Scene:
-        draws = generator("scene", part, index)
+    def draw(self, split: str, index: int) -> Scene:
+        draws = generator("scene", split, index)
         image, mask = self.ground(draws), torch.zeros(self.px, self.px, dtype=torch.long)
         things: list[Thing] = []
-        images, labels = self.digits.parts[part]
+        images, labels = self.digits.splits[split]
         for _ in range(int(torch.randint(1, self.most + 1, (), generator=draws))):
             number = int(torch.randint(len(labels), (), generator=draws))
             colour = list(COLOURS)[int(torch.randint(len(COLOURS), (), generator=draws))]
@@ -116,19 +116,19 @@ class SceneBoxes(DataModule):
 
     def load(self) -> None:
         self.class_names = [str(digit) for digit in range(10)]
-        for part, count in self.num_scenes.items():
-            drawn = [self.scenes.draw(part, index) for index in range(count)]
-            self.images[part] = torch.stack([scene.image for scene in drawn])
-            self.targets[part] = [as_target(scene.things) for scene in drawn]
+        for split, count in self.num_scenes.items():
+            drawn = [self.scenes.draw(split, index) for index in range(count)]
+            self.images[split] = torch.stack([scene.image for scene in drawn])
+            self.targets[split] = [as_target(scene.things) for scene in drawn]
 
-    def num_samples(self, part: str) -> int:
-        return len(self.targets[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.targets[split])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
         for indices in batches:
             known = indices[indices >= 0].tolist()  # -1 fills the last batch among several processes
-            yield DetectionBatch([self.images[part][i] for i in known],
-                                 [dict(self.targets[part][i]) for i in known])
+            yield DetectionBatch([self.images[split][i] for i in known],
+                                 [dict(self.targets[split][i]) for i in known])
 
     def write_samples(self, folder: Path) -> str:
         for number, image in enumerate(self.images["test"][:8]):
@@ -136,7 +136,7 @@ class SceneBoxes(DataModule):
         return f"input={folder}"
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, 3, px, px) uint8 of the training part, for statistics."""
+        """(N, 3, px, px) uint8 of the training split, for statistics."""
         return self.images["train"][:at_most]
 
 

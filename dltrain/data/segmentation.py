@@ -1,7 +1,7 @@
 """Photographs with a PNG mask each, the class of every pixel: a person's own folder, CamVid, PASCAL VOC.
 
-A mask has one number a pixel, grey or by a palette: the class, or NO_CLASS = 255, which is not scored. Every pair of
-files is held against each other, and every mask's numbers against the classes, before the first step.
+A mask has one number a pixel, grey or by a palette: the class, or IGNORED_PIXEL = 255, which is not scored. Every pair
+of files is held against each other, and every mask's numbers against the classes, before the first step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dltrain.batches import NO_CLASS, SegmentationBatch, generator
+from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
 from dltrain.data.classification import PICTURES, read_image
-from dltrain.data.detection import PARTS, names_in, size_of
+from dltrain.data.detection import SPLITS, names_in, size_of
 from dltrain.data.loader import DataModule
 from dltrain.data.voc import fetch
 from dltrain.errors import DataError
@@ -37,7 +37,7 @@ class PhotoMasks(DataModule):
     """A subclass says `pairs` and sets `class_names`. Photos whose long side is above `image_px` are scaled to it, then
     all are filled up below and on the right to one size, the largest; what is filled up is not scored.
 
-    `not_scored`: a number in the masks that is read as NO_CLASS."""
+    `not_scored`: a number in the masks that is read as IGNORED_PIXEL."""
 
     batch_type = SegmentationBatch
     not_scored: int | None = None
@@ -47,11 +47,11 @@ class PhotoMasks(DataModule):
         super().__init__(**keys)
         self.root, self.channels, self.image_px, self.num_classes = root, channels, image_px, num_classes
         self.val_share, self.num_workers = val_share, num_workers
-        self.parts: dict[str, list[Pair]] = {}
+        self.splits: dict[str, list[Pair]] = {}
         self.frame = (0, 0)  # height and width of every image of a batch
 
     def pairs(self, root: Path) -> dict[str, list[Pair]]:
-        """The pairs of each part, that of val empty where a share of train is to be held out."""
+        """The pairs of each split, that of val empty where a share of train is to be held out."""
         raise NotImplementedError
 
     def find(self) -> Path:
@@ -63,12 +63,12 @@ class PhotoMasks(DataModule):
         return root
 
     def load(self) -> None:
-        self.parts = self.pairs(self.find())
-        if not self.parts["val"]:
-            self.parts["train"], self.parts["val"] = held_out(self.parts["train"], self.val_share, "val")
+        self.splits = self.pairs(self.find())
+        if not self.splits["val"]:
+            self.splits["train"], self.splits["val"] = held_out(self.splits["train"], self.val_share, "val")
         if self.num_classes not in (None, len(self.class_names)):
             raise DataError(f"data.num_classes={self.num_classes}, but {self.root} has {len(self.class_names)} classes")
-        pairs = [pair for part in PARTS for pair in self.parts[part]]
+        pairs = [pair for split in SPLITS for pair in self.splits[split]]
         with ThreadPoolExecutor(8) as pool:
             looks = pool.map(self.looked_at, pairs)
             seen = list(track(looks, f"checking {len(pairs)} masks", len(pairs), transient=True,
@@ -90,33 +90,33 @@ class PhotoMasks(DataModule):
             return (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is "
                     f"{mask.shape[1]} x {mask.shape[0]}")
         wrong = [int(value) for value in np.unique(mask)
-                 if value >= len(self.class_names) and value not in (NO_CLASS, self.not_scored)]
+                 if value >= len(self.class_names) and value not in (IGNORED_PIXEL, self.not_scored)]
         if wrong:
             return (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are {len(self.class_names)} "
-                    f"classes, from 0 on; {NO_CLASS} is not scored")
+                    f"classes, from 0 on; {IGNORED_PIXEL} is not scored")
         return scaled_size(size, self.image_px)
 
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}
 
-    def said(self) -> str:
-        return f"{super().said()}, {len(self.class_names)} classes, {self.frame[1]} x {self.frame[0]} px"
+    def describe(self) -> str:
+        return f"{super().describe()}, {len(self.class_names)} classes, {self.frame[1]} x {self.frame[0]} px"
 
-    def num_samples(self, part: str) -> int:
-        return len(self.parts[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.splits[split])
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
         """Workers read ahead; the batches are the same with any number of them."""
-        decoded = Decoded(self.parts[part], self.channels, self.image_px, self.frame, self.not_scored)
+        decoded = Decoded(self.splits[split], self.channels, self.image_px, self.frame, self.not_scored)
         yield from DataLoader(decoded, batch_sampler=[batch[batch >= 0].tolist() for batch in batches],
                               num_workers=self.num_workers, collate_fn=as_batch, generator=torch.Generator())
 
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, 64, 64) uint8: the central squares of up to 200 photos, for statistics."""
-        return torch.stack([read_image(pair.image, self.channels, 64) for pair in self.parts["train"][:200]])
+        return torch.stack([read_image(pair.image, self.channels, 64) for pair in self.splits["train"][:200]])
 
     def write_samples(self, folder: Path) -> str:
-        for pair in self.parts["test"][:4]:
+        for pair in self.splits["test"][:4]:
             (folder / pair.image.name).write_bytes(pair.image.read_bytes())
         return f"input={folder}"
 
@@ -139,9 +139,9 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
         numbers = Image.fromarray(read_mask(pair.mask)).resize((w, h), Image.Resampling.NEAREST)
         mask = torch.from_numpy(np.asarray(numbers).copy()).long()
         if self.not_scored is not None:
-            mask[mask == self.not_scored] = NO_CLASS
+            mask[mask == self.not_scored] = IGNORED_PIXEL
         below = (0, self.frame[1] - w, 0, self.frame[0] - h)
-        return F.pad(image, below), F.pad(mask, below, value=NO_CLASS)
+        return F.pad(image, below), F.pad(mask, below, value=IGNORED_PIXEL)
 
 
 def as_batch(samples: list[tuple[Tensor, Tensor]]) -> SegmentationBatch:
@@ -181,7 +181,7 @@ def held_out(pairs: list[Pair], share: float, purpose: str) -> tuple[list[Pair],
     """The rest, and a share of at least one, the same for every run. Raises DataError where nothing would be left."""
     count = max(1, round(share * len(pairs)))
     if count >= len(pairs):
-        raise DataError(f"{len(pairs)} images are too few to hold a {purpose} part out")
+        raise DataError(f"{len(pairs)} images are too few to hold a {purpose} split out")
     order = torch.randperm(len(pairs), generator=generator("split", purpose, "masks")).tolist()
     return [pairs[i] for i in sorted(order[count:])], [pairs[i] for i in sorted(order[:count])]
 
@@ -211,17 +211,17 @@ class MaskFolder(PhotoMasks):
         self.class_names = self.vocabularies.setdefault("labels", [name.strip() for name in names if name.strip()])
         images = pictures_by_stem(root / "images")
         every = {name: Pair(image, root / f"masks/{name}.png") for name, image in images.items()}
-        lists = {part: root / f"{part}.txt" for part in PARTS if (root / f"{part}.txt").is_file()}
+        lists = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
         if lists and not {"train", "test"} <= {*lists}:
-            raise DataError(f"{root}: has {', '.join(f'{part}.txt' for part in lists)}, but train.txt and test.txt are "
-                            "both needed")
-        found: dict[str, list[Pair]] = {part: [] for part in PARTS}
-        for part, file in lists.items():
+            raise DataError(f"{root}: has {', '.join(f'{split}.txt' for split in lists)}, but needs both train.txt and "
+                            "test.txt")
+        found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+        for split, file in lists.items():
             for name in names_in(file):
                 stem = name if name in every else Path(name).stem
                 if stem not in every:
                     raise DataError(f"{file}: no image {root}/images/{name}")
-                found[part].append(every[stem])
+                found[split].append(every[stem])
         if not lists:
             found["train"], found["test"] = held_out(list(every.values()), self.test_share, "test")
         return found
@@ -229,15 +229,15 @@ class MaskFolder(PhotoMasks):
 
 class CamVid(PhotoMasks):
     """root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes and 11 for what is not scored (G.
-    Brostow et al., 2008; the parts and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
+    Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
 
     not_scored = 11
 
     def pairs(self, root: Path) -> dict[str, list[Pair]]:
         self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
                             "bicyclist"]
-        return {part: [Pair(image, root / f"{part}annot/{name}.png")
-                       for name, image in pictures_by_stem(root / part).items()] for part in PARTS}
+        return {split: [Pair(image, root / f"{split}annot/{name}.png")
+                       for name, image in pictures_by_stem(root / split).items()] for split in SPLITS}
 
 
 VOC_CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -247,7 +247,7 @@ VOC_CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "
 
 class VocMasks(PhotoMasks):
     """root/VOCdevkit/VOC2012: ImageSets/Segmentation's train is trained on, less a share for validation, its val is the
-    test part, whose own masks are not public (M. Everingham et al., 2010)."""
+    test split, whose own masks are not public (M. Everingham et al., 2010)."""
 
     def __init__(self, *, download: bool, **keys: Any):
         super().__init__(**keys)
@@ -259,6 +259,6 @@ class VocMasks(PhotoMasks):
             fetch("VOCSegmentation", root, "2012", ("trainval",), self.download)
         self.class_names = list(VOC_CLASSES)
         lists = place / "ImageSets/Segmentation"
-        return {part: [Pair(place / f"JPEGImages/{name}.jpg", place / f"SegmentationClass/{name}.png")
+        return {split: [Pair(place / f"JPEGImages/{name}.jpg", place / f"SegmentationClass/{name}.png")
                        for name in names_in(lists / f"{listed}.txt")] if listed else []
-                for part, listed in (("train", "train"), ("val", ""), ("test", "val"))}
+                for split, listed in (("train", "train"), ("val", ""), ("test", "val"))}

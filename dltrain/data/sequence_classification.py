@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dltrain.batches import NOT_SCORED, LabelledBatch, generator
+from dltrain.batches import IGNORED_LABEL, LabelledBatch, generator
 from dltrain.data import sequences
 from dltrain.data.digits import Digits
 from dltrain.data.loader import DataModule
-from dltrain.data.sequences import PARTS, Sample, Sequences, Tokenizer, encoder, padded
+from dltrain.data.sequences import SPLITS, Sample, Sequences, Tokenizer, encoder, padded
 from dltrain.errors import DataError
 
 Labelling = tuple[str, str]  # a text and its label
@@ -34,17 +34,17 @@ class DigitsRows(DataModule):
         self.digits.load()
         self.class_names = self.digits.class_names
 
-    def num_samples(self, part: str) -> int:
-        return self.digits.num_samples(part)
+    def num_samples(self, split: str) -> int:
+        return self.digits.num_samples(split)
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[LabelledBatch]:
-        for images, labels in self.digits.read(part, batches):
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[LabelledBatch]:
+        for images, labels in self.digits.read(split, batches):
             yield as_rows(images, labels)
 
-    def asked(self, files: list[str]) -> LabelledBatch:
+    def encode_inputs(self, files: list[str]) -> LabelledBatch:
         """A person's own pictures as a batch."""
-        images = torch.stack([self.digits.read_file(Path(file)) for file in files])
-        return as_rows(images, torch.full((len(files),), NOT_SCORED))
+        images = torch.stack([self.digits.read_input(Path(file)) for file in files])
+        return as_rows(images, torch.full((len(files),), IGNORED_LABEL))
 
     def write_samples(self, folder: Path) -> str:
         return self.digits.write_samples(folder)
@@ -67,7 +67,7 @@ class Labelled(Sequences):
         self.tokenizer, self.max_length = tokenizer, max_length
 
     def texts(self) -> dict[str, list[Labelling]]:
-        """The parts."""
+        """The splits."""
         raise NotImplementedError
 
     def load(self) -> None:
@@ -77,21 +77,21 @@ class Labelled(Sequences):
         kept = "labels" in self.vocabularies
         self.class_names = self.vocabularies.setdefault("labels", sorted({label for _, label in found["train"]}))
         if len(self.class_names) < 2:
-            raise DataError(f"the training part must have at least two labels, but has {self.class_names}")
-        known = "run" if kept else "training part"
+            raise DataError(f"the training split must have at least two labels, but has {self.class_names}")
+        known = "run" if kept else "training split"
         numbers = {name: number for number, name in enumerate(self.class_names)}
         encode = encoder(self.tokenizer, self.vocabularies["text"])
-        for part in PARTS:
-            for _, label in found[part]:
+        for split in SPLITS:
+            for _, label in found[split]:
                 if label not in numbers:
-                    raise DataError(f"the {part} part has the label {label!r}, which the {known} has not")
-            both = [(encode(text)[: self.max_length], numbers[label]) for text, label in found[part]]
-            self.samples[part] = [sample for sample in both if sample[0]]
+                    raise DataError(f"the {split} split has the label {label!r}, which the {known} has not")
+            both = [(encode(text)[: self.max_length], numbers[label]) for text, label in found[split]]
+            self.samples[split] = [sample for sample in both if sample[0]]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}
 
-    def said(self) -> str:
+    def describe(self) -> str:
         return f"{self.counted('texts')}, {len(self.class_names)} classes"
 
     def batch(self, samples: list[Sample]) -> LabelledBatch:
@@ -99,12 +99,12 @@ class Labelled(Sequences):
         return LabelledBatch(tokens, lengths, torch.tensor([sample[1] for sample in samples]))
 
     def unscored(self, sample: Sample) -> Sample:
-        return (sample[0], NOT_SCORED)
+        return (sample[0], IGNORED_LABEL)
 
-    def asked(self, texts: list[str]) -> LabelledBatch:
+    def encode_inputs(self, texts: list[str]) -> LabelledBatch:
         """A person's own texts as a batch."""
         encode = encoder(self.tokenizer, self.vocabularies["text"])
-        return self.batch([(encode(text)[: self.max_length], NOT_SCORED) for text in texts])
+        return self.batch([(encode(text)[: self.max_length], IGNORED_LABEL) for text in texts])
 
     def write_samples(self, folder: Path) -> str:
         (folder / "texts.txt").write_text("\n".join(text for text, _ in self.labelled["test"][::max(
@@ -114,7 +114,7 @@ class Labelled(Sequences):
 
 class LabelledText(Labelled):
     """`root`: a folder with a file for each label, a text a line (the label is the file's name); a file of
-    `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Where the parts are not given,
+    `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without given splits
     80 % of each label are trained on and 10 % each held out, drawn once for all."""
 
     def __init__(self, *, root: str | None, encoding: str, words: bool, lower: bool, min_count: int, **keys: Any):
@@ -132,8 +132,8 @@ class LabelledText(Labelled):
             raise DataError(f"data.root={root}: no such file or folder")
         files = sorted(file for file in root.iterdir() if file.is_file() and not file.name.startswith("."))
         if any("train" in file.stem.lower() for file in files):
-            parts = sequences.found_parts(root, [], "data.root")
-            return {part: self.tab_separated(file) for part, file in parts.items()}
+            splits = sequences.found_splits(root, [], "data.root")
+            return {split: self.tab_separated(file) for split, file in splits.items()}
         if len(files) < 2:
             raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")
         by_stem = len({file.stem for file in files}) == len(files)
@@ -141,7 +141,7 @@ class LabelledText(Labelled):
                            for _, line in sequences.lines_of(file, self.encoding)])
 
     def drawn(self, found: list[Labelling]) -> dict[str, list[Any]]:
-        return sequences.drawn_parts(found, [label for _, label in found])
+        return sequences.drawn_splits(found, [label for _, label in found])
 
     def tab_separated(self, file: Path) -> list[Labelling]:
         found = []
@@ -162,10 +162,11 @@ class Recall(Labelled):
         self.delay, self.symbols, self.num_train = delay, symbols, num_train
 
     def texts(self) -> dict[str, list[Labelling]]:
-        return {part: self.drawn(part, count) for part, count in zip(PARTS, (self.num_train, 500, 1000), strict=True)}
+        counts = {"train": self.num_train, "val": 500, "test": 1000}
+        return {split: self.drawn(split, count) for split, count in counts.items()}
 
-    def drawn(self, part: str, count: int) -> list[Labelling]:
-        draws = generator("recall", part, self.delay)
+    def drawn(self, split: str, count: int) -> list[Labelling]:
+        draws = generator("recall", split, self.delay)
         rows = torch.randint(self.symbols, (count, 1 + self.delay), generator=draws).tolist()
         texts = ["".join(chr(65 + number) for number in row) for row in rows]
         return [(text, text[0]) for text in texts]

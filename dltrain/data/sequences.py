@@ -19,7 +19,7 @@ from dltrain.data.loader import DataModule
 from dltrain.data.vocabulary import SPECIAL, characters_of, numbered, read_text, words_of
 from dltrain.errors import DataError
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # words, and marks by themselves
 Sample = tuple[Any, ...]
 
@@ -33,14 +33,14 @@ class Sequences(DataModule):
         self.eval_batch_size = max(self.batch_size, 128)
         self.samples: dict[str, list[Sample]] = {}  # the first of each is what is read
 
-    def num_samples(self, part: str) -> int:
-        return len(self.samples[part])
+    def num_samples(self, split: str) -> int:
+        return len(self.samples[split])
 
     def lengths(self) -> Tensor | None:
         return torch.tensor([len(sample[0]) for sample in self.samples["train"]]) if self.bucketed else None
 
-    def read(self, part: str, batches: list[Tensor]) -> Iterator[Any]:
-        samples = self.samples[part]
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
+        samples = self.samples[split]
         for indices in batches:
             yield self.batch([samples[i] if i >= 0 else self.unscored(samples[0]) for i in indices.tolist()])
 
@@ -52,10 +52,10 @@ class Sequences(DataModule):
         raise NotImplementedError
 
     def counted(self, what: str) -> str:
-        """The sizes, and what share of the symbols of the held-out parts the vocabulary has not."""
-        sizes = ", ".join(f"{len(self.samples[part]):,} {part}" for part in PARTS)
-        unknown = {part: share_unknown(self.samples[part]) for part in PARTS}
-        told = ", ".join(f"{share:.1%} in {part}" for part, share in unknown.items() if share)
+        """The sizes, and what share of the symbols of the held-out splits the vocabulary has not."""
+        sizes = ", ".join(f"{len(self.samples[split]):,} {split}" for split in SPLITS)
+        unknown = {split: share_unknown(self.samples[split]) for split in SPLITS}
+        told = ", ".join(f"{share:.1%} in {split}" for split, share in unknown.items() if share)
         symbols = " and ".join(f"{len(found):,}" for name, found in self.vocabularies.items() if name != "labels")
         return f"{sizes} {what} of {symbols} symbols" + (f" (unknown: {told})" if told else "")
 
@@ -74,7 +74,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int = PAD) -> tuple[Tensor, tupl
 
 class Tokenizer:
     """By characters or, with `words`, by words and marks; all in lower case where `lower`. A word is known that comes
-    at least `min_count` times in the training part; a character, once."""
+    at least `min_count` times in the training split; a character, once."""
 
     def __init__(self, words: bool, lower: bool = False, min_count: int = 1):
         self.words, self.lower, self.min_count = words, lower, min_count
@@ -88,7 +88,7 @@ class Tokenizer:
             return words_of(map(self.split, texts), self.min_count)
         return characters_of("".join("".join(self.split(text)) for text in texts))
 
-    def joined(self, symbols: Sequence[str]) -> str:
+    def join(self, symbols: Sequence[str]) -> str:
         return (" " if self.words else "").join(symbols)
 
 
@@ -108,9 +108,9 @@ def lines_of(file: Path, encoding: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def drawn_parts(samples: list[Sample], labels: Sequence[Any] | None = None) -> dict[str, list[Sample]]:
+def drawn_splits(samples: list[Sample], labels: Sequence[Any] | None = None) -> dict[str, list[Sample]]:
     """80 % train, 10 % val, 10 % test, the same for every seed; of each label its own share, where there are labels."""
-    parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     groups: dict[Any, list[Sample]] = {}
     for sample, label in zip(samples, labels or [0] * len(samples), strict=True):
         groups.setdefault(label, []).append(sample)
@@ -118,21 +118,21 @@ def drawn_parts(samples: list[Sample], labels: Sequence[Any] | None = None) -> d
         group = groups[label]
         order = torch.randperm(len(group), generator=generator("split", str(label))).tolist()
         one, two = round(len(group) * 0.8), round(len(group) * 0.9)
-        for part, chosen in zip(PARTS, (order[:one], order[one:two], order[two:]), strict=True):
-            parts[part] += [group[i] for i in sorted(chosen)]
-    return parts
+        for split, chosen in zip(SPLITS, (order[:one], order[one:two], order[two:]), strict=True):
+            splits[split] += [group[i] for i in sorted(chosen)]
+    return splits
 
 
-def found_parts(root: Path, tails: Sequence[str], key: str) -> dict[str, Path]:
-    """The files of the three parts in a folder, by the beginning or middle of their names. Raises DataError."""
+def found_splits(root: Path, tails: Sequence[str], key: str) -> dict[str, Path]:
+    """The files of the three splits in a folder, by the beginning or middle of their names. Raises DataError."""
     found = {}
-    for part, names in (("train", ("train",)), ("val", ("val", "dev", "valid")), ("test", ("test",))):
+    for split, names in (("train", ("train",)), ("val", ("val", "dev", "valid")), ("test", ("test",))):
         fits = [file for file in sorted(root.iterdir()) if file.is_file()
                 and any(name in re.split(r"[^a-z]+", file.stem.lower()) for name in names)
                 and (not tails or file.name.endswith(tuple(tails)))]
         if len(fits) != 1:
             said = "none" if not fits else ", ".join(file.name for file in fits[:4])
-            raise DataError(f"{key}={root}: must have one {part} file ({' or '.join(names)} in its name"
+            raise DataError(f"{key}={root}: must have one {split} file ({' or '.join(names)} in its name"
                             f"{', ending in ' + ' or '.join(tails) if tails else ''}), but has {said}")
-        found[part] = fits[0]
+        found[split] = fits[0]
     return found

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from dltrain.batches import NOT_SCORED, UNKNOWN, TaggedBatch, generator
+from dltrain.batches import IGNORED_LABEL, UNKNOWN, TaggedBatch, generator
 from dltrain.data import sequences
 from dltrain.data.language_modeling import library_files
-from dltrain.data.sequences import PARTS, Sample, Sequences, Tokenizer, padded, places_of
+from dltrain.data.sequences import SPLITS, Sample, Sequences, Tokenizer, padded, places_of
 from dltrain.data.vocabulary import characters_of, numbered, read_text, words_of
 from dltrain.errors import DataError
 
@@ -33,7 +33,7 @@ class Tagged(Sequences):
         super().__init__(**keys)
 
     def tagged(self) -> dict[str, list[Tags]]:
-        """The parts."""
+        """The splits."""
         raise NotImplementedError
 
     def vocabulary(self, found: list[Tags]) -> list[str]:
@@ -54,35 +54,35 @@ class Tagged(Sequences):
         tags = sorted({tag for _, tags in found["train"] for tag in tags})
         kept = "labels" in self.vocabularies
         self.class_names = self.vocabularies.setdefault("labels", tags)
-        known = "run" if kept else "training part"
+        known = "run" if kept else "training split"
         numbers = {name: number for number, name in enumerate(self.class_names)}
         places = places_of(self.vocabularies["text"])
-        for part in PARTS:
-            for _, tags in found[part]:
+        for split in SPLITS:
+            for _, tags in found[split]:
                 if strange := set(tags) - numbers.keys():
-                    raise DataError(f"the {part} part has the tag {min(strange)!r}, which the {known} has not")
-            self.samples[part] = [(numbered(self.known(symbols), places), [numbers[tag] for tag in tags])
-                                  for symbols, tags in found[part]]
+                    raise DataError(f"the {split} split has the tag {min(strange)!r}, which the {known} has not")
+            self.samples[split] = [(numbered(self.known(symbols), places), [numbers[tag] for tag in tags])
+                                  for symbols, tags in found[split]]
         self.told = found["test"][:10]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}
 
-    def said(self) -> str:
+    def describe(self) -> str:
         return f"{self.counted('sequences')}, {len(self.class_names)} classes"
 
     def batch(self, samples: list[Sample]) -> TaggedBatch:
         tokens, lengths = padded([sample[0] for sample in samples])
-        return TaggedBatch(tokens, lengths, padded([sample[1] for sample in samples], NOT_SCORED)[0])
+        return TaggedBatch(tokens, lengths, padded([sample[1] for sample in samples], IGNORED_LABEL)[0])
 
     def unscored(self, sample: Sample) -> Sample:
-        return (sample[0], [NOT_SCORED] * len(sample[0]))
+        return (sample[0], [IGNORED_LABEL] * len(sample[0]))
 
-    def asked(self, texts: list[str]) -> TaggedBatch:
+    def encode_inputs(self, texts: list[str]) -> TaggedBatch:
         """A person's own texts as a batch."""
         places = places_of(self.vocabularies["text"])
         rows = [numbered(self.known(self.split(text)), places) or [UNKNOWN] for text in texts]
-        return self.batch([(row, [NOT_SCORED] * len(row)) for row in rows])
+        return self.batch([(row, [IGNORED_LABEL] * len(row)) for row in rows])
 
 
 KINDS = {tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.COMMENT: "comment", tokenize.OP: "operator"}
@@ -110,7 +110,7 @@ def kinds_of(source: str) -> list[str]:
 
 class StdlibTokens(Tagged):
     """The running Python's library, character by character, labelled by its own tokenizer; pieces of whole lines that
-    begin outside of strings, some `window` characters long, at most four times as long. No module is in two parts.
+    begin outside of strings, some `window` characters long, at most four times as long. No module is in two splits.
     Differs a little by Python's version."""
 
     reads_whole = True
@@ -126,10 +126,10 @@ class StdlibTokens(Tagged):
         chosen = {"test": order[:held], "val": order[held : 2 * held], "train": order[2 * held :]}
         most = {"train": self.num_train, "val": 400, "test": 400}
         found = {}
-        for part, numbers in chosen.items():
+        for split, numbers in chosen.items():
             whole = [piece for number in numbers for piece in self.pieces(files[number])]
-            drawn = torch.randperm(len(whole), generator=generator("pieces", part)).tolist()
-            found[part] = [whole[i] for i in drawn[: most[part]]]
+            drawn = torch.randperm(len(whole), generator=generator("pieces", split)).tolist()
+            found[split] = [whole[i] for i in drawn[: most[split]]]
         return found
 
     def pieces(self, file: Path) -> Iterator[Tags]:
@@ -179,7 +179,7 @@ class Conll(Tagged):
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
-        return {part: self.sentences(file) for part, file in sequences.found_parts(root, [], "data.root").items()}
+        return {split: self.sentences(file) for split, file in sequences.found_splits(root, [], "data.root").items()}
 
     def sentences(self, file: Path) -> list[Tags]:
         found: list[Tags] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from dltrain.batches import generator
-from dltrain.data.classification import Part, ResidentImages
+from dltrain.data.classification import ResidentImages, Split
 from dltrain.errors import DataError
 
 # where torchvision looks, below root; and where the files come from (facts of the data sets' own pages)
@@ -27,9 +27,9 @@ SPLIT_SEED = 0  # the validation cut is the same for every run, so that runs can
 
 
 class TorchvisionImages(ResidentImages):
-    """`source` is the class's name in torchvision.datasets. A stratified validation part of `num_val` images is cut
-    from the training part (He et al. 2015 on CIFAR: 45k / 5k); of the rest `num_train` are kept, None for all; the
-    test part is torchvision's."""
+    """`source` is the class's name in torchvision.datasets. A stratified validation split of `num_val` images is cut
+    from the training split (He et al. 2015 on CIFAR: 45k / 5k); of the rest `num_train` are kept, None for all; the
+    test split is torchvision's."""
 
     def __init__(self, *, source: str, root: str, num_val: int, num_train: int | None = None, download: bool = True,
                  **keys: Any):
@@ -49,12 +49,12 @@ class TorchvisionImages(ResidentImages):
             rest = train.nonzero().flatten()
             if not self.num_train <= len(rest):
                 raise DataError(f"data.num_train={self.num_train}: must be at most the {len(rest):,} images that are "
-                                "left of the training part")
+                                "left of the training split")
             kept = rest[stratified(labels[rest], self.num_train)]
             train = torch.zeros_like(train).scatter_(0, kept, True)
         test_images, test_labels, _ = self.fetch(train=False)
-        self.parts = {"train": Part(images[train], labels[train]), "val": Part(images[val], labels[val]),
-                      "test": Part(test_images, test_labels)}
+        self.splits = {"train": Split(images[train], labels[train]), "val": Split(images[val], labels[val]),
+                      "test": Split(test_images, test_labels)}
 
     def fetch(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
         """images (N, C, H, W) uint8, labels (N,) int64, class names. Downloads what is missing, if it may."""

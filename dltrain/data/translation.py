@@ -11,7 +11,7 @@ import torch
 
 from dltrain.batches import END, START, PairBatch, generator
 from dltrain.data import sequences
-from dltrain.data.sequences import PARTS, Sample, Sequences, Tokenizer, encoder, padded
+from dltrain.data.sequences import SPLITS, Sample, Sequences, Tokenizer, encoder, padded
 from dltrain.errors import DataError
 
 Pair = tuple[str, str]
@@ -30,7 +30,7 @@ class Pairs(Sequences):
         self.vocab_size, self.target_vocab_size = vocab_size, target_vocab_size
 
     def pairs(self) -> dict[str, list[Pair]]:
-        """The parts, as texts."""
+        """The splits, as texts."""
         raise NotImplementedError
 
     def load(self) -> None:
@@ -39,16 +39,16 @@ class Pairs(Sequences):
             if name not in self.vocabularies:
                 self.vocabularies[name] = self.tokenizer.vocabulary([pair[place] for pair in self.texts["train"]])
         source, target = (encoder(self.tokenizer, self.vocabularies[name]) for name in ("source", "target"))
-        for part in PARTS:
-            both = [(source(one), [START, *target(other), END]) for one, other in self.texts[part]]
-            if part == "train":
+        for split in SPLITS:
+            both = [(source(one), [START, *target(other), END]) for one, other in self.texts[split]]
+            if split == "train":
                 both = [pair for pair in both if max(len(pair[0]), len(pair[1]) - 2) <= self.max_length]
-            self.samples[part] = [pair for pair in both if pair[0]]
+            self.samples[split] = [pair for pair in both if pair[0]]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["source"]), "target_vocab_size": len(self.vocabularies["target"])}
 
-    def said(self) -> str:
+    def describe(self) -> str:
         return self.counted("pairs")
 
     def batch(self, samples: list[Sample]) -> PairBatch:
@@ -59,13 +59,13 @@ class Pairs(Sequences):
     def unscored(self, sample: Sample) -> Sample:
         return (sample[0], [START])
 
-    def asked(self, texts: list[str]) -> PairBatch:
+    def encode_inputs(self, texts: list[str]) -> PairBatch:
         """A person's own sources as a batch, without targets."""
         source = encoder(self.tokenizer, self.vocabularies["source"])
         return self.batch([(source(text), [START]) for text in texts])
 
-    def joined(self, side: str, numbers: list[int]) -> str:
-        return self.tokenizer.joined([self.vocabularies[side][number] for number in numbers])
+    def join(self, side: str, numbers: list[int]) -> str:
+        return self.tokenizer.join([self.vocabularies[side][number] for number in numbers])
 
     def write_samples(self, folder: Path) -> str:
         (folder / "sources.txt").write_text("\n".join(one for one, _ in self.texts["test"][:10]) + "\n",
@@ -135,15 +135,15 @@ class PairFiles(Pairs):
         root = Path(self.root).expanduser()
         if root.is_file():
             both: list[Any] = self.tab_separated(root)
-            found: dict[str, list[Pair]] = sequences.drawn_parts(both)
+            found: dict[str, list[Pair]] = sequences.drawn_splits(both)
         elif not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         elif self.languages is None:
-            files = sequences.found_parts(root, [], "data.root")
-            found = {part: self.tab_separated(file) for part, file in files.items()}
+            files = sequences.found_splits(root, [], "data.root")
+            found = {split: self.tab_separated(file) for split, file in files.items()}
         else:
-            one, other = (sequences.found_parts(root, [f".{tail}"], "data.root") for tail in self.languages)
-            found = {part: self.parallel(one[part], other[part]) for part in PARTS}
+            one, other = (sequences.found_splits(root, [f".{tail}"], "data.root") for tail in self.languages)
+            found = {split: self.parallel(one[split], other[split]) for split in SPLITS}
         found["train"] = found["train"][: self.num_train]
         return found
 

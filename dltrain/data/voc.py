@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torchvision.datasets
 
 from dltrain.data.classification import PICTURES
-from dltrain.data.detection import PARTS, Fault, Photo, PhotoBoxes, names_in, photo, size_of
+from dltrain.data.detection import SPLITS, Fault, Photo, PhotoBoxes, names_in, photo, size_of
 from dltrain.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -37,7 +37,7 @@ class Element(NamedTuple):
 
 class VocFolder(PhotoBoxes):
     """`root`: the folder, or one with a single such folder in it. Its classes.txt, a name a line, says the
-    classes; without one they are those of the training part, sorted. `train_list`: the list that is trained on.
+    classes; without one they are those of the training split, sorted. `train_list`: the list that is trained on.
     `year`: of the official set, which is downloaded below `root` where it is not there and `download`."""
 
     def __init__(self, *, train_list: str = "train", year: str | None = None, download: bool = False, **keys: Any):
@@ -46,11 +46,11 @@ class VocFolder(PhotoBoxes):
 
     def photos_of(self) -> dict[str, list[Photo]]:
         root = self.find()
-        listed = {part: self.listed(root, part) for part in PARTS}
+        listed = {split: self.listed(root, split) for split in SPLITS}
         if not listed["train"] or not listed["test"]:
             raise DataError(f"{root}/ImageSets/Main: must have {self.train_list}.txt and test.txt (or val.txt)")
-        trees = {part: [(name, read_xml(root / "Annotations" / f"{name}.xml")) for name in names]
-                 for part, names in listed.items()}
+        trees = {split: [(name, read_xml(root / "Annotations" / f"{name}.xml")) for name in names]
+                 for split, names in listed.items()}
         names = root / "classes.txt"
         if names.is_file():
             found = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -59,7 +59,7 @@ class VocFolder(PhotoBoxes):
                             if one.name == "object"})
         self.name_classes(found)
         self.pictures = {file.stem: file for file in (root / "JPEGImages").iterdir() if file.suffix.lower() in PICTURES}
-        return {part: [self.photo(root, name, tree) for name, tree in trees[part]] for part in PARTS}
+        return {split: [self.photo(root, name, tree) for name, tree in trees[split]] for split in SPLITS}
 
     def find(self) -> Path:
         if self.root is None:
@@ -67,22 +67,22 @@ class VocFolder(PhotoBoxes):
         root = Path(self.root).expanduser()
         if self.year is not None:
             if not (root / f"VOCdevkit/VOC{self.year}/Annotations").is_dir():
-                parts = ("trainval", "test") if self.year == "2007" else ("trainval",)
-                fetch("VOCDetection", root, self.year, parts, self.download)
+                splits = ("trainval", "test") if self.year == "2007" else ("trainval",)
+                fetch("VOCDetection", root, self.year, splits, self.download)
             root = root / f"VOCdevkit/VOC{self.year}"
         for place in [root, *(sorted(root.iterdir()) if root.is_dir() else [])]:
             if (place / "Annotations").is_dir() and (place / "ImageSets/Main").is_dir():
                 return place
         raise DataError(f"data.root={root}: no folder with Annotations, JPEGImages and ImageSets/Main")
 
-    def listed(self, root: Path, part: str) -> list[str]:
-        """The names of a part; without a test list, val is the test part and train is split."""
+    def listed(self, root: Path, split: str) -> list[str]:
+        """The names of a split; without a test list, val is the test split and train is split."""
         lists = root / "ImageSets/Main"
         has_test = (lists / "test.txt").is_file()
         if not has_test and self.train_list == "trainval":
-            raise DataError(f"{lists}: no test.txt, so val is the test part: data.train_list must be train")
+            raise DataError(f"{lists}: no test.txt, so val is the test split: data.train_list must be train")
         name = {"train": self.train_list, "val": "val" if has_test and self.train_list == "train" else "",
-                "test": "test" if has_test else "val"}[part]
+                "test": "test" if has_test else "val"}[split]
         file = lists / f"{name}.txt"
         return [line.split()[0] for line in names_in(file)] if file.is_file() else []
 
@@ -133,7 +133,7 @@ class VocFolder(PhotoBoxes):
         return self.placed([*low, x2, y2], size, empty, f"{x1:g}, {y1:g}, {x2:g}, {y2:g}")
 
 
-def fetch(dataset: str, root: Path, year: str, parts: tuple[str, ...], download: bool) -> None:
+def fetch(dataset: str, root: Path, year: str, splits: tuple[str, ...], download: bool) -> None:
     """Downloads an official set as torchvision does, by the name of its class there. Raises DataError where it cannot
     be, or must not be."""
     where = (f"VOC{year} is not in {root}: put VOCdevkit/VOC{year} of host.robots.ox.ac.uk/pascal/VOC there, or set "
@@ -142,8 +142,8 @@ def fetch(dataset: str, root: Path, year: str, parts: tuple[str, ...], download:
         raise DataError(where)
     print(f"downloading VOC{year} into {root}", flush=True)
     try:
-        for part in parts:
-            getattr(torchvision.datasets, dataset)(str(root), year, part, download=True)
+        for split in splits:
+            getattr(torchvision.datasets, dataset)(str(root), year, split, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())[:80]
         raise DataError(f"{where}; it cannot be downloaded ({reason})") from None

@@ -1,4 +1,4 @@
-"""Text files to strings, and strings to numbers: the vocabulary is fixed by the training part and goes with the run."""
+"""Text files to strings, strings to numbers. The vocabulary is the training split's and is kept with the run."""
 
 from __future__ import annotations
 

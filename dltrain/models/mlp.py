@@ -4,7 +4,7 @@ S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training b
 2015, arXiv 1502.03167, section 4.1: three hidden layers of 100 units, weights small and Gaussian.
 
 Differs from the paper: the means and variances of inference are torch's running averages and not taken over the
-training part once more (algorithm 2).
+training split once more (algorithm 2).
 
 B batch, C channels, H, W height and width.
 """

@@ -30,7 +30,7 @@ PERCENTILES = (0.15, 0.5, 0.85)
 
 
 class Found(NamedTuple):
-    """accuracy (T,) on the test part after each of T steps looked at; percentiles (T, 3, units) over the test part of
+    """accuracy (T,) on the test split after each of T steps looked at; percentiles (T, 3, units) over the test split of
     the inputs to the last hidden layer's sigmoids."""
 
     accuracy: Tensor
@@ -183,7 +183,7 @@ def draw(runs: Runs, at: list[int], target: float, best: float, file: Path) -> N
         for place, p in enumerate(PERCENTILES):
             axes.plot(at, rows[:, place], color="C0", linewidth=1.6 if p == 0.5 else 0.9)
         axes.set(title=f"input to a typical sigmoid, {word}, lr {best:g}",
-                 xlabel="step\n15th, 50th and 85th percentile over the test part")
+                 xlabel="step\n15th, 50th and 85th percentile over the test split")
     limits = [axes.get_ylim() for axes in others]
     for axes in others:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

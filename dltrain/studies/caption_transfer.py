@@ -13,7 +13,7 @@ from dltrain.studies.comparison import draw, place, table, trained, write_csv
 WAYS = {"from scratch": [], "from a classifier, fine-tuned": ["model.encoder.from_run={classifier}"],
         "from a classifier, frozen": ["model.encoder.from_run={classifier}", "task.frozen_epochs=null"],
         "random, frozen": ["task.frozen_epochs=null"]}
-SHOWN = {"test/bleu4": "BLEU-4", "test/cider": "CIDEr-D", "test/true_share": "true", "seconds": "seconds"}
+SHOWN = {"test/bleu_4": "BLEU-4", "test/cider": "CIDEr-D", "test/caption_accuracy": "true", "seconds": "seconds"}
 
 
 def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_train: int) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
     print("\n" + table("encoder", SHOWN.values(), [[name, *([result[key]] for key in SHOWN)]
                                                    for name, result in found.items()]))
     draw({name: [place(folder, name)] for name in WAYS},
-         {"val/true_share": "sentences that are true of their scene, validation"},
-         {name: [result["test/true_share"]] for name, result in found.items()}, "the same, test part",
+         {"val/caption_accuracy": "sentences that are true of their scene, validation"},
+         {name: [result["test/caption_accuracy"]] for name, result in found.items()}, "the same, test split",
          folder / "results.png")
     print(f"\n{folder}/results.png")
     return {"classifier's test/accuracy": classified["test/accuracy"],

@@ -66,7 +66,8 @@ def study(folder: Path, seed: int, common: list[str], runs: dict[str, list[str]]
     words = {name: [*common, *its, *more] for name, its in runs.items()}
     tasks: list[Any] = [hydra.utils.get_class(checked(name, words[name], own).task._target_) for name in runs]
     refuse_shared_folders(list(runs))
-    training = [f"train/{key}" for task in tasks for key in (*task.running, "gradient_norm", "clipped_share")]
+    training = [f"train/{key}" for task in tasks
+                for key in (*task.training_metrics, "gradient_norm", "clipped_fraction")]
     for key, metrics in asked.items():
         refuse_unknown(key, metrics, [*OF_EVERY_RUN, *training, *(task.headline for task in tasks)], "test/")
     refuse_unknown("study.curves", curves, [*training, "lr", *(f"{task.unit}_per_second" for task in tasks)], "val/")

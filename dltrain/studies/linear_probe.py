@@ -1,7 +1,7 @@
 """What an encoder's features are worth as they are: a linear classifier on the cached mean of its last map.
 
 G. Alain, Y. Bengio, 2016, arXiv 1610.01644. Every image goes through the encoder once; the classifier is scikit-learn's
-logistic regression, solved to its optimum, with the penalty that does best on the validation part.
+logistic regression, solved to its optimum, with the penalty that does best on the validation split.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ def probed(words: list[str]) -> dict[str, Any]:
     all took. Raises UserError for data that are not images with a label, and for a model without `features`."""
     began = time.perf_counter()
     config = compose(words).job_config()
-    if config.task.batch != ClassificationBatch.__name__:
+    if config.task.batch_type != ClassificationBatch.__name__:
         raise UserError(f"a linear probe needs a classifier of images, but {config.choices.model} takes "
-                        f"{config.task.batch}")
+                        f"{config.task.batch_type}")
     data = build_data(config)
     config.class_names = data.class_names
     task = build_task(config)
     if not hasattr(task.model, "features"):
         raise UserError(f"a linear probe needs a model with features, but {type(task.model).__name__} has none")
     task.fit_statistics(data)
-    seen = {part: features(task, data, part) for part in ("train", "val", "test")}
+    seen = {split: features(task, data, split) for split in ("train", "val", "test")}
     scaler = StandardScaler().fit(seen["train"][0])
-    parts = {part: (scaler.transform(x), y.numpy()) for part, (x, y) in seen.items()}
+    splits = {split: (scaler.transform(x), y.numpy()) for split, (x, y) in seen.items()}
     tried = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of little penalty, after 1,000 iterations
         for c in PENALTIES:
-            model = LogisticRegression(C=c, max_iter=1000).fit(*parts["train"])
-            tried.append((c, float(model.score(*parts["val"])), float(model.score(*parts["test"]))))
+            model = LogisticRegression(C=c, max_iter=1000).fit(*splits["train"])
+            tried.append((c, float(model.score(*splits["val"])), float(model.score(*splits["test"]))))
     c, val, test = max(tried, key=lambda one: one[1])
     return {"test/accuracy": test, "val/accuracy": val, "C": c, "tried": tried, "values": seen["train"][0].shape[1],
             "seconds": time.perf_counter() - began}
 
 
 @torch.inference_mode()
-def features(task: Any, data: Any, part: str) -> tuple[Tensor, Tensor]:
-    """The mean of the last map (N, C) and the label (N,) of each image of a part, as in evaluation."""
+def features(task: Any, data: Any, split: str) -> tuple[Tensor, Tensor]:
+    """The mean of the last map (N, C) and the label (N,) of each image of a split, as in evaluation."""
     task.eval()
     found, labels = [], []
-    for batch in data.read(part, list(torch.arange(data.num_samples(part)).split(64))):
+    for batch in data.read(split, list(torch.arange(data.num_samples(split)).split(64))):
         maps = task.model.features(task.augment.normalize(batch.images))
         found.append(maps.mean((2, 3)) if maps.dim() == 4 else maps)
         labels.append(batch.labels)

@@ -85,7 +85,7 @@ def draw(rows: list[list[Any]], file: Path) -> None:
         axes.bar_label(bars, [f" {value:.3f}" if place == 3 else f" {value:.1f} ms" for value in values])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.3 * max(values))
-        axes.set_title("AP on the test part" if place == 3 else f"time an image, {title}")
+        axes.set_title("AP on the test split" if place == 3 else f"time an image, {title}")
         axes.set_xlabel(PAPERS.get(title, "same trunk, head, scenes and steps"), fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)

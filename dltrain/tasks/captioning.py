@@ -28,13 +28,13 @@ class Captioning(Task):
     epochs the encoder rests, null for all. `vectors`: a file of word vectors that the words' table begins with;
     words that it has not keep their random ones. `beam_width`: 1 writes the likeliest word each time.
 
-    Metrics: train/loss; val/ and test/ loss (nats a word), perplexity, bleu1 to bleu4, rouge_l and cider (CIDEr-D), by
-    COCO's own scorers (pycocoevalcap) on lower-case words, the same for all; where the data can tell (scenes),
-    true_share: the share of sentences that are true of their image.
+    Metrics: train/loss; val/ and test/ loss (nats a word), perplexity, bleu_1 to bleu_4, rouge_l and cider (CIDEr-D),
+    by COCO's own scorers (pycocoevalcap) on lower-case words, the same for all; where the data can tell (scenes),
+    caption_accuracy: the share of sentences that are true of their image.
     """
 
     batch_type = CaptionBatch
-    headline = "val/bleu4"
+    headline = "val/bleu_4"
     augment: Augment
     eval_loss: Tensor
 
@@ -100,15 +100,16 @@ class Captioning(Task):
         if batch_idx == 0:
             self.first_images = batch.images[:16].cpu(), batch.numbers[:16].tolist()
 
-    def evaluation_end(self, part: str) -> None:
+    def evaluation_end(self, split: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         loss, count = self.summed(self.eval_loss)
-        told = {number: data.joined(words) for number, words in self.gathered().items()}
-        references = {number: data.references(part, number) for number in told}
+        told = {number: data.join(words) for number, words in self.gathered().items()}
+        references = {number: data.references(split, number) for number in told}
         values = {"loss": loss / count, "perplexity": (loss / count).exp(), **scores(told, references)}
         if hasattr(data, "is_true"):
-            values["true_share"] = sum(data.is_true(part, number, said) for number, said in told.items()) / len(told)
-        self.log_evaluation(part, values)
+            correct = sum(data.is_true(split, number, said) for number, said in told.items())
+            values["caption_accuracy"] = correct / len(told)
+        self.log_evaluation(split, values)
         self.said = [(image, told[number], references[number]) for image, number in
                      zip(*self.first_images, strict=True) if number >= 0]
         self.told = {}
@@ -124,10 +125,10 @@ class Captioning(Task):
 
 
 def scores(told: dict[int, str], references: dict[int, list[str]]) -> dict[str, float]:
-    """bleu1 to bleu4, rouge_l and cider of one sentence an image against its references, tokens between blanks."""
+    """bleu_1 to bleu_4, rouge_l and cider of one sentence an image against its references, tokens between blanks."""
     single = {number: [said] for number, said in told.items()}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
         bleu, _ = Bleu(4).compute_score(references, single)
-    return {**{f"bleu{n}": float(value) for n, value in enumerate(bleu, start=1)},
+    return {**{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
             "rouge_l": float(Rouge().compute_score(references, single)[0]),
             "cider": float(Cider().compute_score(references, single)[0])}

@@ -17,9 +17,9 @@ from dltrain.tasks.task import Task
 class Detection(Task):
     """The sum of the model's losses, which it names in `losses`.
 
-    Metrics: train/loss and its parts; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
+    Metrics: train/loss and its terms; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
     defines them (pycocotools, by torchmetrics), with at most 100 boxes an image. At the test also map of each class, as
-    test/map/NAME, and voc07: VOC 2007's mean over the classes of the AP at IoU 0.5 whose curve is read at 11 places
+    test/map/NAME, and map_voc07: VOC 2007's mean over the classes of the AP at IoU 0.5 whose curve is read at 11 places
     (M. Everingham et al., 2010, section 4.2); pycocotools' matching differs from VOC's own in that IoU counts no extra
     pixel, and a box that found a taken object may still take another that it overlaps.
     """
@@ -29,7 +29,7 @@ class Detection(Task):
     augment: Augment
 
     def __init__(self, model: Any, augment: Augment, num_classes: int, **keys: Any):
-        self.running = ("loss", *model.losses)
+        self.training_metrics = ("loss", *model.losses)
         super().__init__(model, **keys)
         self.augment, self.num_classes = augment, num_classes
         self.precision_metric = MeanAveragePrecision()
@@ -70,15 +70,15 @@ class Detection(Task):
         if batch_idx == 0:
             self.shown = list(zip(batch.images, batch.targets, found, strict=True))[:16]
 
-    def evaluation_end(self, part: str) -> None:
-        self.precision_metric.class_metrics = part == "test"
+    def evaluation_end(self, split: str) -> None:
+        self.precision_metric.class_metrics = split == "test"
         found = self.precision_metric.compute()
         values = {name: found[name] for name in ("map", "map_50", "map_75")}
         self.precision_metric.reset()
-        if part == "test":
-            values["voc07"] = self.voc07_metric.compute()["map"]
+        if split == "test":
+            values["map_voc07"] = self.voc07_metric.compute()["map"]
             self.voc07_metric.reset()
             names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
             each = zip(found["classes"].flatten().tolist(), found["map_per_class"].flatten(), strict=True)
             values |= {f"map/{names[label]}": value for label, value in each if label >= 0}
-        self.log_evaluation(part, values)
+        self.log_evaluation(split, values)

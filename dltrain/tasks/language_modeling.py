@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dltrain.batches import END, NOT_SCORED, TokenBatch, generator
+from dltrain.batches import END, IGNORED_LABEL, TokenBatch, generator
 from dltrain.errors import UserError
 from dltrain.tasks.task import BITS, Task
 
@@ -24,7 +24,7 @@ class LanguageModel(Task):
 
     batch_type = TokenBatch
     headline, headline_mode = "val/bits_per_character", "min"
-    unit, running = "characters", ("loss", "bits_per_character")
+    unit, training_metrics = "characters", ("loss", "bits_per_character")
     eval_loss: Tensor
 
     def __init__(self, model: Any, vocab_size: int, batch_size: int, **keys: Any):
@@ -69,12 +69,12 @@ class LanguageModel(Task):
             self.eval_state = self.model.zeros(batch.size)
         logits, self.eval_state = self.model(batch.tokens, self.eval_state)
         self.eval_loss[0] += F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum",
-                                             ignore_index=NOT_SCORED)
-        self.eval_loss[1] += (batch.targets != NOT_SCORED).sum()
+                                             ignore_index=IGNORED_LABEL)
+        self.eval_loss[1] += (batch.targets != IGNORED_LABEL).sum()
 
-    def evaluation_end(self, part: str) -> None:
+    def evaluation_end(self, split: str) -> None:
         loss, count = self.summed(self.eval_loss)
-        self.log_evaluation(part, {"loss": loss / count, "bits_per_character": loss / count * BITS})
+        self.log_evaluation(split, {"loss": loss / count, "bits_per_character": loss / count * BITS})
         self.eval_loss.zero_()
 
     def sample(self, data: Any, length: int = 300) -> str:

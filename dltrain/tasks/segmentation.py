@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dltrain.augment.geometry import to_device
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
-from dltrain.batches import NO_CLASS, SegmentationBatch, generator
+from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import Resting
 from dltrain.tasks.task import Task
@@ -24,11 +24,11 @@ class Segmentation(Task):
 
     Metrics: train/, val/ and test/ loss (nats a pixel) and pixel_accuracy; val/ and test/ mean_iou: the mean over the
     classes, of those that occur in truth or prediction, of the intersection over the union of their pixels in the whole
-    part (M. Everingham et al., 2010); at the test also iou of each class, as test/iou/NAME.
+    split (M. Everingham et al., 2010); at the test also iou of each class, as test/iou/NAME.
     """
 
     batch_type = SegmentationBatch
-    headline, running = "val/mean_iou", ("loss", "pixel_accuracy")
+    headline, training_metrics = "val/mean_iou", ("loss", "pixel_accuracy")
     augment: Augment
     eval_loss: Tensor
 
@@ -41,7 +41,7 @@ class Segmentation(Task):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.augment, self.num_classes, self.pixels = augment, num_classes, pixels
         self.resting = Resting(model, **transfer or {})
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=NO_CLASS, validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED_PIXEL, validate_args=False)
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored pixels
         self.shown: list[tuple[Tensor, Tensor, Tensor]] = []  # image, truth, prediction
 
@@ -70,9 +70,9 @@ class Segmentation(Task):
             places = drawn_places(masks, self.pixels, draws)
             logits = self.model.at(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
-        total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=NO_CLASS)
+        total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
         with torch.no_grad():
-            count = (masks != NO_CLASS).sum()
+            count = (masks != IGNORED_PIXEL).sum()
             self.sums += torch.stack([total, (logits.argmax(1) == masks).sum(), count])
         return total / count.clamp_min(1)
 
@@ -80,21 +80,21 @@ class Segmentation(Task):
         logits = self(batch.images)
         predicted = logits.argmax(1)
         self.confusion.update(predicted, batch.masks)
-        self.eval_loss[0] += F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=NO_CLASS)
-        self.eval_loss[1] += (batch.masks != NO_CLASS).sum()
+        self.eval_loss[0] += F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=IGNORED_PIXEL)
+        self.eval_loss[1] += (batch.masks != IGNORED_PIXEL).sum()
         if batch_idx == 0:
             self.shown = list(zip(batch.images[:16].cpu(), batch.masks[:16].cpu(), predicted[:16].cpu(), strict=True))
 
-    def evaluation_end(self, part: str) -> None:
+    def evaluation_end(self, split: str) -> None:
         matrix = self.confusion.compute().double()
         loss, count = self.summed(self.eval_loss)
         each = iou(matrix)
         values = {"mean_iou": each.nanmean(), "pixel_accuracy": matrix.diag().sum() / matrix.sum(),
                   "loss": loss / count}
-        if part == "test":
+        if split == "test":
             names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
             values |= {f"iou/{name}": value for name, value in zip(names, each, strict=True) if not value.isnan()}
-        self.log_evaluation(part, {name: value.float() for name, value in values.items()})
+        self.log_evaluation(split, {name: value.float() for name, value in values.items()})
         self.confusion.reset()
         self.eval_loss.zero_()
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dltrain.batches import NOT_SCORED, LabelledBatch, TaggedBatch
+from dltrain.batches import IGNORED_LABEL, LabelledBatch, TaggedBatch
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import Classes
 
@@ -33,9 +33,9 @@ class SequenceClassification(Classes):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         logits, labels = self(batch).flatten(0, -2), self.labels(batch).flatten()
-        loss = F.cross_entropy(logits, labels, ignore_index=NOT_SCORED)
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
         with torch.no_grad():
-            right, count = (logits.argmax(1) == labels).sum(), (labels != NOT_SCORED).sum()
+            right, count = (logits.argmax(1) == labels).sum(), (labels != IGNORED_LABEL).sum()
             self.sums += torch.stack([loss.detach() * count, right, count])
         return loss
 

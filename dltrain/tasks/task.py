@@ -24,7 +24,7 @@ class Task(pl.LightningModule):
     headline: str
     headline_mode = "max"
     unit = "images"  # what throughput counts
-    running: tuple[str, ...] = ("loss",)  # the training metrics: sums of value * count in `sums`, then the count
+    training_metrics: tuple[str, ...] = ("loss",)  # `sums` has the sum of value * count of each, then the count
     sums: Tensor
     gradients: Tensor
 
@@ -33,11 +33,11 @@ class Task(pl.LightningModule):
         self.model, self.seed = model, seed
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
         self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
-        self.register_buffer("sums", torch.zeros(len(self.running) + 1))  # since the last reading; never synced
+        self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))  # since the last reading
         self.register_buffer("gradients", torch.zeros(3))  # the sum of norms, clipped steps, steps; likewise
 
     def fit_statistics(self, data: Any) -> None:
-        """What is taken from the training part before the first step."""
+        """What is taken from the training split before the first step."""
 
     def check(self, batch: Any) -> None:
         """Raises where the batch, or what the model makes of it, is not what was promised. Before the first step."""
@@ -55,24 +55,24 @@ class Task(pl.LightningModule):
         self.gradients.zero_()
         found = {}
         if count:
-            found = {f"train/{name}": total / count for name, total in zip(self.running, sums, strict=True)}
+            found = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
         if steps:
-            found |= {"train/gradient_norm": norm / steps, "train/clipped_share": clipped / steps}
+            found |= {"train/gradient_norm": norm / steps, "train/clipped_fraction": clipped / steps}
         return found
 
     def evaluation_step(self, batch: Any, batch_idx: int) -> None:
         raise NotImplementedError
 
-    def evaluation_end(self, part: str) -> None:
+    def evaluation_end(self, split: str) -> None:
         raise NotImplementedError
 
     def summed(self, values: Tensor) -> Tensor:
         """Over all processes."""
         return self.trainer.strategy.reduce(values, reduce_op="sum")
 
-    def log_evaluation(self, part: str, values: dict[str, Any]) -> None:
+    def log_evaluation(self, split: str, values: dict[str, Any]) -> None:
         """For the callback that reads the training metrics, which writes these too."""
-        self.log_dict({f"{part}/{name}": value for name, value in values.items()}, logger=False)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluation_step(batch, batch_idx)

@@ -72,27 +72,27 @@ class Translation(Task):
             if self.bleu is not None:
                 self.bleu.update([as_words(found)], [[as_words(wanted)]])
 
-    def evaluation_end(self, part: str) -> None:
+    def evaluation_end(self, split: str) -> None:
         loss, count = self.summed(self.eval_loss)
         right, pairs = self.summed(self.matches)
         values = {"exact_match": right / pairs, "loss": loss / count}
         if self.bleu is not None:
             values["bleu"] = self.bleu.compute()
             self.bleu.reset()
-        self.log_evaluation(part, values)
+        self.log_evaluation(split, values)
         self.eval_loss.zero_()
         self.matches.zero_()
 
     def sample(self, data: Any, shown: int = 8) -> str:
-        """The first pairs of the validation part: what is read, what is written and what was wanted."""
+        """The first pairs of the validation split: what is read, what is written and what was wanted."""
         batch = next(iter(data.read("val", [torch.arange(min(shown, data.num_samples("val")))])))
         batch = PairBatch(batch.source.to(self.device), batch.source_lengths, batch.target.to(self.device),
                           batch.target_lengths)
         with torch.inference_mode():
             found = self.greedy(batch)
         return "\n".join(
-            f"{data.joined('source', until_end(batch.source[[i]])[0])} -> {data.joined('target', found[i])}"
-            f"   ({data.joined('target', until_end(batch.target[[i], 1:])[0])})" for i in range(batch.size))
+            f"{data.join('source', until_end(batch.source[[i]])[0])} -> {data.join('target', found[i])}"
+            f"   ({data.join('target', until_end(batch.target[[i], 1:])[0])})" for i in range(batch.size))
 
 
 def as_words(symbols: list[int]) -> str:
