@@ -295,8 +295,8 @@ def test_averages_are_no_layers():
 
 def test_ls_models_measures(monkeypatch, capsys):
     few = {"alexnet", "vgg11", "resnet20", "googlenet", "char_rnn"}
-    names = listing.choices.names
-    monkeypatch.setattr(listing.choices, "names",
+    names = listing.groups.names
+    monkeypatch.setattr(listing.groups, "names",
                         lambda group, *folders: [n for n in names(group, *folders) if group != "model" or n in few])
     note = listing.ls(["models", "px=32", "classes=10"])
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
