@@ -1,1 +1,3 @@
-"""dltrain: train deep learning's classic systems from one command."""
+"""Train deep learning's classic systems from one command."""
+
+__version__ = "0.2.0"

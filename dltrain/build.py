@@ -1,4 +1,4 @@
-"""From config nodes to objects, with every mistake that can be seen before the first step named by its key."""
+"""From config nodes to objects. Every mistake that can be seen before the first step is named by its key."""
 
 from __future__ import annotations
 
@@ -13,72 +13,76 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.strategies import Strategy
+from torch import nn
 
+from dltrain import pretrained
 from dltrain.batches import BatchError, seed_of
-from dltrain.callbacks.boxes import Boxes
-from dltrain.callbacks.captions import Sentences
-from dltrain.callbacks.checkpointing import Saving
-from dltrain.callbacks.masks import Masks
+from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.metrics import Board, MetricsFile, Readings
-from dltrain.callbacks.pictures import Pictures
 from dltrain.callbacks.progress import Display
-from dltrain.callbacks.samples import Samples
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
+from dltrain.contracts import drops_blocks
+from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.errors import DataError, MachineError, UserError
-from dltrain.pretrained import SOURCES, begin_with, without_sources
+from dltrain.processes import RunStrategy
+from dltrain.tasks.task import Task
+
+# Keys of a node that are not arguments of its class: what `data`, `task` and `model` say about themselves.
+NOT_ARGUMENTS = {"data": {"batch_type"}, "task": {"batch_type", "predict"}}
 
 
-def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: Any) -> Any:
-    """What the node at `key` describes: its `_target_` called with its other keys and `more`, then loaded with the
-    weights that the node names; `class_names`: the data's, for a classifier, whose head may be a run's for others.
-    `batch_type` serves the pair check only. Nodes below with a `_target_` of their own are built first.
+def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: object) -> Any:
+    """What the node at `key` describes: its `_target_` called with its other keys and `more`. Nodes below with a
+    `_target_` of their own are built first; a model, and its backbone, then loads the weights of its `pretrained` node.
+    `class_names`: the data's, since a pretrained head may be for other classes.
 
-    Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
-    ValueError."""
-    sources = {name: node.get(name) for name in SOURCES}
-    keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items()
-            if name not in ("_target_", "batch_type", *SOURCES)}
-    at = f"{key} ({str(node._target_).rpartition('.')[2]})"
+    Raises UserError with the key if the target cannot be imported, does not take the keys, or raises ValueError."""
+    left_out = {"_target_"} | NOT_ARGUMENTS.get(key, set()) | pretrained.keys_of(node, key)
+    arguments = {str(name): build_value(value, f"{key}.{name!s}") for name, value in node.items()
+                 if name not in left_out}
+    place = f"{key} ({str(node._target_).rpartition('.')[2]})"
     try:
         target = hydra.utils.get_object(node._target_)
     except (ImportError, ValueError) as error:
-        said = " ".join(str(error.__cause__ or error).split())
-        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in said else ""
-        raise UserError(f"{key}._target_={node._target_}: {said}{hint}") from error
+        message = " ".join(str(error.__cause__ or error).split())
+        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else ""
+        raise UserError(f"{key}._target_={node._target_}: {message}{hint}") from error
     try:
-        inspect.signature(target).bind(**keys, **more)
+        inspect.signature(target).bind(**arguments, **more)
     except TypeError as error:
-        raise UserError(f"{at}: {error}") from error
+        raise UserError(f"{place}: {error}") from error
     try:
-        made = target(**keys, **more)
+        result = target(**arguments, **more)
     except ValueError as error:
-        raise UserError(f"{at}: {error}") from error
-    begin_with(made, key, **sources, class_names=class_names)
-    return made
+        raise UserError(f"{place}: {error}") from error
+    pretrained.load_pretrained(result, node, key, class_names)
+    return result
 
 
-def built(value: Any, key: str) -> Any:
-    """A config value as the class it is for should get it: plain, or built where it has a `_target_`."""
+def build_value(value: object, key: str) -> object:
+    """A config value as a class should get it: plain, or built where it has a `_target_`."""
     if isinstance(value, ListConfig):
-        return [built(one, f"{key}.{place}") for place, one in enumerate(value)]
+        return [build_value(item, f"{key}.{index}") for index, item in enumerate(value)]
     if isinstance(value, DictConfig):
         if "_target_" in value:
             return build(value, key)
-        return {str(name): built(one, f"{key}.{name!s}") for name, one in value.items()}
+        return {str(name): build_value(item, f"{key}.{name!s}") for name, item in value.items()}
     return value
 
 
-def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = None) -> Any:
-    """The data, loaded, with the sizes that only the files know written into the config. `vocabularies`: a run's own,
-    for text that is to be read with them."""
-    data = build(config.data, "data", seed=config.seed)
+def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = None) -> DataModule:
+    """The loaded data. Sizes that only the files know are written into the config. `vocabularies`: those of a run whose
+    symbols must be kept."""
+    data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
     data.load()
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         if not data.num_samples(split):
             raise DataError(f"data={config.choices.data}: the {split} split has no samples")
     if not len(data.train_dataloader()):
@@ -90,35 +94,49 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     return data
 
 
-def build_task(config: DictConfig, fresh: bool = True) -> Any:
-    """The task with its model, initialised as a function of the seed and, in a `fresh` run, of the weights that its
-    config names."""
+def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) -> DataModule:
+    """A run's data module as `predict` needs it: it can read inputs, but none of its own files were read."""
+    data: DataModule = build(config.data, "data", seed=config.seed)
+    data.vocabularies, data.class_names = vocabularies, list(config.get("class_names") or [])
+    return data
+
+
+def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = None, fresh: bool = True) -> Task:
+    """The task with its model, initialised from the seed and, in a `fresh` run, from the pretrained weights that the
+    config names. `vocabularies`: those of the data."""
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model if fresh else without_sources(config.model), "model", config.get("class_names"))
-    task = build(config.task, "task", model=model, seed=config.seed, **built_augment(config))
+    model_node = config.model if fresh else pretrained.without_pretrained(config.model)
+    model = build(model_node, "model", config.get("class_names"))
+    task: Task = build(config.task, "task", model=model, seed=config.seed, **build_augment(config))
+    task.class_names, task.vocabularies = list(config.get("class_names") or []), vocabularies or {}
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
-    if config.trainer.compile:  # a net that drops blocks takes another way each step: its blocks are compiled alone
-        for block in task.model.blocks if getattr(task.model, "drops_blocks", False) else [task.model]:
-            block.compile()
+    if config.trainer.compile:
+        for module in compiled_modules(task.model):
+            module.compile()
     return task
 
 
-def built_augment(config: DictConfig) -> dict[str, Any]:
+def compiled_modules(model: nn.Module) -> list[nn.Module]:
+    """A net that drops blocks takes another path in each step: its blocks are compiled one by one."""
+    return list(model.blocks) if drops_blocks(model) else [model]  # type: ignore[arg-type]
+
+
+def build_augment(config: DictConfig) -> dict[str, object]:
     """The pipeline, for data that are images."""
     if "image_px" not in config.data:
         return {}
     return {"augment": build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)}
 
 
-def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
-    """Before anything is written: the optimizer can be made, and a batch of the training and of the validation split
+def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
+    """Before anything is written: the optimizer can be built, and a batch of the training and of the validation split
     is of its type and goes through the model."""
     pair = f"model={config.choices.model} does not take the batches of data={config.choices.data}"
     task.configure_optimizers()
     for split in ("train", "val"):
-        few = torch.arange(min(2, data.num_samples(split)))
-        batch = next(iter(data.read(split, [few])))
+        indices = torch.arange(min(2, data.num_samples(split)))
+        batch = next(iter(data.read(split, [indices])))
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -128,14 +146,15 @@ def check_first_step(config: DictConfig, data: Any, task: Any) -> None:
         except UserError as error:
             raise type(error)(f"{pair}: {error}") from None
         except (RuntimeError, IndexError) as error:
-            shapes = {name: tuple(value.shape) for name, value in batch._asdict().items() if hasattr(value, "shape")}
+            shapes = {name: tuple(value.shape) for name, value in batch._asdict().items()
+                      if isinstance(value, torch.Tensor)}
             raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error
         finally:
             task.train(training)
 
 
 def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:
-    """Optimizer steps in all, and the epochs they take."""
+    """Optimizer steps of the whole run, and the epochs they take. Raises UserError if nothing limits them."""
     keys = config.trainer
     per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
     if keys.smoke_steps is not None:
@@ -147,47 +166,45 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
     return total, math.ceil(total / per_epoch)
 
 
-def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals,
-                  saved: dict[str, Any] | None) -> tuple[pl.Trainer, Saving]:
-    """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
+def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Task, signals: Signals,
+                  saved: dict[str, Any] | None) -> tuple[pl.Trainer, Checkpointing]:
+    """Lightning's trainer with dltrain's callbacks, and the callback that writes the checkpoints. `saved`: the
+    checkpoint that the run resumes from."""
     keys = config.trainer
     check_device(keys)
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
-                    keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, signals,
+                                  keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
     readings = Readings(keys.log_every_n_steps)
-    loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
-               Board(path, name="", version="", default_hp_metric=False,
-                    purge_step=saved["global_step"] + 1 if saved else 0)]
-    strategy: Any = "auto"
-    if keys.devices > 1:
-        from pytorch_lightning.strategies import DDPStrategy
-
-        wakes = hasattr(task, "resting") and task.resting.wakes  # what rests has no gradient in these epochs
-        strategy = DDPStrategy(find_unused_parameters=wakes or getattr(task.model, "drops_blocks", False))
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # time for nothing
+    loggers = [MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
+               Board(run_dir, name="", version="", default_hp_metric=False,
+                     purge_step=saved["global_step"] + 1 if saved else 0)]
+    strategy: Strategy | str = "auto"
+    if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
+        strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
     return pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Boxes(), Masks(), Sentences(), Samples(),
-                   Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), saving],
-        plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
+                   readings, Figures(),
+                   Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), checkpointing],
+        plugins=[DurableIO()], logger=loggers, default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
-    ), saving
+    ), checkpointing
 
 
 def check_device(keys: DictConfig) -> None:
+    """Raises MachineError if the trainer's device is not there."""
     if keys.accelerator == "gpu" and not torch.cuda.is_available():
-        raise MachineError("trainer.accelerator=gpu: no GPU is visible to torch; trainer=cpu or trainer=auto goes on")
+        raise MachineError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu or trainer=auto")
     if keys.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise MachineError("trainer.accelerator=mps: not available here; trainer=cpu or trainer=auto goes on")
+        raise MachineError("trainer.accelerator=mps: not available here; use trainer=cpu or trainer=auto")
     if keys.accelerator != "cpu" and torch.cuda.is_available() and keys.devices > torch.cuda.device_count():
-        raise MachineError(f"trainer.devices={keys.devices}: only {torch.cuda.device_count()} GPUs are visible")
+        raise MachineError(f"trainer.devices={keys.devices}: torch sees only {torch.cuda.device_count()} GPUs")
 
 
 def device_name(trainer: pl.Trainer) -> str:
@@ -195,5 +212,3 @@ def device_name(trainer: pl.Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
-
-

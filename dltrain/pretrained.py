@@ -26,7 +26,7 @@ def nodes(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
             yield from nodes(inner, f"{key}.{name!s}")
 
 
-def adopt(config: DictConfig) -> None:
+def copy_architecture(config: DictConfig) -> None:
     """A part with `from_run` takes the architecture of that run's model, so that its weights fit, but for the number of
     classes where the part is a classifier itself. Raises UserError where there is no such run, or its images had other
     channels. Without torch."""

@@ -1,138 +1,181 @@
-"""The story of one run, in order: data, model and task, trainer, fit, test. All it needs stands in its config."""
+"""One run, told in order: data, model and task, trainer, fit, test. Everything it needs is in its config."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from dltrain import checkpoints, run_dir
-from dltrain.build import build, build_data, build_task, build_trainer, check_first_step, device_name
-from dltrain.callbacks.checkpointing import Saving
-from dltrain.callbacks.progress import duration
+from dltrain import __version__, checkpoints
+from dltrain.build import (
+    build,
+    build_data,
+    build_task,
+    build_trainer,
+    check_device,
+    check_first_step,
+    device_name,
+)
 from dltrain.callbacks.stopping import Signals
+from dltrain.data.datamodule import DataModule
+from dltrain.drawing.tables import format_duration
 from dltrain.errors import UserError
+from dltrain.processes import is_first_process
+from dltrain.run_dir import RunDir, flatten
+from dltrain.tasks.task import Task
 
 log = logging.getLogger("dltrain")
 
+NOT_HYPERPARAMETERS = ("_target_", "batch_type", "class_names", "name", "output_dir", "task", "experiment")
 
-def train(config: DictConfig, path: Path) -> dict[str, Any]:
-    """Trains in the run folder `path`, from its newest checkpoint where it has one, tests the best weights and returns
-    the result. A finished run is not touched."""
-    if run_dir.finished(path):
-        print(f"{path} is finished, nothing to do; another name= makes another run")
-        return dict(json.loads((path / "result.json").read_text()))
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, the one that writes and speaks
-    with run_dir.locked(path, first), run_dir.logging_to(path, first), Signals() as signals:
+
+def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
+          command: list[str] | None = None) -> dict[str, Any]:
+    """Trains in the run folder, from its newest checkpoint if it has one, tests the best weights, returns the result.
+
+    A finished run is not touched. `comments`: the rules of the keys, for config.yaml; None keeps those it has.
+    `command`: what command.txt records, by default the command line."""
+    if run_dir.is_finished:
+        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        return run_dir.read_result()
+    first = is_first_process()
+    with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
         config.class_names = data.class_names
-        run_dir.check_vocabularies(path, data.vocabularies)
-        source, note = checkpoints.newest(path / "checkpoints")
+        run_dir.check_vocabularies(data.vocabularies)
+        source, note = checkpoints.newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
-        task = build_task(config, fresh=saved is None)
+        task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
-        trainer, saving = build_trainer(config, path, data, task, signals, saved)
+        trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         if first:
-            run_dir.write_config(path, saving.config)
-            run_dir.write_vocabularies(path, data.vocabularies)
-            run_dir.write_command(path)
-            run_dir.write_environment(path, device_name(trainer))
+            run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
+            run_dir.write_vocabularies(data.vocabularies)
+            run_dir.write_command(command)
+            run_dir.write_environment(device_name(trainer))
         if saved:
-            saving.load_state_dict(saved["callbacks"]["Saving"])
-            log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
+            checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
+            log.info(f"{note + '; ' if note else ''}resuming {run_dir} from step {saved['global_step']} "
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
 
-        if saved is None or saved["global_step"] < task.total_steps or saving.validation_due:
-            launch_from_folder(path)
+        if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)
-        task.load_state_dict(checkpoints.load(path / "checkpoints" / checkpoints.BEST)["state_dict"])
+        task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
-        tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+        test_metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
-        result = {**tested, task.headline: saving.best, "best_epoch": saving.best_epoch, "headline": task.headline,
-                  "headline_mode": task.headline_mode,
-                  "steps": task.total_steps, "seconds": round(saving.seconds(), 1),
-                  "parameters": count(task.model), "seed": config.seed, "folder": str(path), **config.choices}
+        result = {**test_metrics, task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
+                  "headline": task.headline, "headline_mode": task.headline_mode, "steps": task.total_steps,
+                  "seconds": round(checkpointing.seconds(), 1), "parameters": num_parameters(task.model),
+                  "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
-            record(trainer, saving, result, path)
-            (path / "samples").mkdir(exist_ok=True)
-            words = data.write_samples(path / "samples")
-            log.info(closing_words(result, path, task.total_epochs, config.output_dir, words))
+            run_dir.write_json("result.json", result)
+            log_hyperparameters(trainer, checkpointing.config, result)
+            (run_dir.path / "samples").mkdir(exist_ok=True)
+            words = data.write_samples(run_dir.path / "samples")
+            log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
 
 
-def study(config: DictConfig, path: Path) -> None:
-    """An experiment that measures something without training to an end: calls what `study` names with its keys."""
-    if run_dir.finished(path):
-        print(f"{path} is finished, nothing to do; another name= makes another run")
+class StudyContext(NamedTuple):
+    """What an experiment that measures something is called with, besides its own keys."""
+
+    folder: Path
+    seed: int
+    config_dir: str | None  # the user's config folder, whose choices the experiment may name too
+
+
+def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
+    """An experiment that is no single training: calls the function that `study._target_` names with its keys."""
+    if run_dir.is_finished:
+        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return
-    with run_dir.locked(path), run_dir.logging_to(path):
+    with run_dir.locked(), run_dir.logging():
+        before = {*run_dir.path.iterdir()}
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        before = {*path.iterdir()}
-        run_dir.write_config(path, plain)
-        run_dir.write_command(path)
-        run_dir.write_environment(path, f"cpu, {torch.get_num_threads()} threads")
-        written = {*path.iterdir()}
+        run_dir.write_config(plain, comments)
+        run_dir.write_command()
+        run_dir.write_environment(f"cpu, {torch.get_num_threads()} threads")
+        written = {*run_dir.path.iterdir()}
         try:
-            found = build(config.study, "study", folder=path, seed=config.seed)
+            values = build(config.study, "study", context=StudyContext(run_dir.path, config.seed, config_dir))
         except UserError:
-            if {*path.iterdir()} == written:  # refused before it began: the mended words may have this folder
+            if {*run_dir.path.iterdir()} == written:  # refused before it began: leave the folder as it was
                 for file in written - before:
                     file.unlink()
             raise
-        run_dir.write(path / "result.json", json.dumps({**found, "seed": config.seed, "folder": str(path)}, indent=1)
-                     + "\n")
+        run_dir.write_json("result.json", {**values, "seed": config.seed, "folder": str(run_dir),
+                                           "version": __version__})
 
 
-def launch_from_folder(path: Path) -> None:
-    """Lightning starts the other processes of a run by running the command line again. Let it be one that joins this
-    folder, whatever was typed: with the words of a sweep or a verb they would train something else."""
-    sys.argv = [sys.argv[0], "resume", f"run={path}"]
-    HydraConfig.instance().cfg = None
+def restore(config: DictConfig, run_dir: RunDir) -> Task:
+    """The run's task with its best weights, in evaluation mode. Raises UserError before there are any."""
+    if not run_dir.best_checkpoint.is_file():
+        raise UserError(f"run={run_dir}: no best checkpoint yet; dltrain resume run={run_dir} continues the run")
+    task = build_task(config, run_dir.read_vocabularies(), fresh=False)
+    task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
+    return task.eval()
 
 
-def introduction(data: Any, task: Any, trainer: pl.Trainer) -> str:
-    return (f"{count(task.model):,} parameters; {data.describe()}; {task.total_steps:,} steps in {task.total_epochs} "
-            f"epochs on {device_name(trainer)}")
+def device_of(config: DictConfig) -> torch.device:
+    """Where predictions are made: a GPU if there is one and the trainer may use it, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
 
 
-def count(model: Any) -> int:
+def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool = False) -> dict[str, float]:
+    """The metrics of the best weights on the `val` or `test` split, measured on one device."""
+    check_device(config.trainer)
+    config.trainer.devices = 1
+    data = build_data(config, run_dir.read_vocabularies())
+    task = restore(config, run_dir)
+    trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
+                         logger=False, enable_checkpointing=False, enable_progress_bar=progress_bar,
+                         enable_model_summary=False, default_root_dir=run_dir.path)
+    measure = trainer.test if split == "test" else trainer.validate
+    measure(task, datamodule=data, verbose=False)
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
+    return (f"{num_parameters(task.model):,} parameters; {data.describe()}; {task.total_steps:,} steps in "
+            f"{task.total_epochs} epochs on {device_name(trainer)}")
+
+
+def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
-    """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
-    run_dir.write(path / "result.json", json.dumps(result, indent=1) + "\n")
-    unwanted = ("_target_", "batch_type", "class_names", "name", "output_dir", "task", "experiment")
-    flat = {key.removeprefix("choices."): str(value) for key, value in run_dir.flatten(saving.config).items()
-            if key.removeprefix("choices.").rpartition(".")[2] not in unwanted}
+def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], result: dict[str, Any]) -> None:
+    """The hyper-parameters beside the metrics, for TensorBoard's comparison of runs."""
+    values = {key.removeprefix("choices."): str(value) for key, value in flatten(config).items()}
+    values = {key: value for key, value in values.items() if key.rpartition(".")[2] not in NOT_HYPERPARAMETERS}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
-        logger.log_hyperparams(flat, metrics)
+        logger.log_hyperparams(values, metrics)
         logger.finalize("success")
 
 
-def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: str, words: str) -> str:
-    rate = result["steps"] / max(result["seconds"], 1e-9)
-    headline = result["headline"]
-    tests = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
-                      if key.startswith("test/") and key.count("/") == 1)  # those of each class stand in result.json
+def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:
+    """`words`: what to type behind `dltrain predict run=...` to try the run on its samples."""
+    headline, rate = result["headline"], result["steps"] / max(result["seconds"], 1e-9)
+    metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
+                        if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json
     return "\n".join([
-        tests,
+        metrics,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
-        f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
-        f"{path}",
-        f"next: dltrain predict run={path} {words}",
-        f"      tensorboard --logdir {root}",
+        f"{format_duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
+        f"{run_dir}",
+        f"next: dltrain predict run={run_dir} {words}",
+        f"      tensorboard --logdir {output_dir}",
     ])
+

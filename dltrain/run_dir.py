@@ -1,15 +1,16 @@
-"""The run folder: made once, locked while written to, complete enough to resume, evaluate and predict from alone.
+"""The run folder: created once, locked while written to, complete enough to resume, evaluate and predict from alone.
 
-    config.yaml        the whole composed config, plain          command.txt       what was typed, one line a start
-    environment.json   versions, device, git commit              log.txt           what was said, and warnings
-    metrics.csv        the readings                              events.out.*      the same for TensorBoard
-    checkpoints/       last.ckpt, previous.ckpt, best.ckpt       result.json       one flat object, at the end
-    samples/           a few test samples to predict             error.txt         a traceback, where there was one
-    vocabulary.json    the symbols of the text, where there is some
+    config.yaml        the composed config, plain values, each key with its rule as a comment
+    command.txt        the command line, one line per start       log.txt           messages and warnings
+    environment.json   versions, device, git commit               metrics.csv       one row per reading
+    events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of the text, if any
+    checkpoints/       last.ckpt, previous.ckpt, best.ckpt        result.json       one flat object, at the end
+    samples/           a few test samples to predict on           error.txt         a traceback, if there was one
 """
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import logging
@@ -18,7 +19,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,187 +27,237 @@ from typing import Any
 
 import yaml
 
-from dltrain.errors import MachineError, UserError
+from dltrain import __version__
+from dltrain.config import schema
+from dltrain.errors import CheckpointError, MachineError, UserError
 
 log = logging.getLogger("dltrain")
 
+OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
+BEST = "best.ckpt"
 
-def timed(parent: Path) -> Path:
-    """A new folder below `parent`, named by the time. Two runs started in one second get two."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in range(1, 1000):
-        folder = parent / (stamp if number == 1 else f"{stamp}_{number}")
+# Keys that may differ from the config that a run began with: they change no weight.
+DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
+FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
+                  "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
+# Null until the data are loaded, here and wherever these sizes are interpolated.
+READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
+
+
+class RunDir:
+    """A run folder by its path."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # making one
+
+    @classmethod
+    def timed(cls, parent: Path) -> RunDir:
+        """A new folder below `parent`, named by the time. Two runs that start in the same second get two folders."""
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for number in range(1, 1000):
+            path = parent / (stamp if number == 1 else f"{stamp}_{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise MachineError(f"cannot create the run folder {path}: {error.strerror}") from None
+            return cls(path)
+        raise MachineError(f"no free folder name below {parent}")
+
+    @classmethod
+    def named(cls, root: Path, name: str) -> RunDir:
+        """The folder of `name=`. It may exist already: the command then continues that run."""
+        path = root / name
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(f"cannot make the run folder {folder}: {error.strerror}") from None
-        return folder
-    raise MachineError(f"no free folder name below {parent}")
+            raise MachineError(f"cannot create the run folder {path}: {error.strerror}") from None
+        return cls(path)
 
-
-def named(root: Path, name: str) -> Path:
-    """The folder of `name=`; it may be there already, and then its run goes on."""
-    folder = root / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make the run folder {folder}: {error.strerror}") from None
-    return folder
-
-
-@contextmanager
-def locked(folder: Path, writes: bool = True) -> Iterator[None]:
-    """One writer at a time: a second one is refused by name. Also finds out at once whether the folder can be written.
-    The lock ends with the process, however it ends. Nothing is locked for a process that does not write."""
-    if not writes:
-        yield
-        return
-    try:
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise MachineError(f"cannot write in the run folder {folder}: {error.strerror}") from None
-    with lock:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time: a second one is refused by name. Also finds out whether the folder can be written to.
+        The lock ends with the process, however it ends."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(f"run folder {folder} is in use by {lock.read().strip() or 'another process'}; choose "
-                            "another name= or wait") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-        yield
+            lock = open(self.path / ".lock", "a+")  # noqa: SIM115
+        except OSError as error:
+            raise MachineError(f"cannot write to the run folder {self}: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise UserError(f"run folder {self} is in use by {lock.read().strip() or 'another process'}; wait, or "
+                                "choose another name=") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+            yield
+
+    def remove_if_empty(self) -> bool:
+        """Removes a folder that holds nothing but the lock and the log of a run refused before it began."""
+        if not {child.name for child in self.path.iterdir()} <= {".lock", "log.txt"}:
+            return False
+        for child in self.path.iterdir():
+            child.unlink()
+        self.path.rmdir()
+        return True
+
+    # config
+
+    def read_config(self, key: str = "run") -> dict[str, Any]:
+        """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
+        an older version than can be read."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            near = sorted(str(other.parent) for other in self.path.parent.glob("*/config.yaml"))[-3:]
+            hint = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
+            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){hint}")
+        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
+        return config
+
+    def write_config(self, config: Mapping[str, Any], comments: Mapping[str, str]) -> None:
+        """`comments`: what a key may be, by its dotted name; written behind the value as in configs/."""
+        write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
+
+    def comments(self) -> dict[str, str]:
+        """The comments in config.yaml that state the rules of its keys."""
+        lines = schema.assignments(self.path / "config.yaml")
+        return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
+
+    def refuse_other_config(self, requested: Mapping[str, Any]) -> None:
+        """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
+        differ."""
+        if not (self.path / "config.yaml").is_file():
+            return
+        begun, now = flatten(self.read_config()), flatten(requested)
+        unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
+        differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
+                  and begun.get(key) != now.get(key) and key not in unknown_yet]
+        if differ:
+            listed = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            raise UserError(f"{self} began with another config: {listed}{more}; choose another name=, or delete it")
+
+    # vocabulary
+
+    def read_vocabularies(self) -> dict[str, list[str]]:
+        """The symbols that a run's text is read and written with, by the name of the vocabulary; empty without text."""
+        file = self.path / "vocabulary.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def write_vocabularies(self, vocabularies: Mapping[str, list[str]]) -> None:
+        if vocabularies:
+            write_text(self.path / "vocabulary.json", json.dumps(vocabularies, ensure_ascii=False) + "\n")
+
+    def check_vocabularies(self, vocabularies: Mapping[str, list[str]]) -> None:
+        """A resumed run must see the vocabulary it began with. Raises UserError if it differs."""
+        for name, begun in self.read_vocabularies().items():
+            now = vocabularies.get(name, [])
+            if begun != now:
+                symbols = ", ".join(map(repr, sorted({*begun} ^ {*now})[:5])) or "none, but in another order"
+                raise UserError(f"the vocabulary '{name}' has {len(now)} symbols, but {self} began with {len(begun)} "
+                                f"(only in one of them: {symbols}): the text has changed; restore it, or choose "
+                                "another name=")
+
+    # results
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / BEST
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    def read_result(self) -> dict[str, Any]:
+        """result.json, or an empty dict before the run has finished."""
+        return dict(json.loads((self.path / "result.json").read_text())) if self.is_finished else {}
+
+    def write_json(self, name: str, values: Any) -> None:
+        write_text(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv; a metric that a reading does not have is an empty string."""
+        with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    # records of a start
+
+    def write_command(self, command: list[str] | None = None) -> None:
+        """Appends a line to command.txt: the command line, or `command` for a run that another command starts."""
+        typed = shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if command is None else command)])
+        with open(self.path / "command.txt", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
+
+    def write_environment(self, device: str) -> None:
+        import hydra
+        import pytorch_lightning
+        import torch
+        import torchvision
+
+        here = Path(__file__).parent
+        git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                             capture_output=True, text=True) if (here.parent / ".git").exists() else None
+        self.write_json("environment.json", {
+            "dltrain": __version__, "python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": torchvision.__version__, "pytorch_lightning": pytorch_lightning.__version__,
+            "hydra": hydra.__version__, "device": device, "cpu_threads": torch.get_num_threads(),
+            "host": platform.node(), "system": platform.platform(),
+            "git_commit": git.stdout.strip() if git and git.returncode == 0 else None})
+
+    @contextmanager
+    def logging(self, to_terminal: bool = True) -> Iterator[None]:
+        """dltrain's own messages go to the terminal and to log.txt; those of libraries, and warnings, to log.txt."""
+        file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        root, lightning = logging.getLogger(), logging.getLogger("pytorch_lightning")
+        before = (root.handlers[:], root.level, lightning.handlers[:], log.handlers[:])
+        root.handlers, lightning.handlers, lightning.propagate = [file], [], True
+        lightning.setLevel(logging.WARNING)
+        log.handlers = [TerminalHandler()] if to_terminal else []
+        root.setLevel(logging.INFO)
+        log.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            root.handlers, root.level, lightning.handlers, log.handlers = before
+            file.close()
 
 
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+class TerminalHandler(logging.Handler):
+    """Prints to the standard output of that moment, so that a progress bar stays below the message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
+
+
+def refuse_older_version(version: str, place: str) -> None:
+    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_READABLE:
+        raise CheckpointError(f"{place}: written by dltrain {version}, which dltrain {__version__} cannot read; train "
+                              "it again, or use it with the commit that environment.json names")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-
-
-def read_vocabularies(folder: Path) -> dict[str, list[str]]:
-    """The symbols that a run's text is read and written with, by their kind; empty where the run has no text."""
-    file = folder / "vocabulary.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-def write_vocabularies(folder: Path, vocabularies: dict[str, list[str]]) -> None:
-    if vocabularies:
-        write(folder / "vocabulary.json", json.dumps(vocabularies, ensure_ascii=False) + "\n")
-
-
-def check_vocabularies(folder: Path, found: dict[str, list[str]]) -> None:
-    """A run goes on with the symbols it was begun with. Raises UserError where the data's are others."""
-    for kind, begun in read_vocabularies(folder).items():
-        now = found.get(kind, [])
-        if begun != now:
-            other = ", ".join(map(repr, sorted({*begun} ^ {*now})[:5])) or "none, another order"
-            raise UserError(f"the vocabulary of {kind} has {len(now)} symbols, but {folder} was begun with "
-                            f"{len(begun)} (only in one of them: {other}): the text has "
-                            "changed; give it back, or choose another name=")
-
-
-def finished(folder: Path) -> bool:
-    return (folder / "result.json").is_file()
-
-
-def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
-    """Raises UserError where the folder, given as `key`, is not a run's."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        near = sorted(str(found.parent) for found in folder.parent.glob("*/config.yaml"))[-3:]
-        there = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
-        raise UserError(f"{key}={folder}: not a run folder (it has no config.yaml){there}")
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
-
-
-FREE = {"name", "output_dir", "choices", "class_names", "data.root", "data.download", "data.num_workers",
-        "trainer.log_every_n_steps", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
-
-# null until the data are read, and wherever these sizes go by interpolation
-READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
-
-
-def refuse_other_config(folder: Path, asked: dict[str, Any]) -> None:
-    """A run goes on with the config it was begun with. FREE keys may change, they change no weight. Raises UserError
-    with the keys that differ."""
-    if not (folder / "config.yaml").is_file():
-        return
-    begun, now = flatten(read_config(folder)), flatten(asked)
-    open_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
-    differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-              and begun.get(key) != now.get(key) and key not in open_yet]
-    if differ:
-        shown = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
-        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise UserError(f"{folder} was begun with another config: {shown}{more}; choose another name=, or delete it")
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def write_command(folder: Path) -> None:
-    with open(folder / "command.txt", "a", encoding="utf-8") as file:
-        typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
-
-
-def write_environment(folder: Path, device: str) -> None:
-    import hydra
-    import pytorch_lightning
-    import torch
-    import torchvision
-
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                         capture_output=True, text=True) if (here.parent / ".git").exists() else None
-    found = {
-        "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "pytorch_lightning": pytorch_lightning.__version__, "hydra": hydra.__version__, "device": device,
-        "cpu_threads": torch.get_num_threads(), "host": platform.node(), "system": platform.platform(),
-        "git_commit": git.stdout.strip() if git and git.returncode == 0 else None,
-    }
-    write(folder / "environment.json", json.dumps(found, indent=1) + "\n")
-
-
-@contextmanager
-def logging_to(folder: Path, speaks: bool = True) -> Iterator[None]:
-    """dltrain's own lines go to the terminal and to log.txt; every library's, warnings too, to log.txt alone."""
-    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-    terminal = Terminal()
-    root, lightning = logging.getLogger(), logging.getLogger("pytorch_lightning")
-    before = (root.handlers[:], root.level, lightning.handlers[:], log.handlers[:])
-    root.handlers, lightning.handlers, lightning.propagate = [file], [], True
-    lightning.setLevel(logging.WARNING)
-    log.handlers = [terminal] if speaks else []
-    root.setLevel(logging.INFO)
-    log.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.handlers, root.level, lightning.handlers, log.handlers = before
-        file.close()
-
-
-class Terminal(logging.Handler):
-    """Prints to whatever standard output is at that moment, so that a progress bar stays below."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
-

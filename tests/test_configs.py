@@ -43,16 +43,16 @@ def test_every_value_that_a_person_may_change_states_its_rule():
 ])
 def test_rules_hold(rule, good, bad):
     for value in good:
-        assert schema.broken(rule, value) is None, (rule, value)
+        assert schema.violation(rule, value) is None, (rule, value)
     for value in bad:
-        assert schema.broken(rule, value), (rule, value)
+        assert schema.violation(rule, value), (rule, value)
 
 
 def test_defaults_obey_their_own_rules():
     for file in FILES:
         for key, found in schema.assignments(file).items():
             if rule := schema.rule_of(found.comment):
-                assert schema.broken(rule, found.value) is None, f"{file}:{found.line} {key}"
+                assert schema.violation(rule, found.value) is None, f"{file}:{found.line} {key}"
 
 
 @pytest.mark.parametrize("model", groups.names("model"))

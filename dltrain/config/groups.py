@@ -1,7 +1,7 @@
-"""What can be chosen: the yaml files below configs/, read as text. A file's name is its registration.
+"""What can be chosen: the yaml files below configs/, read as text. The name of a file is its registration.
 
-Used by `ls`, `--help` and the refusals, so it imports neither Hydra nor torch. A file's first comment line (after an
-optional `# @package` line) says in a few words what the choice is.
+`ls`, `--help` and the refusals use this, so it imports neither Hydra nor torch. The first comment line of a file, after
+an optional `# @package` line, describes the choice.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 
 import yaml
 
-PACKAGED = Path(__file__).parent.parent / "configs"  # in a wheel
+PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"  # in a checkout
-GROUPS = ("model", "data", "augment", "trainer", "recipe", "experiment")
+GROUPS = ("model", "model/backbone", "data", "augment", "trainer", "recipe", "experiment")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def names(group: str, *folders: Path) -> list[str]:
-    """The choices of a group, sorted by name and number (resnet20 before resnet110)."""
-    found = {path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")}
-    return sorted(found, key=natural)
+    """The choices of a group in dltrain's configs and in `folders`, in natural order (resnet20 before resnet110)."""
+    stems = {path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")}
+    return sorted(stems, key=natural_key)
 
 
-def natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+def natural_key(name: str) -> list[str | int]:
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def path_of(group: str, name: str, *folders: Path) -> Path | None:
-    """The file behind a choice; dltrain's own come first, as in Hydra's search."""
+    """The file of a choice. dltrain's own come first, as in Hydra's search path."""
     for folder in (CONFIGS, *folders):
         if (path := folder / group / f"{name}.yaml").is_file():
             return path
@@ -45,40 +45,65 @@ def describe(path: Path) -> str:
     return ""
 
 
+def header(path: Path, field: str) -> str:
+    """The text behind `# Field:` in a config's header, "" if it has none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"# {field}:")), "")
+
+
 @cache
 def content(path: Path) -> dict[str, Any]:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
 
 
-def chosen_by(path: Path, group: str) -> str | None:
-    """What a config's defaults list says of `group`, its bases asked too: `- override /data: digits` gives 'digits'."""
-    answer = None
+def bases(path: Path) -> list[Path]:
+    """The configs that a defaults list includes whole, as `base/cifar_resnet` or `/model/base/fcn`."""
+    files = []
     for entry in content(path).get("defaults", []):
-        if isinstance(entry, str):
-            folder, _, name = entry.removeprefix("/").rpartition("/")
-            if folder and (base := path_of(folder, name)):
-                answer = chosen_by(base, group) or answer
-            continue
-        for key, value in entry.items():
+        if type(entry) is str and entry != "_self_":
+            name = entry.partition("@")[0]
+            files.append(CONFIGS / f"{name[1:]}.yaml" if name.startswith("/") else path.parent / f"{name}.yaml")
+    return [file for file in files if file.is_file()]
+
+
+def chosen_by(path: Path, group: str) -> str | None:
+    """What a config's defaults list, or that of its bases, chooses of `group`: `- override /data: digits` chooses
+    'digits'."""
+    for entry in reversed(content(path).get("defaults", [])):
+        for key, value in entry.items() if type(entry) is dict else ():
             if key.removeprefix("override ").lstrip("/") == group:
-                answer = value
-    return answer
+                return value
+    return next((choice for base in reversed(bases(path)) if (choice := chosen_by(base, group))), None)
 
 
-def data_that_fits(batch: str, *folders: Path) -> list[str]:
+def stated(path: Path, *keys: str) -> Any:
+    """The value at nested `keys` in a config, or else in its bases; None where none states it."""
+    node: Any = content(path)
+    for key in keys:
+        node = node.get(key) if type(node) is dict else None
+    if node is not None:
+        return node
+    return next((value for base in reversed(bases(path)) if (value := stated(base, *keys)) is not None), None)
+
+
+def matching_data(batch_type: str, *folders: Path) -> list[str]:
     """The data sets that yield this batch type."""
-    return [name for name in names("data", *folders)
-            if (path := path_of("data", name, *folders)) and content(path).get("data", {}).get("batch_type") == batch]
+    return [name for name in names("data", *folders) if batch_type_of_data(name, *folders) == batch_type]
 
 
-def batch_of_model(name: str, *folders: Path) -> str | None:
+def batch_type_of_data(name: str, *folders: Path) -> str | None:
+    path = path_of("data", name, *folders)
+    return stated(path, "data", "batch_type") if path else None
+
+
+def batch_type_of_model(name: str, *folders: Path) -> str | None:
     path = path_of("model", name, *folders)
     task = chosen_by(path, "task") if path else None
     file = path_of("task", task, *folders) if task else None
-    return content(file).get("batch_type") if file else None
+    return stated(file, "batch_type") if file else None
 
 
 def shadowed(folder: Path) -> list[str]:
-    """Files of a user's config folder that dltrain's own of the same name hide: group/name."""
+    """Choices in a user's config folder, as group/name, that are hidden by dltrain's own of the same name."""
     return sorted(f"{path.parent.name}/{path.stem}" for path in folder.glob("*/*.yaml")
                   if (CONFIGS / path.parent.name / path.name).is_file())

@@ -1,15 +1,17 @@
-"""The comment behind a key is its contract: `batch_size: 128  # int >= 1: images a step` is read, and held.
+"""The comment behind a key is its rule: `batch_size: 128  # int >= 1: images per step`. The part before the first colon
+is checked, the rest explains.
 
-Grammar of the part before the first colon:
-    int | float | bool | str | list [of <rule>] | one of a | b | c
+    int | float | bool | str | list [of int | float | str] | one of a | b | c
     conditions, separated by commas:  >= 1   > 0   <= 9   < 9   in (0, 1]   = 2 mod 6
     `or null` at the end
-A key without such a comment must keep the type that its default has. No torch, no Hydra: this runs before both.
+
+A value without such a comment must keep the type of its default. This module imports neither Hydra nor torch.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,15 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:[eE]-?\d+)?"
 CONDITION = re.compile(
     rf"(?P<op>>=|<=|>|<)\s*(?P<bound>{NUMBER})"
     rf"|in\s*(?P<open>[\[(])\s*(?P<low>{NUMBER})\s*,\s*(?P<high>{NUMBER})\s*(?P<close>[\])])"
-    rf"|=\s*(?P<rest>\d+)\s*mod\s*(?P<modulus>\d+)"
+    rf"|=\s*(?P<remainder>\d+)\s*mod\s*(?P<modulus>\d+)"
 )
-KIND = re.compile(r"(int|float|bool|str|list of (?:int|float|str)|list)\b")
+TYPE = re.compile(r"(int|float|bool|str|list of (?:int|float|str)|list)\b")
+TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One value in one yaml file: where it stands and what the comment behind it says."""
+    """One value in a yaml file: where it stands, and the comment behind it."""
 
     file: Path
     line: int
@@ -38,91 +41,110 @@ class Assignment:
 
 
 def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
-    """Every key of a yaml file by its full dotted name, containers too; `package` stands before each."""
+    """Every key of a yaml file by its full dotted name, mappings included; `package` is put before each name."""
     text = file.read_text(encoding="utf-8")
     lines = text.splitlines()
-    found: dict[str, Assignment] = {}
+    result: dict[str, Assignment] = {}
 
     def visit(node: yaml.Node, prefix: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
+        if node.id != "mapping":
             return
         for key, value in node.value:
             name = f"{prefix}.{key.value}" if prefix else str(key.value)
             if node is root and key.value == "defaults":
                 continue
-            block = not isinstance(value, yaml.ScalarNode) and not value.flow_style  # ends on the next key's line
-            line = lines[value.end_mark.line] if not block and value.end_mark.line < len(lines) else ""
+            is_block = value.id != "scalar" and not value.flow_style  # its end mark is on the line of the next key
+            line = lines[value.end_mark.line] if not is_block and value.end_mark.line < len(lines) else ""
             comment = line[value.end_mark.column :].partition("#")[2]
             plain = yaml.load(yaml.serialize(value), Loader=Loader)
-            found[name] = Assignment(file, key.start_mark.line + 1, plain, comment.strip())
+            result[name] = Assignment(file, key.start_mark.line + 1, plain, comment.strip())
             visit(value, name)
 
     root = yaml.compose(text, Loader=Loader)
     if root is not None:
         visit(root, package)
-    return found
+    return result
+
+
+def dump(config: Mapping[str, Any], comments: Mapping[str, str], prefix: str = "") -> str:
+    """The config as yaml, with the comment of each key behind its value. The inverse of `assignments`."""
+    lines: list[str] = []
+    for key, value in config.items():
+        name, indent = f"{prefix}{key}", "  " * prefix.count(".")
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{yaml_scalar(key)}:", dump(value, comments, f"{name}.").rstrip("\n")]
+        else:
+            comment = f"  # {comments[name]}" if comments.get(name) else ""
+            lines.append(f"{indent}{yaml_scalar(key)}: {yaml_scalar(value)}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def yaml_scalar(value: Any) -> str:
+    """A plain value on one line of yaml."""
+    style = '"' if type(value) is str and "\n" in value else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=2**31, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def rule_of(comment: str) -> str | None:
-    """The rule in a comment, without its explanation: None where the comment is ordinary prose."""
+    """The rule at the start of a comment, without the explanation; None if the comment states no rule."""
     head = comment.partition(":")[0].strip()
-    return head if head.startswith("one of ") or KIND.match(head) else None
+    return head if head.startswith("one of ") or TYPE.match(head) else None
 
 
-def broken(rule: str, value: Any) -> str | None:
-    """What the value must be and is not, in words; None where it obeys."""
+def violation(rule: str, value: Any) -> str | None:
+    """What the value must be, as a phrase; None if it obeys the rule."""
     nullable = rule.endswith("or null")
     if value is None and nullable:
         return None
     body = rule.removesuffix("or null").strip()
     if body.startswith("one of "):
         allowed = [word.strip() for word in body.removeprefix("one of ").split("|")]
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        return None if shown in allowed else f"must be one of {', '.join(allowed)}"
-    kind = KIND.match(body)
-    assert kind is not None, rule
-    conditions = body[kind.end() :]
-    if kind[1].startswith("list"):
-        inner = kind[1].removeprefix("list").removeprefix(" of ")
-        if not isinstance(value, list):
-            return f"must be a {kind[1]}, as [a, b]"
-        return next((f"each {fault}" for v in value if inner and (fault := broken(inner + conditions, v))), None)
-    or_null = " or null" if nullable else ""
-    article = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}[kind[1]]
-    if not has_type(value, kind[1]):
-        return f"must be {article}{in_words(conditions)}{or_null}"
-    if not all(holds(match, value) for match in CONDITION.finditer(conditions)):
-        return f"must be {article}{in_words(conditions)}{or_null}"
-    return None
+        return None if format_value(value) in allowed else f"must be one of {', '.join(allowed)}"
+    match = TYPE.match(body)
+    assert match is not None, rule
+    type_name, conditions = match[1], body[match.end() :]
+    if type_name.startswith("list"):
+        return list_violation(type_name, conditions, value)
+    if has_type(value, type_name) and all(holds(match, value) for match in CONDITION.finditer(conditions)):
+        return None
+    bounds = ", ".join(match[0] for match in CONDITION.finditer(conditions))
+    return f"must be {TYPE_NAMES[type_name]}{f' {bounds}' if bounds else ''}{' or null' if nullable else ''}"
 
 
-def has_type(value: Any, kind: str) -> bool:
-    if kind == "bool":
-        return isinstance(value, bool)
-    if kind == "str":
-        return isinstance(value, str)
-    numbers = (int,) if kind == "int" else (int, float)
-    return isinstance(value, numbers) and not isinstance(value, bool)
+def list_violation(type_name: str, conditions: str, value: Any) -> str | None:
+    if type(value) is not list:
+        return f"must be a {type_name}, as [a, b]"
+    item_type = type_name.removeprefix("list").removeprefix(" of ")
+    if not item_type:
+        return None
+    return next((f"each {fault}" for item in value if (fault := violation(item_type + conditions, item))), None)
+
+
+def has_type(value: Any, type_name: str) -> bool:
+    """By the exact type, since Python's bool is an int."""
+    allowed = {"bool": (bool,), "str": (str,), "int": (int,), "float": (int, float)}
+    return type(value) in allowed[type_name]
 
 
 def holds(condition: re.Match[str], value: float) -> bool:
-    part = condition.groupdict()
-    if part["op"]:
-        bound = float(part["bound"])
-        return {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[part["op"]]
-    if part["modulus"]:
-        return value % int(part["modulus"]) == int(part["rest"])
-    low, high = float(part["low"]), float(part["high"])
-    return (value >= low if part["open"] == "[" else value > low) and (
-        value <= high if part["close"] == "]" else value < high)
-
-
-def in_words(conditions: str) -> str:
-    text = ", ".join(match[0] for match in CONDITION.finditer(conditions))
-    return f" {text}" if text else ""
+    group = condition.groupdict()
+    if group["op"]:
+        bound = float(group["bound"])
+        return {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[group["op"]]
+    if group["modulus"]:
+        return value % int(group["modulus"]) == int(group["remainder"])
+    low, high = float(group["low"]), float(group["high"])
+    above = value >= low if group["open"] == "[" else value > low
+    below = value <= high if group["close"] == "]" else value < high
+    return above and below
 
 
 def rule_from_default(value: Any) -> str | None:
-    """The rule of a key that states none: its default's type. None where the default is null or a container."""
-    kinds = {bool: "bool", int: "int", float: "float", str: "str"}
-    return kinds.get(type(value))
+    """The rule of a key that states none: the type of its default. None if the default is null or a container."""
+    return {bool: "bool", int: "int", float: "float", str: "str"}.get(type(value))
+
+
+def format_value(value: Any) -> str:
+    """A value as yaml writes it: null, true, 0.1."""
+    return "null" if value is None else str(value).lower() if type(value) is bool else str(value)

@@ -1,1 +1,2 @@
-"""LightningModules, one per kind of problem, never one per data set."""
+"""One file per kind of problem: its loss, its metrics, what it predicts and the pictures it draws. Each is a
+LightningModule that works with any model and any data of its batch type."""

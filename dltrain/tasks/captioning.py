@@ -1,134 +1,175 @@
-"""Turns CaptionBatches into a loss using any model that writes a sentence of an image."""
+"""Turns CaptionBatches into a loss using any model that writes a sentence about an image."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Unpack, cast
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
-from dltrain.batches import PAD, CaptionBatch, generator
+from dltrain.batches import PAD, START, CaptionBatch, generator
+from dltrain.drawing.captions import draw_attention, draw_caption
+from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
-from dltrain.tasks.decoding import beam, starts, until_end, written
-from dltrain.tasks.task import Task
+from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
+from dltrain.tasks.images import ImageTask
+from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+
+IMAGES_SHOWN = 8
 
 
-class Captioning(Task):
-    """Cross-entropy of each next word of all references, given the true ones before it.
+class CaptionData(Protocol):
+    """What the task asks of the data; `number` is the index of an image in its split."""
 
-    `sampled_share`: how often, at the run's end, the model's own word is read in the place of the true one, rising from
-    0 (scheduled sampling, S. Bengio et al., 2015, arXiv 1506.03099, its linear schedule). `frozen_epochs`: how many
-    epochs the encoder rests, null for all. `vectors`: a file of word vectors that the words' table begins with;
-    words that it has not keep their random ones. `beam_width`: 1 writes the likeliest word each time.
+    def training_pixels(self, at_most: int) -> Tensor: ...
+    def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]: ...
+    def join(self, words: Sequence[int]) -> str: ...
+    def references(self, split: str, number: int) -> list[str]: ...
+    def is_true(self, split: str, number: int, sentence: str) -> bool | None:
+        """Whether a sentence is true of its image; None if the data cannot tell."""
 
-    Metrics: train/loss; val/ and test/ loss (nats a word), perplexity, bleu_1 to bleu_4, rouge_l and cider (CIDEr-D),
-    by COCO's own scorers (pycocoevalcap) on lower-case words, the same for all; where the data can tell (scenes),
-    caption_accuracy: the share of sentences that are true of their image.
+
+class Captioning(ImageTask):
+    """Cross-entropy of each next word of all references, given the true words before it.
+
+    `sampled_share`: probability, at the end of the run, that the model reads its own word instead of the true one,
+    rising from 0 (scheduled sampling, S. Bengio et al., 2015, arXiv 1506.03099, its linear schedule). `vectors`: a file
+    of word vectors that the word embedding starts with; words that it does not have keep their random vectors.
+    `beam_width`: of the beam search in evaluation; 1 is greedy decoding.
+
+    Metrics: train/loss; val/ and test/ loss (nats per word), perplexity, bleu_1 to bleu_4, rouge_l and cider (CIDEr-D)
+    by COCO's own scorers (pycocoevalcap) on lower-case words; where the data can tell (scenes), caption_accuracy: the
+    share of sentences that are true of their image.
     """
 
     batch_type = CaptionBatch
     headline = "val/bleu_4"
-    augment: Augment
-    eval_loss: Tensor
 
     def __init__(self, model: Any, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
-                 frozen_epochs: int | None, vectors: str | None, beam_width: int, **keys: Any):
-        super().__init__(model, **keys)
-        self.augment, self.vocab_size, self.max_length = augment, vocab_size, max_length
-        self.sampled_share, self.frozen_epochs, self.beam_width = sampled_share, frozen_epochs, beam_width
-        self.vectors = vectors
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, words
-        self.told: dict[int, list[int]] = {}  # what was written of each image, by its number
-        self.said: list[tuple[Tensor, str, list[str]]] = []  # image, what was written, references
+                 vectors: str | None, beam_width: int, freezing: Mapping[str, Any] | None = None,
+                 **keys: Unpack[TaskKeys]):
+        super().__init__(model, augment, freezing, **keys)
+        self.vocab_size, self.max_length, self.vectors = vocab_size, max_length, vectors
+        self.sampled_share, self.beam_width = sampled_share, beam_width
+        self.sentences: dict[int, list[int]] = {}  # the words written about each image, by its number
+        self.texts: dict[int, str] = {}  # the same as text, and the references, of the last evaluation
+        self.references: dict[int, list[str]] = {}
 
-    def fit_statistics(self, data: Any) -> None:
+    def fit_statistics(self, data: CaptionData) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
         if self.vectors is not None:
             table = self.model.words.table.weight
-            places, values = data.word_vectors(self.vectors, table.shape[1])
+            indices, vectors = data.word_vectors(self.vectors, table.shape[1])
             with torch.no_grad():
-                table[places] = values.to(table)
+                table[indices] = vectors.to(table)
 
     def check(self, batch: CaptionBatch) -> None:
         batch.check(self.vocab_size)
-        out = self.model(self.augment(batch).images, batch.captions[:, :, :-1])
-        wanted = (*batch.captions[:, :, 1:].shape, self.vocab_size)
-        if tuple(out.shape) != wanted:
-            raise UserError(f"it must give logits {wanted}, but gives {tuple(out.shape)}")
+        logits = self.model(self.augment(batch).images, batch.captions[:, :, :-1])
+        expected = (*batch.captions[:, :, 1:].shape, self.vocab_size)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
-    def loss_sum(self, images: Tensor, captions: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, images: Tensor, captions: Tensor, sampled: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Over all words after START, and how many they are."""
-        logits = self.model(images, captions[:, :, :-1], own)
-        wanted = captions[:, :, 1:]
-        total = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="sum", ignore_index=PAD)
-        return total, (wanted != PAD).sum()
+        logits = self.model(images, captions[:, :, :-1], sampled)
+        targets = captions[:, :, 1:]
+        total = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="sum", ignore_index=PAD)
+        return total, (targets != PAD).sum()
 
     def training_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images = self.augment(batch, draws).images
-        self.model.frozen = self.frozen_epochs is None or self.current_epoch < self.frozen_epochs
-        own = None
+        rng = generator("augment", *self.position)
+        images = self.augment(batch, rng).images
+        sampled = None
         if self.sampled_share:
-            share = self.sampled_share * self.global_step / max(1, self.total_steps)
-            own = (torch.rand(batch.captions.shape, generator=draws) < share).to(images.device)
-        total, count = self.loss_sum(images, batch.captions, own)
+            probability = self.sampled_share * self.global_step / max(1, self.total_steps)
+            sampled = (torch.rand(batch.captions.shape, generator=rng) < probability).to(images.device)
+        total, count = self.loss_sum(images, batch.captions, sampled)
         with torch.no_grad():
             self.sums += torch.stack([total.detach(), count.to(total)])
         return total / count
 
     def write(self, images: Tensor) -> list[list[int]]:
-        """A sentence of each normalised image."""
-        start = starts(len(images), images.device)
+        """A sentence about each normalised image."""
+        start, state = start_tokens(len(images), images.device), self.model.begin(images)
         if self.beam_width == 1:
-            return until_end(written(self.model.step, self.model.begin(images), start, self.max_length)[0])
-        found, _ = beam(self.model.step, self.model.begin(images), start, self.max_length, self.beam_width)
-        return until_end(found[:, 0])
+            return until_end(write_sequences(self.model.step, state, start, self.max_length)[0])
+        return until_end(beam_search(self.model.step, state, start, self.max_length, self.beam_width)[0][:, 0])
 
-    def evaluation_step(self, batch: CaptionBatch, batch_idx: int) -> None:
-        images = self.augment(batch).images
-        self.eval_loss += torch.stack(self.loss_sum(images, batch.captions))
-        for number, words in zip(batch.numbers.tolist(), self.write(images), strict=True):
-            if number >= 0:
-                self.told[number] = words
-        if batch_idx == 0:
-            self.first_images = batch.images[:16].cpu(), batch.numbers[:16].tolist()
+    def evaluation_step(self, batch: CaptionBatch, batch_idx: int) -> list[int]:
+        images, numbers = self.augment(batch).images, batch.numbers.tolist()
+        self.add_loss(*self.loss_sum(images, batch.captions))
+        written = zip(numbers, self.write(images), strict=True)
+        self.sentences |= {number: words for number, words in written if number >= 0}
+        return numbers
 
     def evaluation_end(self, split: str) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        loss, count = self.summed(self.eval_loss)
-        told = {number: data.join(words) for number, words in self.gathered().items()}
-        references = {number: data.references(split, number) for number in told}
-        values = {"loss": loss / count, "perplexity": (loss / count).exp(), **scores(told, references)}
-        if hasattr(data, "is_true"):
-            correct = sum(data.is_true(split, number, said) for number, said in told.items())
-            values["caption_accuracy"] = correct / len(told)
-        self.log_evaluation(split, values)
-        self.said = [(image, told[number], references[number]) for image, number in
-                     zip(*self.first_images, strict=True) if number >= 0]
-        self.told = {}
-        self.eval_loss.zero_()
+        data = cast(CaptionData, self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning
+        self.texts = {number: data.join(words) for number, words in self.gather_sentences().items()}
+        self.references = {number: data.references(split, number) for number in self.texts}
+        loss = self.mean_loss()
+        values = {"loss": loss, "perplexity": loss.exp(), **caption_scores(self.texts, self.references)}
+        verdicts = [data.is_true(split, number, text) for number, text in self.texts.items()]
+        if None not in verdicts:
+            values["caption_accuracy"] = sum(map(bool, verdicts)) / len(verdicts)
+        self.log_metrics(split, values)
+        self.sentences = {}
 
-    def gathered(self) -> dict[int, list[int]]:
-        """What all processes wrote."""
+    def gather_sentences(self) -> dict[int, list[int]]:
+        """The sentences of all processes."""
         if self.trainer.world_size == 1:
-            return self.told
-        every: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(every, self.told)
-        return {number: words for one in every for number, words in one.items()}
+            return self.sentences
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, self.sentences)
+        return {number: words for sentences in gathered for number, words in sentences.items()}
+
+    def figures(self, batch: CaptionBatch, outputs: list[int]) -> dict[str, Figure]:
+        samples = [(image, number) for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]
+        return {"captions": arrange([draw_caption(image, [self.texts[number]], self.references[number])
+                                     for image, number in samples[:IMAGES_SHOWN]])}
+
+    def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: Any
+                ) -> Iterator[Prediction]:
+        """The sentences of a beam with their log-probabilities; the image with the best one below it, and, if the model
+        attends, the image once per word with the attention before it."""
+        for item in inputs:
+            image: Tensor = item.load()
+            with torch.inference_mode():
+                pixels = self.augment.normalize(image[None].to(self.device))
+                rows, scores = beam_search(self.model.step, self.model.begin(pixels), start_tokens(1, self.device),
+                                           self.max_length, beam)
+            sentences = until_end(rows[0])
+            captions = [{"caption": data.join(words), "log_probability": round(score, 4)}
+                        for words, score in zip(sentences, scores[0].tolist(), strict=True)]
+            pictures: dict[str, Image] = {"": to_pil_image(draw_caption(image, [data.join(sentences[0])]))}
+            if self.model.attends and sentences[0]:
+                read = torch.tensor([[START, *sentences[0][:-1]]], device=self.device)
+                with torch.inference_mode():
+                    weights = self.model.attention_maps(pixels, read)[0].cpu()
+                words = [data.join([word]) for word in sentences[0]]
+                pictures["_attention"] = to_pil_image(draw_attention(image, words, weights))
+            lines = [f"  {score:8.3f}  {caption['caption']}" for score, caption in
+                     zip(scores[0].tolist(), captions, strict=True)]
+            yield Prediction(item.name, "\n".join([Path(item.name).name, *lines]),
+                             records=[{"file": item.name, "captions": captions}], pictures=pictures)
 
 
-def scores(told: dict[int, str], references: dict[int, list[str]]) -> dict[str, float]:
-    """bleu_1 to bleu_4, rouge_l and cider of one sentence an image against its references, tokens between blanks."""
-    single = {number: [said] for number, said in told.items()}
+def caption_scores(texts: dict[int, str], references: dict[int, list[str]]) -> dict[str, float]:
+    """bleu_1 to bleu_4, rouge_l and cider of one sentence per image against its references, tokens between blanks."""
+    candidates = {number: [text] for number, text in texts.items()}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
-        bleu, _ = Bleu(4).compute_score(references, single)
+        bleu, _ = Bleu(4).compute_score(references, candidates)
     return {**{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
-            "rouge_l": float(Rouge().compute_score(references, single)[0]),
-            "cider": float(Cider().compute_score(references, single)[0])}
+            "rouge_l": float(Rouge().compute_score(references, candidates)[0]),
+            "cider": float(Cider().compute_score(references, candidates)[0])}

@@ -2,71 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
-from dltrain.batches import ClassificationBatch, generator
+from dltrain.augment.pipeline import Augment
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.freezing import Resting
-from dltrain.tasks.multiclass import Classes
+from dltrain.tasks.images import ImageTask
+from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
+from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 
-class Classification(Classes):
-    """Cross-entropy over one label an image; the training metrics are of augmented images, as trained on.
+class Classification(ImageTask):
+    """Cross-entropy over one label per image.
 
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
-    count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5). `transfer`:
-    which stages of the model rest (resting.py)."""
+    count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5).
+
+    Metrics: train/, val/ and test/ loss (nats per image) and accuracy. The training metrics are of augmented images."""
 
     batch_type = ClassificationBatch
-    augment: Augment
+    headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
     def __init__(self, model: nn.Module, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
-                 transfer: Mapping[str, Any] | None = None, **keys: Any):
-        super().__init__(model, num_classes, **keys)
-        self.resting = Resting(model, **transfer or {})
-        self.augment, self.label_smoothing = augment, label_smoothing
-
-    def fit_statistics(self, data: Any) -> None:
-        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+                 freezing: Mapping[str, Any] | None = None, **keys: Unpack[TaskKeys]):
+        super().__init__(model, augment, freezing, **keys)
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.metrics = Multiclass(num_classes)
 
     def check(self, batch: ClassificationBatch) -> None:
         batch.check(self.num_classes)
-        out, wanted = self(batch.images), (batch.size, self.num_classes)
-        if tuple(out.shape) != wanted:
-            raise UserError(f"it must give logits {wanted} for {batch.size} images, but gives {tuple(out.shape)}")
+        logits, expected = self(batch.images), (batch.size, self.num_classes)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected} for {batch.size} images, but returns "
+                            f"{tuple(logits.shape)}")
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 pixels (B, C, H, W) to logits, or log-probabilities, (B, num_classes), as in evaluation."""
         return self.augment.test_views(self.model, self.augment.normalize(images))
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        if self.resting.stages:
-            self.resting.begin(self.current_epoch)
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, labels = self.augment(batch, draws)
-        given = self.model(images)
-        logits, *auxiliary = given if isinstance(given, tuple) else (given,)
+        images, labels = self.augment(batch, generator("augment", *self.position))
+        output = self.model(images)
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         for other in auxiliary:
             loss = loss + self.model.auxiliary_weight * F.cross_entropy(other, labels,
                                                                         label_smoothing=self.label_smoothing)
         with torch.no_grad():
-            correct = scored(logits.argmax(1), labels)
+            correct = num_correct(logits.argmax(1), labels)
             self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
         return loss
 
-    def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> None:
-        self.tally(self(batch.images), batch.labels)
+    def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> Tensor:
+        logits = self(batch.images)
+        self.metrics.update(logits, batch.labels)
+        self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
+                      (batch.labels != IGNORED_LABEL).sum())
+        return logits
+
+    def evaluation_end(self, split: str) -> None:
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+
+    def summary_figures(self) -> dict[str, Figure]:
+        return self.metrics.figures(self.class_names)
+
+    def predict(self, inputs: Sequence[Input], data: Any, **options: Any) -> Iterator[Prediction]:
+        """The five most probable labels of each image."""
+        return predict_labels(inputs, self.class_names, "file",
+                              lambda images: self(torch.stack(images).to(self.device)))
 
 
-def scored(predicted: Tensor, labels: Tensor) -> Tensor:
-    """How many are right; of mixed labels (B, num_classes), the share that the predicted class has in the mixture."""
+def num_correct(predictions: Tensor, labels: Tensor) -> Tensor:
+    """How many predicted classes are right; of mixed labels (B, num_classes), the share of the predicted class."""
     if labels.dim() == 2:
-        return labels.gather(1, predicted[:, None]).sum()
-    return (predicted == labels).sum()
+        return labels.gather(1, predictions[:, None]).sum()
+    return (predictions == labels).sum()

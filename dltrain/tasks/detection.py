@@ -2,83 +2,150 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
+from torchvision.transforms.functional import to_pil_image
 
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.augment.pipeline import Augment
 from dltrain.batches import DetectionBatch, generator
+from dltrain.contracts import Detector, ProposalDetector
+from dltrain.drawing.boxes import draw_boxes
+from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
-from dltrain.tasks.task import Task
+from dltrain.tasks.images import ImageTask
+from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+
+Target = dict[str, Tensor]
+
+IMAGES_SHOWN, PROPOSAL_IMAGES_SHOWN, PROPOSALS_SHOWN = 8, 4, 10
+LEAST_SCORE = 0.5  # of a box in a figure
 
 
-class Detection(Task):
+class Detection(ImageTask):
     """The sum of the model's losses, which it names in `losses`.
 
-    Metrics: train/loss and its terms; val/ and test/ map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as COCO
-    defines them (pycocotools, by torchmetrics), with at most 100 boxes an image. At the test also map of each class, as
-    test/map/NAME, and map_voc07: VOC 2007's mean over the classes of the AP at IoU 0.5 whose curve is read at 11 places
-    (M. Everingham et al., 2010, section 4.2); pycocotools' matching differs from VOC's own in that IoU counts no extra
-    pixel, and a box that found a taken object may still take another that it overlaps.
+    Metrics: train/loss and its terms. val/ and test/: map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as
+    COCO defines them (pycocotools, by torchmetrics), with at most 100 boxes per image. test/ also: map of each class,
+    as test/map/NAME, and map_voc07, VOC 2007's mean over the classes of the AP at IoU 0.5, the precision read at 11
+    recalls (M. Everingham et al., 2010, section 4.2). pycocotools' matching differs from VOC's own: IoU counts no extra
+    pixel, and a box whose best object is taken may still match another object that it overlaps.
     """
 
     batch_type = DetectionBatch
     headline = "val/map"
-    augment: Augment
 
-    def __init__(self, model: Any, augment: Augment, num_classes: int, **keys: Any):
+    def __init__(self, model: Any, augment: Augment, num_classes: int, freezing: Mapping[str, Any] | None = None,
+                 **keys: Unpack[TaskKeys]):
         self.training_metrics = ("loss", *model.losses)
-        super().__init__(model, **keys)
-        self.augment, self.num_classes = augment, num_classes
-        self.precision_metric = MeanAveragePrecision()
+        super().__init__(model, augment, freezing, **keys)
+        self.detector: Detector = model
+        self.num_classes = num_classes
+        self.coco_metric = MeanAveragePrecision()
         self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
-        self.shown: list[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = []  # image, truth and boxes found
-
-    def fit_statistics(self, data: Any) -> None:
-        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
 
     def check(self, batch: DetectionBatch) -> None:
         batch.check(self.num_classes)
-        found = self(batch.images)
-        if len(found) != batch.size or not all({"boxes", "labels", "scores"} <= one.keys() for one in found):
-            raise UserError("its detect must give boxes, labels and scores of each image")
+        detections = self(batch.images)
+        if len(detections) != batch.size or not all({"boxes", "labels", "scores"} <= one.keys() for one in detections):
+            raise UserError("its detect must return boxes, labels and scores of each image")
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """uint8 images to boxes, labels and scores."""
+    def forward(self, images: list[Tensor]) -> list[Target]:
+        """uint8 images to boxes, labels and scores, as in evaluation."""
         return self.model.detect(self.augment(DetectionBatch(images, [])).images)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, targets = self.augment(batch, draws)
+        images, targets = self.augment(batch, generator("augment", *self.position))
         try:
             losses = self.model(images, targets)
         except ValueError as error:
             raise UserError(str(error)) from None
-        total = torch.stack([losses[name] for name in self.model.losses])
+        terms = torch.stack([losses[name] for name in self.model.losses])
         with torch.no_grad():
-            count = total.new_full((1,), batch.size)
-            self.sums += torch.cat([torch.cat([total.sum()[None], total]).detach() * count, count])
-        return total.sum()
+            count = terms.new_full((1,), batch.size)
+            self.sums += torch.cat([torch.cat([terms.sum()[None], terms]).detach() * count, count])
+        return terms.sum()
 
-    def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        found = self(batch.images)
-        self.precision_metric.update(found, batch.targets)
+    def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> list[Target]:
+        detections = self(batch.images)
+        self.coco_metric.update(detections, batch.targets)
         if self.trainer.testing:
-            self.voc07_metric.update(found, batch.targets)
-        if batch_idx == 0:
-            self.shown = list(zip(batch.images, batch.targets, found, strict=True))[:16]
+            self.voc07_metric.update(detections, batch.targets)
+        return detections
 
     def evaluation_end(self, split: str) -> None:
-        self.precision_metric.class_metrics = split == "test"
-        found = self.precision_metric.compute()
-        values = {name: found[name] for name in ("map", "map_50", "map_75")}
-        self.precision_metric.reset()
+        self.coco_metric.class_metrics = split == "test"
+        result = self.coco_metric.compute()
+        values = {name: result[name] for name in ("map", "map_50", "map_75")}
+        self.coco_metric.reset()
         if split == "test":
             values["map_voc07"] = self.voc07_metric.compute()["map"]
             self.voc07_metric.reset()
-            names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
-            each = zip(found["classes"].flatten().tolist(), found["map_per_class"].flatten(), strict=True)
-            values |= {f"map/{names[label]}": value for label, value in each if label >= 0}
-        self.log_evaluation(split, values)
+            of_classes = zip(result["classes"].flatten().tolist(), result["map_per_class"].flatten(), strict=True)
+            values |= {f"map/{self.class_names[label]}": value for label, value in of_classes if label >= 0}
+        self.log_metrics(split, values)
+
+    def training_figures(self, batch: DetectionBatch) -> dict[str, Figure]:
+        images, targets = self.augmented(batch)
+        pictures = [self.draw(self.augment.normalize.invert(image[None])[0], target)
+                    for image, target in zip(images[:IMAGES_SHOWN], targets, strict=False)]
+        return {"augmented_batch": arrange(pictures)}
+
+    def figures(self, batch: DetectionBatch, outputs: list[Target]) -> dict[str, Figure]:
+        pairs = []
+        for image, target, detections in list(zip(batch.images, batch.targets, outputs, strict=True))[:IMAGES_SHOWN]:
+            pairs += [self.draw(image, target), self.draw(image, above(detections, LEAST_SCORE))]
+        figures: dict[str, Figure] = {"truth_and_predictions": arrange(pairs)}
+        if isinstance(self.model, ProposalDetector):
+            images = batch.images[:PROPOSAL_IMAGES_SHOWN]
+            with torch.inference_mode():
+                proposals, anchors = self.model.proposals(self.augment(DetectionBatch(images, [])).images)
+            figures["proposals_and_anchors"] = draw_proposals(images, proposals, anchors)
+        return figures
+
+    def draw(self, image: Tensor, target: Target) -> Tensor:
+        """The image with boxes and class names, and scores where `target` has them."""
+        return draw_boxes(image, target["boxes"], target["labels"], self.describe(target))
+
+    def describe(self, target: Target) -> list[str]:
+        names = [self.class_names[label] for label in target["labels"].tolist()]
+        if "scores" not in target:
+            return names
+        return [f"{name} {score:.2f}" for name, score in zip(names, target["scores"].tolist(), strict=True)]
+
+    def predict(self, inputs: Sequence[Input], data: Any, score: float = 0.5, **options: Any) -> Iterator[Prediction]:
+        """The boxes of at least `score` in each image, as COCO's results and drawn on it."""
+        for number, item in enumerate(inputs):
+            image = item.load()
+            with torch.inference_mode():
+                (detections,) = self([image.to(self.device)])
+            kept = {name: value.cpu() for name, value in above(detections, score).items()}
+            records = [{"image_id": number, "file_name": item.name, "category_id": label,
+                        "category": self.class_names[label],
+                        "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)}
+                       for (x1, y1, x2, y2), label, s in zip(
+                           *(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)]
+            line = f"{Path(item.name).name}  {'  '.join(self.describe(kept)) or 'no object'}"
+            yield Prediction(item.name, line, records=records, pictures={"": to_pil_image(self.draw(image, kept))})
+
+
+def above(detections: Target, score: float) -> Target:
+    kept = detections["scores"] >= score
+    return {name: detections[name][kept] for name in ("boxes", "labels", "scores")}
+
+
+def draw_proposals(images: list[Tensor], proposals: list[Tensor], anchors: list[Tensor]) -> Tensor:
+    """Each image with its best proposals, and with the anchors of the position nearest to its centre."""
+    pictures = []
+    for image, boxes, all_anchors in zip(images, proposals, anchors, strict=True):
+        centres = (all_anchors[:, :2] + all_anchors[:, 2:]) / 2
+        middle = centres.new_tensor([image.shape[2] / 2, image.shape[1] / 2])
+        distance = (centres - middle).norm(dim=1)
+        nearest = all_anchors[distance <= distance.min() + 1e-3]
+        for chosen in (boxes[:PROPOSALS_SHOWN], nearest):
+            pictures.append(draw_boxes(image, chosen, torch.zeros(len(chosen), dtype=torch.long)))
+    return arrange(pictures)

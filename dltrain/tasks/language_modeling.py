@@ -1,39 +1,43 @@
-"""Turns TokenBatches, windows of texts that run on, into a loss using any model that carries a state."""
+"""Turns TokenBatches, consecutive windows of running texts, into a loss using any model that carries a state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dltrain.batches import END, IGNORED_LABEL, TokenBatch, generator
+from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, TokenBatch, generator
+from dltrain.contracts import InputEncoder, StatefulModel
 from dltrain.errors import UserError
-from dltrain.tasks.task import BITS, Task
+from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
+
+SAMPLE_LENGTH = 300  # characters of the sample after each validation
+NOISE_ROWS = 64  # random numbers for so many characters are drawn at once
 
 
-class LanguageModel(Task):
-    """Cross-entropy of the next symbol, by backpropagation through time over a window; the state goes on into the next
-    window without its gradient (R. Williams, J. Peng, 1990), and starts at zero in each epoch.
+class LanguageModeling(Task):
+    """Cross-entropy of the next symbol, by backpropagation through time over a window. The state is carried into the
+    next window without its gradient (R. Williams, J. Peng, 1990), and is zero at the start of each epoch.
 
-    Metrics: train/, val/ and test/ loss (nats a symbol) and bits_per_character. The carried state is a buffer: it is
-    saved with the weights, so that a resumed run goes on with the same one.
+    Metrics: train/, val/ and test/ loss (nats per symbol) and bits_per_character. The carried state is a buffer: it is
+    saved with the weights, so a resumed run continues with the same one.
     """
 
     batch_type = TokenBatch
     headline, headline_mode = "val/bits_per_character", "min"
     unit, training_metrics = "characters", ("loss", "bits_per_character")
-    eval_loss: Tensor
 
-    def __init__(self, model: Any, vocab_size: int, batch_size: int, **keys: Any):
+    def __init__(self, model: Any, vocab_size: int, batch_size: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.vocab_size = vocab_size
-        self.num_states = len(model.zeros(1))
-        for number, state in enumerate(model.zeros(batch_size)):
+        states = model.zeros(batch_size)
+        self.num_states = len(states)
+        for number, state in enumerate(states):
             self.register_buffer(f"state{number}", state)
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored symbols
 
     def count(self, batch: TokenBatch) -> int:
         return batch.tokens.numel()
@@ -41,21 +45,21 @@ class LanguageModel(Task):
     def check(self, batch: TokenBatch) -> None:
         batch.check(self.vocab_size)
         logits, state = self.model(batch.tokens)
-        wanted = (*batch.tokens.shape, self.vocab_size)
-        if tuple(logits.shape) != wanted:
-            raise UserError(f"it must give logits {wanted} and a state, but gives {tuple(logits.shape)}")
+        expected = (*batch.tokens.shape, self.vocab_size)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected} and a state, but returns {tuple(logits.shape)}")
         if [tuple(s.shape) for s in state] != [tuple(s.shape) for s in self.model.zeros(batch.size)]:
-            raise UserError("the state that it gives has another shape than its zeros(B)")
+            raise UserError("the state that it returns has another shape than its zeros(B)")
 
-    def carried(self) -> tuple[Tensor, ...]:
+    def carried_state(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, f"state{number}") for number in range(self.num_states))
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         if batch_idx == 0:
-            for state in self.carried():
+            for state in self.carried_state():
                 state.zero_()
-        logits, after = self.model(batch.tokens, tuple(state.clone() for state in self.carried()))
-        for state, new in zip(self.carried(), after, strict=True):
+        logits, after = self.model(batch.tokens, tuple(state.clone() for state in self.carried_state()))
+        for state, new in zip(self.carried_state(), after, strict=True):
             state.copy_(new.detach())
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
         count = batch.targets.numel()
@@ -66,43 +70,65 @@ class LanguageModel(Task):
 
     def evaluation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.eval_state = self.model.zeros(batch.size)
-        logits, self.eval_state = self.model(batch.tokens, self.eval_state)
-        self.eval_loss[0] += F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum",
-                                             ignore_index=IGNORED_LABEL)
-        self.eval_loss[1] += (batch.targets != IGNORED_LABEL).sum()
+            self.evaluation_state = self.model.zeros(batch.size)
+        logits, self.evaluation_state = self.model(batch.tokens, self.evaluation_state)
+        targets = batch.targets.flatten()
+        self.add_loss(F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum", ignore_index=IGNORED_LABEL),
+                      (targets != IGNORED_LABEL).sum())
 
     def evaluation_end(self, split: str) -> None:
-        loss, count = self.summed(self.eval_loss)
-        self.log_evaluation(split, {"loss": loss / count, "bits_per_character": loss / count * BITS})
-        self.eval_loss.zero_()
+        loss = self.mean_loss()
+        self.log_metrics(split, {"loss": loss, "bits_per_character": loss * BITS})
 
-    def sample(self, data: Any, length: int = 300) -> str:
-        """What the net writes by itself, after a line's end. The same draws at every validation."""
-        symbols = data.vocabularies["characters"]
+    def figures(self, batch: TokenBatch, outputs: Any) -> dict[str, Figure]:
+        """What the model writes after a line break, with the same random numbers each time."""
+        symbols = self.vocabularies["characters"]
         start = symbols.index("\n") if "\n" in symbols else len(symbols) - 1
-        drawn = continuation(self.model, torch.tensor([start], device=self.device), generator("sample", self.seed))
-        return "".join(symbols[next(drawn)] for _ in range(length))
+        written = generate(self.model, torch.tensor([start], device=self.device), generator("sample", self.seed))
+        return {"sample": "".join(symbols[next(written)] for _ in range(SAMPLE_LENGTH))}
+
+    def predict(self, inputs: Sequence[Input], data: InputEncoder, length: int = 400, temperature: float = 0.8,
+                top_k: int | None = None, seed: int = 0, **options: Any) -> Iterator[Prediction]:
+        """`length` characters that continue each prompt; the same arguments give the same text. Raises UserError for a
+        prompt without characters, or with characters that the training text does not have."""
+        symbols = self.vocabularies["characters"]
+        for item in inputs:
+            prompt = item.load()
+            tokens: Tensor = data.encode_inputs([prompt])[0]
+            if not len(tokens):
+                raise UserError("prompt must have at least one character")
+            pairs = zip(prompt, tokens.tolist(), strict=True)
+            if unknown := sorted({character for character, token in pairs if token == UNKNOWN}):
+                raise UserError("prompt has characters that the training text does not have: "
+                                f"{', '.join(map(repr, unknown[:5]))}")
+            written = generate(self.model, tokens.to(self.device), generator("predict", seed), temperature, top_k)
+            yield Prediction(prompt, stream(prompt, symbols, islice(written, length)))
 
 
-def continuation(model: Any, prompt: Tensor, draws: torch.Generator, temperature: float = 1.0,
-                 top_k: int | None = None) -> Iterator[int]:
-    """Yields symbol after symbol that follows `prompt` (N,), each drawn from softmax(logits / temperature) of the
-    `top_k` most likely ones; temperature 0 takes the likeliest. PAD, UNKNOWN, START and END are never drawn. The model
-    is one in evaluation mode.
+def stream(prompt: str, symbols: Sequence[str], tokens: Iterator[int]) -> Iterator[str]:
+    yield prompt.lstrip("\n")
+    for token in tokens:
+        yield symbols[token]
 
-    argmax(logits / temperature - log e), e exponential, is such a draw (E. Gumbel's maximum)."""
+
+def generate(model: StatefulModel, prompt: Tensor, rng: torch.Generator, temperature: float = 1.0,
+             top_k: int | None = None) -> Iterator[int]:
+    """Yields the symbols that follow `prompt` (N,), each sampled from softmax(logits / temperature) of the `top_k` most
+    probable ones; temperature 0 takes the most probable. PAD, UNKNOWN, START and END are never written. The model is in
+    evaluation mode.
+
+    argmax(logits / temperature + Gumbel noise) is such a sample (E. Gumbel)."""
     first, state, logits = END + 1, model.zeros(1), prompt.new_empty(0)
     with torch.inference_mode():
         for token in prompt:
             logits, state = model.step(token[None], state)
     while True:
-        noise = -torch.empty(64, logits.shape[1] - first).exponential_(generator=draws).log().to(logits.device)
+        noise = -torch.empty(NOISE_ROWS, logits.shape[1] - first).exponential_(generator=rng).log().to(logits.device)
         for row in noise:
             with torch.inference_mode():
-                chances = logits[:, first:]
-                if top_k is not None and top_k < chances.shape[1]:
-                    chances = chances.masked_fill(chances < chances.topk(top_k).values[:, -1], -torch.inf)
-                drawn = (chances / temperature + row if temperature else chances).argmax(1) + first
-                logits, state = model.step(drawn, state)
-            yield int(drawn)
+                allowed = logits[:, first:]
+                if top_k is not None and top_k < allowed.shape[1]:
+                    allowed = allowed.masked_fill(allowed < allowed.topk(top_k).values[:, -1], -torch.inf)
+                token = (allowed / temperature + row if temperature else allowed).argmax(1) + first
+                logits, state = model.step(token, state)
+            yield int(token)

@@ -1,41 +1,65 @@
-"""What tasks with classes share: accuracy, loss and the confusion matrix of a held-out split."""
+"""Accuracy and confusion matrix of labels in [0, num_classes), and how predictions of one label are presented."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dltrain.batches import IGNORED_LABEL
-from dltrain.tasks.task import Task
+from dltrain.drawing.confusion import draw_confusion
+from dltrain.tasks.task import Figure, Input, Prediction
+
+TOP, INPUTS_AT_ONCE, MOST_LETTERS = 5, 64, 60
 
 
-class Classes(Task):
-    """Metrics: train/, val/ and test/ loss (nats a label) and accuracy, means over what is scored."""
+class Multiclass(nn.Module):
+    """The confusion matrix of an evaluation; labels equal to `ignored` are not counted."""
 
-    headline, training_metrics = "val/accuracy", ("loss", "accuracy")
-    eval_loss: Tensor
-    confusion: MulticlassConfusionMatrix
+    def __init__(self, num_classes: int, ignored: int = IGNORED_LABEL):
+        super().__init__()
+        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=ignored, validate_args=False)
+        self.last: Tensor | None = None  # (num_classes, num_classes), row = true class, of the last evaluation
 
-    def __init__(self, model: Any, num_classes: int, **keys: Any):
-        super().__init__(model, **keys)
-        self.num_classes = num_classes
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED_LABEL, validate_args=False)
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored labels
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Logits (N, num_classes) or classes (N, ...), and labels of one per prediction."""
+        self.matrix.update(predictions, labels)
 
-    def tally(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (N, num_classes) and labels (N,) of an evaluation step."""
-        self.confusion.update(logits, labels)
-        self.eval_loss[0] += F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
-        self.eval_loss[1] += (labels != IGNORED_LABEL).sum()
+    def compute(self) -> Tensor:
+        """The matrix of what was added, over all processes; starts anew."""
+        matrix: Tensor = self.matrix.compute()
+        self.last = matrix.cpu()
+        self.matrix.reset()
+        return matrix
 
-    def evaluation_end(self, split: str) -> None:
-        matrix = self.confusion.compute()
-        loss, count = self.summed(self.eval_loss)
-        self.log_evaluation(split, {"accuracy": matrix.diag().sum() / matrix.sum(), "loss": loss / count})
-        self.last_confusion = matrix.cpu()  # (num_classes, num_classes): row = true class, column = predicted
-        self.confusion.reset()
-        self.eval_loss.zero_()
+    def figures(self, class_names: Sequence[str]) -> dict[str, Figure]:
+        return {"confusion": draw_confusion(self.last, class_names)} if self.last is not None else {}
+
+
+def accuracy(matrix: Tensor) -> Tensor:
+    return matrix.diag().sum() / matrix.sum()
+
+
+def predict_labels(inputs: Sequence[Input], names: Sequence[str], kind: str, logits: Callable[[list], Tensor]
+                   ) -> Iterator[Prediction]:
+    """The most probable labels of each input. `kind`: the field of predictions.json that names the input, `file` or
+    `text`; `logits`: from loaded inputs to (N, num_classes)."""
+    titles = [Path(item.name).name if kind == "file" else shorten(item.name) for item in inputs]
+    width = max(map(len, titles), default=0)
+    for start in range(0, len(inputs), INPUTS_AT_ONCE):
+        chunk = inputs[start : start + INPUTS_AT_ONCE]
+        with torch.inference_mode():
+            probabilities = logits([item.load() for item in chunk]).float().softmax(1).cpu()
+        for item, title, row in zip(chunk, titles[start:], probabilities, strict=False):
+            top = row.topk(min(TOP, len(names)))
+            labels = [{"label": names[index], "probability": round(value, 6)}
+                      for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+            line = "  ".join(f"{label['label']} {label['probability']:.1%}" for label in labels)
+            yield Prediction(item.name, f"{title:<{width}}  {line}", records=[{kind: item.name, "top": labels}])
+
+
+def shorten(text: str) -> str:
+    return text if len(text) < MOST_LETTERS else text[: MOST_LETTERS - 3] + "..."

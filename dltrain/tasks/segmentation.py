@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from dltrain.augment.geometry import to_device
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
+from dltrain.contracts import PixelClassifier
+from dltrain.drawing.images import arrange, enlarge
+from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_mask, palette_image
 from dltrain.errors import UserError
-from dltrain.tasks.freezing import Resting
-from dltrain.tasks.task import Task
+from dltrain.tasks.images import ImageTask
+from dltrain.tasks.multiclass import Multiclass
+from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+
+IMAGES_SHOWN = 8
+CLASSES_PRINTED = 6
 
 
-class Segmentation(Task):
-    """Cross-entropy over the class of every pixel that is scored. `pixels`: so many of each image, drawn anew in each
-    step, in the place of all; the model then classifies these alone (`at`). `transfer`: see resting.py.
+class Scaler(Protocol):
+    def scale_image(self, image: Tensor) -> Tensor:
+        """(C, H, W) uint8 at the size that the model was trained on."""
+        ...
 
-    Metrics: train/, val/ and test/ loss (nats a pixel) and pixel_accuracy; val/ and test/ mean_iou: the mean over the
-    classes, of those that occur in truth or prediction, of the intersection over the union of their pixels in the whole
-    split (M. Everingham et al., 2010); at the test also iou of each class, as test/iou/NAME.
+
+class Segmentation(ImageTask):
+    """Cross-entropy over the class of every scored pixel. `pixels`: the loss is over so many random pixels of each
+    image, drawn anew in each step, instead of all; the model then classifies these alone (`at`).
+
+    Metrics: train/, val/ and test/ loss (nats per pixel) and pixel_accuracy; val/ and test/ mean_iou: the intersection
+    over the union of the pixels of a class in the whole split, averaged over the classes that occur in the truth or in
+    the predictions (M. Everingham et al., 2010); test/ also the IoU of each class, as test/iou/NAME.
     """
 
     batch_type = SegmentationBatch
     headline, training_metrics = "val/mean_iou", ("loss", "pixel_accuracy")
-    augment: Augment
-    eval_loss: Tensor
 
-    def __init__(self, model: Any, augment: Augment, num_classes: int, pixels: int | None,
-                 transfer: Mapping[str, Any] | None = None, **keys: Any):
-        super().__init__(model, **keys)
-        if augment.test_views.kind != "single" or augment.test_views.crop_px or augment.test_views.short_px:
+    def __init__(self, model: nn.Module, augment: Augment, num_classes: int, pixels: int | None,
+                 freezing: Mapping[str, Any] | None = None, **keys: Unpack[TaskKeys]):
+        super().__init__(model, augment, freezing, **keys)
+        views = augment.test_views
+        if views.kind != "single" or views.crop_px or views.short_px:
             raise ValueError("augment.test must be single, without test_crop_px and test_short_px: a mask has one view")
-        if pixels is not None and not hasattr(model, "at"):
+        if pixels is not None and not isinstance(model, PixelClassifier):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
-        self.augment, self.num_classes, self.pixels = augment, num_classes, pixels
-        self.resting = Resting(model, **transfer or {})
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED_PIXEL, validate_args=False)
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored pixels
-        self.shown: list[tuple[Tensor, Tensor, Tensor]] = []  # image, truth, prediction
-
-    def fit_statistics(self, data: Any) -> None:
-        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+        self.num_classes, self.pixels = num_classes, pixels
+        self.metrics = Multiclass(num_classes, IGNORED_PIXEL)
 
     def check(self, batch: SegmentationBatch) -> None:
         batch.check(self.num_classes)
-        out, wanted = self(batch.images), (batch.size, self.num_classes, *batch.masks.shape[1:])
-        if tuple(out.shape) != wanted:
-            raise UserError(f"it must give logits {wanted}, but gives {tuple(out.shape)}")
+        logits, expected = self(batch.images), (batch.size, self.num_classes, *batch.masks.shape[1:])
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 pixels (B, C, H, W) to logits (B, num_classes, H, W)."""
+        """uint8 pixels (B, C, H, W) to logits (B, num_classes, H, W), as in evaluation."""
         logits: Tensor = self.model(self.augment.normalize(images))
         return logits
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        if self.resting.stages:
-            self.resting.begin(self.current_epoch)
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, masks = self.augment(batch, draws)
+        rng = generator("augment", *self.position)
+        images, masks = self.augment(batch, rng)
         if self.pixels is None:
             logits = self.model(images)
         else:
-            places = drawn_places(masks, self.pixels, draws)
+            places = random_places(masks, self.pixels, rng)
             logits = self.model.at(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
         total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
@@ -76,37 +81,62 @@ class Segmentation(Task):
             self.sums += torch.stack([total, (logits.argmax(1) == masks).sum(), count])
         return total / count.clamp_min(1)
 
-    def evaluation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
+    def evaluation_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         logits = self(batch.images)
-        predicted = logits.argmax(1)
-        self.confusion.update(predicted, batch.masks)
-        self.eval_loss[0] += F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=IGNORED_PIXEL)
-        self.eval_loss[1] += (batch.masks != IGNORED_PIXEL).sum()
-        if batch_idx == 0:
-            self.shown = list(zip(batch.images[:16].cpu(), batch.masks[:16].cpu(), predicted[:16].cpu(), strict=True))
+        predictions: Tensor = logits.argmax(1)
+        self.metrics.update(predictions, batch.masks)
+        self.add_loss(F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=IGNORED_PIXEL),
+                      (batch.masks != IGNORED_PIXEL).sum())
+        return predictions
 
     def evaluation_end(self, split: str) -> None:
-        matrix = self.confusion.compute().double()
-        loss, count = self.summed(self.eval_loss)
-        each = iou(matrix)
-        values = {"mean_iou": each.nanmean(), "pixel_accuracy": matrix.diag().sum() / matrix.sum(),
-                  "loss": loss / count}
+        matrix = self.metrics.compute().double()
+        iou = intersection_over_union(matrix)
+        values = {"mean_iou": iou.nanmean().float(), "pixel_accuracy": (matrix.diag().sum() / matrix.sum()).float(),
+                  "loss": self.mean_loss()}
         if split == "test":
-            names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
-            values |= {f"iou/{name}": value for name, value in zip(names, each, strict=True) if not value.isnan()}
-        self.log_evaluation(split, {name: value.float() for name, value in values.items()})
-        self.confusion.reset()
-        self.eval_loss.zero_()
+            values |= {f"iou/{name}": value.float() for name, value in zip(self.class_names, iou, strict=True)
+                       if not value.isnan()}
+        self.log_metrics(split, values)
+
+    def training_figures(self, batch: SegmentationBatch) -> dict[str, Figure]:
+        images, masks = self.augmented(batch)
+        images = self.augment.normalize.invert(images[:IMAGES_SHOWN]).cpu()
+        return {"augmented_batch": arrange([picture for image, mask in zip(images, masks.cpu(), strict=False)
+                                            for picture in (enlarge(image, SIDE_PX), colour_mask(mask))])}
+
+    def figures(self, batch: SegmentationBatch, outputs: Tensor) -> dict[str, Figure]:
+        samples = [tuple(map(Tensor.cpu, sample)) for sample in
+                   zip(batch.images[:IMAGES_SHOWN], batch.masks[:IMAGES_SHOWN], outputs[:IMAGES_SHOWN], strict=True)]
+        return {"image_truth_prediction": compare_masks(samples, self.class_names)}
+
+    def predict(self, inputs: Sequence[Input], data: Scaler, **options: Any) -> Iterator[Prediction]:
+        """The class of every pixel of each image: drawn on it, as a palette image, and the share of each class."""
+        for item in inputs:
+            image: Tensor = item.load()
+            with torch.inference_mode():
+                logits = self(data.scale_image(image)[None].to(self.device))
+                full = F.interpolate(logits, size=image.shape[1:], mode="bilinear", align_corners=False)
+                mask = full[0].argmax(0).cpu()
+            fractions = torch.bincount(mask.flatten(), minlength=len(self.class_names)) / mask.numel()
+            order = fractions.argsort(descending=True).tolist()
+            shares = {self.class_names[i]: round(float(fractions[i]), 4) for i in order if fractions[i]}
+            path = Path(item.name)
+            listed = "  ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[:CLASSES_PRINTED])
+            yield Prediction(item.name, f"{path.name}  {listed}",
+                             records=[{"file": item.name, "mask": f"{path.stem}_mask.png", "shares": shares}],
+                             pictures={"": to_pil_image(draw_mask(image, mask, self.class_names)),
+                                       "_mask": palette_image(mask)})
 
 
-def iou(matrix: Tensor) -> Tensor:
-    """Counts (K, K), row = true class, to the intersection over union of each class; nan for one that has no pixel."""
-    right = matrix.diag()
-    return right / (matrix.sum(0) + matrix.sum(1) - right)
+def intersection_over_union(matrix: Tensor) -> Tensor:
+    """Counts (K, K), row = true class, to the IoU of each class; nan for a class without any pixel."""
+    intersection = matrix.diag()
+    return intersection / (matrix.sum(0) + matrix.sum(1) - intersection)
 
 
-def drawn_places(masks: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    """(B, count, 2): row and column of pixels of each mask (B, H, W), each as likely as another."""
+def random_places(masks: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """(B, count, 2): row and column of uniformly drawn pixels of each mask (B, H, W)."""
     b, h, w = masks.shape
-    flat = torch.randint(0, h * w, (b, count), generator=draws)
+    flat = torch.randint(0, h * w, (b, count), generator=rng)
     return to_device(torch.stack([flat // w, flat % w], 2), masks)

@@ -1,56 +1,67 @@
-"""Turns LabelledBatches and TaggedBatches into a loss using any model from a sequence to class logits."""
+"""Turns LabelledBatches into a loss using any model from a sequence to class logits: many to one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from dltrain.batches import IGNORED_LABEL, LabelledBatch, TaggedBatch
+from dltrain.batches import IGNORED_LABEL, LabelledBatch
+from dltrain.contracts import InputEncoder
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import Classes
+from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
 
 
-class SequenceClassification(Classes):
-    """Cross-entropy over one label a sequence."""
+class SequenceClassification(Task):
+    """Cross-entropy over one label per sequence.
 
-    batch_type: type = LabelledBatch
+    Metrics: train/, val/ and test/ loss (nats per sequence) and accuracy."""
+
+    batch_type = LabelledBatch
     unit = "sequences"
+    headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def labels(self, batch: Any) -> Tensor:
-        return batch.labels
+    def __init__(self, model: nn.Module, num_classes: int, **keys: Unpack[TaskKeys]):
+        super().__init__(model, **keys)
+        self.num_classes = num_classes
+        self.metrics = Multiclass(num_classes)
 
-    def check(self, batch: Any) -> None:
+    def check(self, batch: LabelledBatch) -> None:
         batch.check(self.num_classes)
-        out, wanted = self(batch), (*self.labels(batch).shape, self.num_classes)
-        if tuple(out.shape) != wanted:
-            raise UserError(f"it must give logits {wanted}, but gives {tuple(out.shape)}")
+        logits, expected = self(batch), (batch.size, self.num_classes)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: LabelledBatch) -> Tensor:
+        """Logits (B, num_classes)."""
         return self.model(batch.tokens, batch.lengths)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        logits, labels = self(batch).flatten(0, -2), self.labels(batch).flatten()
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+        logits, labels = self(batch), batch.labels
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
         with torch.no_grad():
-            right, count = (logits.argmax(1) == labels).sum(), (labels != IGNORED_LABEL).sum()
-            self.sums += torch.stack([loss.detach() * count, right, count])
+            correct, count = (logits.argmax(1) == labels).sum(), (labels != IGNORED_LABEL).sum()
+            self.sums += torch.stack([loss.detach() * count, correct, count])
         return loss
 
-    def evaluation_step(self, batch: Any, batch_idx: int) -> None:
-        self.tally(self(batch).flatten(0, -2), self.labels(batch).flatten())
+    def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        logits = self(batch)
+        self.metrics.update(logits, batch.labels)
+        self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
+                      (batch.labels != IGNORED_LABEL).sum())
 
+    def evaluation_end(self, split: str) -> None:
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
 
-class Tagging(SequenceClassification):
-    """Cross-entropy over one label a symbol."""
+    def summary_figures(self) -> dict[str, Figure]:
+        return self.metrics.figures(self.class_names)
 
-    batch_type = TaggedBatch
-    unit = "symbols"
-
-    def labels(self, batch: Any) -> Tensor:
-        return batch.tags
-
-    def count(self, batch: Any) -> int:
-        return sum(batch.lengths)
+    def predict(self, inputs: Sequence[Input], data: InputEncoder, **options: Any) -> Iterator[Prediction]:
+        """The five most probable labels of each text, or of each picture where the data read those as sequences."""
+        kind = "text" if data.input_kind == "text" else "file"
+        return predict_labels(inputs, self.class_names, kind,
+                              lambda items: self(batch_to(data.encode_inputs(items), self.device)))

@@ -1,84 +1,134 @@
-"""What every task shares: running sums that are read without a sync in the step, the optimizer, clipping by norm."""
+"""What every task shares: metrics summed on the device without a host sync, the optimizer, clipping by norm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch
+from PIL.Image import Image
+from rich.text import Text
 from torch import Tensor, nn
 
 from dltrain import optim
+from dltrain.contracts import drops_blocks
+from dltrain.errors import UserError
+
+BITS = 1 / math.log(2)  # bits in a nat
+
+Figure = Tensor | str  # a picture (3, H, W) uint8, or text
+
+
+@dataclass
+class Input:
+    """One input of `predict`: a picture file or a text. `load` gives an image (C, H, W) uint8, or the text."""
+
+    name: str
+    load: Callable[[], Any]
+
+
+@dataclass
+class Prediction:
+    """What a task predicts for one input.
+
+    `line` is printed, piece by piece if it is an iterator; `styled` is the same in colour, for a terminal. `records`
+    are added to predictions.json. `pictures` are saved as <name of the input><suffix>.png, by their suffix."""
+
+    name: str
+    line: str | Iterator[str]
+    styled: Text | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, Image] = field(default_factory=dict)
+
+
+class TaskKeys(TypedDict):
+    """The arguments of every task: `seed` of the run, and the nodes task.optimizer and task.schedule."""
+
+    seed: int
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
 
 
 class Task(pl.LightningModule):
-    """Turns a batch of `batch_type` into a loss using a model. A subclass says `training_step`, `evaluation_step`,
-    `evaluation_end` and `check`, and adds to `sums` in each training step: the count last.
+    """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
+    `evaluation_step` and `evaluation_end`; `predict` and `figures` where there is something to predict and to draw.
 
-    Metrics are named train/, val/ and test/ and a name; the headline decides which checkpoint is `best`.
+    Metrics are logged as train/, val/ and test/ with a name; the headline decides which checkpoint is `best`.
+    In each training step a task adds to `sums`: the value of each of `training_metrics` times a count, and the count.
     """
 
     batch_type: type
     headline: str
     headline_mode = "max"
     unit = "images"  # what throughput counts
-    training_metrics: tuple[str, ...] = ("loss",)  # `sums` has the sum of value * count of each, then the count
+    training_metrics: tuple[str, ...] = ("loss",)
+    position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, step of the epoch, process: set before each step
     sums: Tensor
     gradients: Tensor
+    evaluation_loss: Tensor
 
-    def __init__(self, model: Any, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
+    def __init__(self, model: nn.Module, *, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
         super().__init__()
         self.model, self.seed = model, seed
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
+        self.class_names: list[str] = []  # the data's; like `vocabularies` set after construction
+        self.vocabularies: dict[str, list[str]] = {}
         self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
         self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))  # since the last reading
-        self.register_buffer("gradients", torch.zeros(3))  # the sum of norms, clipped steps, steps; likewise
+        self.register_buffer("gradients", torch.zeros(3))  # sum of norms, clipped steps, steps since the last reading
+        self.register_buffer("evaluation_loss", torch.zeros(2), persistent=False)  # summed loss, scored targets
 
     def fit_statistics(self, data: Any) -> None:
-        """What is taken from the training split before the first step."""
+        """Takes statistics of the training split before the first step."""
 
     def check(self, batch: Any) -> None:
-        """Raises where the batch, or what the model makes of it, is not what was promised. Before the first step."""
+        """Before the first step. Raises BatchError if the batch, UserError if the model's output is not as promised."""
         raise NotImplementedError
 
     def count(self, batch: Any) -> int:
         """How many of `unit` a batch has."""
         return int(batch.size)
 
-    def read_training_metrics(self) -> dict[str, float]:
-        """The means since the last reading: a host sync."""
-        *sums, count = self.sums.tolist()
-        norm, clipped, steps = self.gradients.tolist()
-        self.sums.zero_()
-        self.gradients.zero_()
-        found = {}
-        if count:
-            found = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
-        if steps:
-            found |= {"train/gradient_norm": norm / steps, "train/clipped_fraction": clipped / steps}
-        return found
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether trained parameters get no gradient in some steps."""
+        return drops_blocks(self.model)
 
-    def evaluation_step(self, batch: Any, batch_idx: int) -> None:
+    # evaluation
+
+    def evaluation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Adds a batch to the metrics and returns the model's outputs for `figures`."""
         raise NotImplementedError
 
     def evaluation_end(self, split: str) -> None:
+        """Logs the metrics of the split by `log_metrics` and resets them."""
         raise NotImplementedError
 
-    def summed(self, values: Tensor) -> Tensor:
-        """Over all processes."""
+    def add_loss(self, total: Tensor, count: Tensor) -> None:
+        self.evaluation_loss += torch.stack([total, count.to(total)])
+
+    def mean_loss(self) -> Tensor:
+        """The mean of what was added by `add_loss`, over all processes; resets it."""
+        total, count = self.reduce_sum(self.evaluation_loss)
+        self.evaluation_loss.zero_()
+        return total / count
+
+    def reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
         return self.trainer.strategy.reduce(values, reduce_op="sum")
 
-    def log_evaluation(self, split: str, values: dict[str, Any]) -> None:
-        """For the callback that reads the training metrics, which writes these too."""
+    def log_metrics(self, split: str, values: Mapping[str, Any]) -> None:
+        """For the callback that writes them beside the training metrics."""
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.evaluation_step(batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.evaluation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.evaluation_end("val")
@@ -86,9 +136,44 @@ class Task(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.evaluation_end("test")
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: float | None = None,
+    # what people look at
+
+    def figures(self, batch: Any, outputs: Any) -> dict[str, Figure]:
+        """Pictures and texts by name: the first batch of an evaluation with what `evaluation_step` returned for it."""
+        return {}
+
+    def training_figures(self, batch: Any) -> dict[str, Figure]:
+        """The same of a training batch, as the model sees it in the step at `position`."""
+        return {}
+
+    def summary_figures(self) -> dict[str, Figure]:
+        """The same of a whole split, after the last validation of a run and after the test."""
+        return {}
+
+    def predict(self, inputs: Sequence[Input], data: Any, **options: Any) -> Iterator[Prediction]:
+        """Predictions for a user's own inputs. `data`: the run's data module, not loaded; `options`: the keys of the
+        task's node `predict`, but for `input`, `text` and `prompt`, which say what the inputs are."""
+        raise UserError(f"{type(self).__name__} has no predict")
+
+    # training
+
+    def read_training_metrics(self) -> dict[str, float]:
+        """The means since the last reading: a host sync."""
+        *sums, count = self.sums.tolist()
+        norm, clipped, steps = self.gradients.tolist()
+        self.sums.zero_()
+        self.gradients.zero_()
+        means = {}
+        if count:
+            means = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
+        if steps:
+            means |= {"train/gradient_norm": norm / steps, "train/clipped_fraction": clipped / steps}
+        return means
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
                                     gradient_clip_algorithm: str | None = None) -> None:
-        """g <- g * min(1, v / |g|), |g| over all gradients together (Pascanu et al. 2012, 1211.5063, algorithm 1)."""
+        """g <- g * min(1, v / |g|), |g| the norm of all gradients together (R. Pascanu et al., 2012, arXiv 1211.5063,
+        algorithm 1)."""
         if gradient_clip_val is None:
             return
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
@@ -96,9 +181,11 @@ class Task(pl.LightningModule):
         self.gradients += torch.stack([norm.detach().float(), clipped, torch.ones_like(clipped)])
 
     def configure_optimizers(self) -> Any:
-        built = optim.optimizer(self.model, **self.optimizer_keys)
-        lr = optim.schedule(built, self.total_steps, self.schedule_keys)
-        return {"optimizer": built, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
+        optimizer = optim.optimizer(self.model, **self.optimizer_keys)
+        schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-BITS = 1 / math.log(2)  # bits in a nat
+def batch_to(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on `device`."""
+    return type(batch)(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))

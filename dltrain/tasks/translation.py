@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.text import BLEUScore
 
-from dltrain.batches import PAD, PairBatch
+from dltrain.batches import PAD, UNKNOWN, PairBatch, generator
+from dltrain.contracts import InputEncoder
 from dltrain.errors import UserError
-from dltrain.tasks.decoding import starts, until_end, written
-from dltrain.tasks.task import Task
+from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
+
+PAIRS_SHOWN = 8
 
 
 class Translation(Task):
-    """Cross-entropy of each next symbol of the target, given the true ones before it.
+    """Cross-entropy of each next symbol of the target, given the true symbols before it.
 
-    Metrics: train/loss; val/ and test/ loss (nats a symbol, true ones before it), exact_match (share of targets that
-    greedy decoding writes without a fault) and, of words, bleu (K. Papineni et al., 2002: corpus BLEU-4 of the same
-    tokens, one reference, in [0, 1]), which is then the headline.
+    Metrics: train/loss; val/ and test/ loss (nats per symbol, with the true symbols before it), exact_match (share of
+    targets that greedy decoding writes without any error) and, if symbols are words, bleu (K. Papineni et al., 2002:
+    corpus BLEU-4 of the same tokens with one reference, in [0, 1]), which is then the headline.
     """
 
     batch_type = PairBatch
     unit = "pairs"
     headline, headline_mode = "val/exact_match", "max"
-    eval_loss: Tensor
     matches: Tensor
 
-    def __init__(self, model: Any, source_size: int, target_size: int, words: bool, max_length: int, **keys: Any):
+    def __init__(self, model: nn.Module, source_size: int, target_size: int, words: bool, max_length: int,
+                 **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.source_size, self.target_size, self.max_length = source_size, target_size, max_length
+        self.glue = " " if words else ""
         self.bleu = BLEUScore() if words else None
         if words:
             self.headline = "val/bleu"
-        self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored symbols
-        self.register_buffer("matches", torch.zeros(2), persistent=False)  # exact ones, pairs
+        self.register_buffer("matches", torch.zeros(2), persistent=False)  # exact matches, pairs
 
     def check(self, batch: PairBatch) -> None:
         batch.check(self.source_size, self.target_size)
-        out = self.model(batch.source, batch.source_lengths, batch.target[:, :-1])
-        wanted = (batch.size, batch.target.shape[1] - 1, self.target_size)
-        if tuple(out.shape) != wanted:
-            raise UserError(f"it must give logits {wanted}, but gives {tuple(out.shape)}")
+        logits = self.model(batch.source, batch.source_lengths, batch.target[:, :-1])
+        expected = (batch.size, batch.target.shape[1] - 1, self.target_size)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
     def loss_sum(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Over all symbols after START, and how many they are."""
         logits = self.model(batch.source, batch.source_lengths, batch.target[:, :-1])
-        wanted = batch.target[:, 1:]
-        total = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum", ignore_index=PAD)
-        return total, (wanted != PAD).sum()
+        targets = batch.target[:, 1:]
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=PAD)
+        return total, (targets != PAD).sum()
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         total, count = self.loss_sum(batch)
@@ -58,43 +63,66 @@ class Translation(Task):
             self.sums += torch.stack([total.detach(), count.to(total)])
         return total / count
 
-    def greedy(self, batch: PairBatch) -> list[list[int]]:
+    def decode_greedily(self, batch: PairBatch) -> list[list[int]]:
         state = self.model.begin(batch.source, batch.source_lengths)
-        return until_end(written(self.model.step, state, starts(batch.size, batch.source.device), self.max_length)[0])
+        start = start_tokens(batch.size, batch.source.device)
+        return until_end(write_sequences(self.model.step, state, start, self.max_length)[0])
 
-    def evaluation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        self.eval_loss += torch.stack(self.loss_sum(batch))
-        true = until_end(batch.target[:, 1:])
-        for found, wanted, length in zip(self.greedy(batch), true, batch.target_lengths, strict=True):
-            if length == 1:  # fills the last batch among several processes
+    def evaluation_step(self, batch: PairBatch, batch_idx: int) -> list[list[int]]:
+        self.add_loss(*self.loss_sum(batch))
+        outputs, targets = self.decode_greedily(batch), until_end(batch.target[:, 1:])
+        for output, target, length in zip(outputs, targets, batch.target_lengths, strict=True):
+            if length == 1:  # only fills up the last batch of a process
                 continue
-            self.matches += torch.tensor([float(found == wanted), 1.0], device=self.matches.device)
+            self.matches += torch.tensor([float(output == target), 1.0], device=self.matches.device)
             if self.bleu is not None:
-                self.bleu.update([as_words(found)], [[as_words(wanted)]])
+                self.bleu.update([as_words(output)], [[as_words(target)]])
+        return outputs
 
     def evaluation_end(self, split: str) -> None:
-        loss, count = self.summed(self.eval_loss)
-        right, pairs = self.summed(self.matches)
-        values = {"exact_match": right / pairs, "loss": loss / count}
+        num_correct, pairs = self.reduce_sum(self.matches)
+        values = {"exact_match": num_correct / pairs, "loss": self.mean_loss()}
         if self.bleu is not None:
             values["bleu"] = self.bleu.compute()
             self.bleu.reset()
-        self.log_evaluation(split, values)
-        self.eval_loss.zero_()
+        self.log_metrics(split, values)
         self.matches.zero_()
 
-    def sample(self, data: Any, shown: int = 8) -> str:
-        """The first pairs of the validation split: what is read, what is written and what was wanted."""
-        batch = next(iter(data.read("val", [torch.arange(min(shown, data.num_samples("val")))])))
-        batch = PairBatch(batch.source.to(self.device), batch.source_lengths, batch.target.to(self.device),
-                          batch.target_lengths)
-        with torch.inference_mode():
-            found = self.greedy(batch)
-        return "\n".join(
-            f"{data.join('source', until_end(batch.source[[i]])[0])} -> {data.join('target', found[i])}"
-            f"   ({data.join('target', until_end(batch.target[[i], 1:])[0])})" for i in range(batch.size))
+    def join(self, side: str, symbols: Sequence[int]) -> str:
+        """Symbols of the `source` or `target` vocabulary as text."""
+        return self.glue.join(self.vocabularies[side][symbol] for symbol in symbols)
+
+    def figures(self, batch: PairBatch, outputs: list[list[int]]) -> dict[str, Figure]:
+        """The first pairs, as source -> output (target)."""
+        sources, targets = until_end(batch.source[:PAIRS_SHOWN]), until_end(batch.target[:PAIRS_SHOWN, 1:])
+        lines = [f"{self.join('source', source)} -> {self.join('target', output)}   ({self.join('target', target)})"
+                 for source, output, target in zip(sources, outputs, targets, strict=False)]
+        return {"sample": "\n".join(lines)}
+
+    def predict(self, inputs: Sequence[Input], data: InputEncoder, decode: str = "greedy", beam: int = 5,
+                temperature: float = 1.0, seed: int = 0, **options: Any) -> Iterator[Prediction]:
+        """The target of each source by `decode`: greedy, sampled (with `temperature` and `seed`), or beam, which gives
+        the `beam` best with their log-probabilities."""
+        for number, item in enumerate(inputs):
+            source = item.load()
+            batch = batch_to(data.encode_inputs([source]), self.device)
+            if unknown := int((batch.source == UNKNOWN).sum()):
+                print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {source}", file=sys.stderr)
+            start = start_tokens(1, self.device)
+            with torch.inference_mode():
+                state = self.model.begin(batch.source, batch.source_lengths)
+                if decode == "beam":
+                    rows, scores = beam_search(self.model.step, state, start, self.max_length, beam)
+                    outputs = [self.join("target", symbols) for symbols in until_end(rows[0])]
+                    lines = [f"  {score:8.3f}  {output}" for score, output in
+                             zip(scores[0].tolist(), outputs, strict=True)]
+                    yield Prediction(source, "\n".join([source, *lines]))
+                    continue
+                rng = generator("predict", seed, number) if decode == "sampled" else None
+                rows, _ = write_sequences(self.model.step, state, start, self.max_length, temperature, rng)
+            yield Prediction(source, f"{source} -> {self.join('target', until_end(rows)[0])}")
 
 
 def as_words(symbols: list[int]) -> str:
-    """Numbers in the place of words: BLEU only asks which are equal."""
+    """Numbers instead of words: BLEU only asks which are equal."""
     return " ".join(map(str, symbols))

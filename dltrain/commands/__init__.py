@@ -1,0 +1,1 @@
+"""One file per verb: its help, and `run`, which takes the words after the verb and returns the exit code."""

@@ -1,0 +1,35 @@
+"""Tab completion. Hydra completes overrides from the environment's COMP_LINE, in which the verb must not stand; verbs,
+run folders and lists are completed here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from dltrain.commands.ls import SIZES, TOPICS
+from dltrain.config import launch
+
+
+def complete(verbs: Sequence[str]) -> int:
+    line = os.environ["COMP_LINE"]
+    words = line.split()
+    typing = "" if line.endswith(" ") else words[-1]
+    done = words[1:] if line.endswith(" ") else words[1:-1]
+    if not done and "=" not in typing:
+        print(" ".join(verb for verb in verbs if verb.startswith(typing)), end=" ")
+    verb = done[0] if done and done[0] in verbs else "train"
+    if verb in ("resume", "eval", "predict"):
+        offer((f"run={path.parent}" for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
+        return 0
+    if verb == "ls":
+        offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else TOPICS, typing)
+        return 0
+    if done and done[0] in verbs:
+        line = line.replace(f"{done[0]} ", "", 1)
+        os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    return launch.hand_to_hydra(launch.parse_flags(["-sc", "query=bash"]))
+
+
+def offer(words: Iterable[str], typing: str) -> None:
+    print(" ".join(word for word in words if word.startswith(typing)))

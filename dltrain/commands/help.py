@@ -1,0 +1,46 @@
+"""The text of `dltrain --help`."""
+
+from __future__ import annotations
+
+import textwrap
+
+from dltrain.config import groups
+
+OVERVIEW = """\
+dltrain: train deep learning's classic systems from one command.
+
+  dltrain [train] [choices] [key=value ...]    train, then test; every choice has a default
+  dltrain resume  run=FOLDER                   continue a run after a kill, to the same bits as without it
+  dltrain eval    run=FOLDER [key=value ...]   measure a run again: its best checkpoint on the test split
+  dltrain predict run=FOLDER input=FILE        use a run on your own pictures or texts
+  dltrain show    [choices]                    draw what an augmentation pipeline does to pictures
+  dltrain ls      [models|backbones|data|recipes|augment|trainers|experiments|runs]
+  dltrain why     KEY [choices]                where a config value comes from, and the values it replaced
+  dltrain VERB --help                          what a verb takes
+
+Examples
+  dltrain                                      resnet20 on real handwritten digits: no download, about a minute
+  dltrain model=resnet56 data=cifar10          the paper's recipe for this pair is found by name
+  dltrain model=plain20 task.optimizer.lr=0.05 trainer=cpu
+  dltrain name=first seed=3                    the folder outputs/first; the same command again continues it
+  dltrain -m model=plain20,resnet20 seed=0,1   a sweep: four runs, one table
+  dltrain why task.optimizer.lr model=resnet56 data=cifar10
+
+Choices
+{groups}
+
+Every key and its value:            dltrain --cfg job
+Your own models, data and recipes:  dltrain --config-dir FOLDER ...   (FOLDER/model/mine.yaml is model=mine)
+Tab completion:                     eval "$(dltrain -sc install=bash)"
+Hydra's other flags:                dltrain --hydra-help
+Look at the runs:                   tensorboard --logdir outputs"""
+
+
+def overview() -> str:
+    lines = []
+    for group in groups.GROUPS:
+        names = ", ".join(groups.names(group)) or "none yet"
+        if group == "recipe":  # too many to list
+            names = "<model>-on-<data>, found by itself; dltrain ls recipes lists them; recipe=none for none"
+        lines += textwrap.wrap(names, 116, initial_indent=f"  {group + '=':<16}", subsequent_indent=" " * 18)
+    return OVERVIEW.format(groups="\n".join(lines))

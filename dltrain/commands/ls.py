@@ -1,0 +1,121 @@
+"""`dltrain ls`: what can be chosen, which pairs fit, how the runs compare. Torch is imported only to measure models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from dltrain.config import groups, schema
+from dltrain.drawing.tables import format_table
+from dltrain.errors import UserError, nearest
+from dltrain.run_dir import RunDir
+
+TOPICS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
+SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # of `ls models`, with their rules
+HELP = f"""\
+dltrain ls [{'|'.join(TOPICS)}]    what can be chosen, and how the runs compare
+
+  dltrain ls                     everything but the runs
+  dltrain ls models px=224 [channels=3] [classes=1000]
+                                 parameters, multiply-adds and depth of each classifier at that size, measured
+  dltrain ls runs [FOLDER]       the runs below a folder, by default outputs"""
+
+
+def run(words: list[str]) -> int:
+    print(answer(words))
+    return 0
+
+
+def answer(words: list[str]) -> str:
+    topic = words[0] if words else ""
+    if topic and topic not in TOPICS:
+        raise UserError(f"unknown list '{topic}'{nearest(topic, list(TOPICS)) or '; there are: ' + ', '.join(TOPICS)}")
+    if topic == "runs":
+        return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
+    if topic == "models" and words[1:]:
+        return measure_models(**parse_sizes(words[1:]))
+    lists = {"models": models, "backbones": lambda: described("model/backbone"), "data": data, "recipes": recipes,
+             "augment": lambda: described("augment"), "trainers": lambda: described("trainer"),
+             "experiments": lambda: described("experiment")}
+    if topic:
+        return lists[topic]()
+    return "\n\n".join(f"{name}\n{text}" for name, make in lists.items() if (text := make())) + (
+        "\n\nA model trains on any data of its batch type; dltrain ls runs compares the runs in outputs.")
+
+
+def models() -> str:
+    return format_table(["model", "trains on", ""], [
+        (name, groups.batch_type_of_model(name) or "-", groups.describe(groups.CONFIGS / f"model/{name}.yaml"))
+        for name in groups.names("model")])
+
+
+def data() -> str:
+    return format_table(["data", "yields", ""], [
+        (name, groups.batch_type_of_data(name) or "-", groups.describe(groups.CONFIGS / f"data/{name}.yaml"))
+        for name in groups.names("data")])
+
+
+def described(group: str) -> str:
+    return format_table([group.rpartition("/")[2], ""], [
+        (name, groups.describe(groups.CONFIGS / f"{group}/{name}.yaml")) for name in groups.names(group)])
+
+
+def recipes() -> str:
+    files = {name: groups.CONFIGS / f"recipe/{name}.yaml" for name in groups.names("recipe")}
+    return format_table(["recipe", "result"], [(name, groups.header(file, "Result") or groups.describe(file))
+                                               for name, file in files.items()])
+
+
+def parse_sizes(words: list[str]) -> dict[str, int]:
+    """px, channels and classes from the words. Raises UserError."""
+    sizes = {"channels": 3, "classes": 1000}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or key not in SIZES:
+            hint = nearest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
+            raise UserError(f"ls models: cannot read '{word}'{hint}")
+        value = yaml.load(text, Loader=groups.Loader)
+        if fault := schema.violation(SIZES[key], value):
+            raise UserError(f"ls models: {key}={text}: {fault}")
+        sizes[key] = value
+    if "px" not in sizes:
+        raise UserError("ls models: it measures for images of one size, and needs px=, as px=224")
+    return sizes
+
+
+def measure_models(px: int, channels: int, classes: int) -> str:
+    """Prints a row for each classifier as soon as it is measured. Returns what the columns mean."""
+    from dltrain import complexity  # torch from here on
+
+    width = max(map(len, groups.names("model")))
+    print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
+    for name, result, fault in complexity.measure_classifiers(px, channels, classes):
+        if result is None:
+            print(f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {fault}", flush=True)
+        else:
+            print(f"  {name:{width}}  {result.parameters:>11,}  {in_millions(result.multiply_adds):>13}  "
+                  f"{result.depth:>5}", flush=True)
+    return (f"\nFor one image of {channels} x {px} x {px} and {classes} classes. Parameters: those that evaluation "
+            "reads, without GoogLeNet's auxiliary classifiers.\nMultiply-adds: of convolutions and linear layers. "
+            "Depth: how many of these lie on the longest path.")
+
+
+def in_millions(count: int) -> str:
+    return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
+
+
+def runs_table(folder: Path) -> str:
+    """Every run below a folder: each folder with a config.yaml, with its result if it has finished."""
+    rows = []
+    for file in sorted(folder.glob("**/config.yaml")):
+        run_dir = RunDir(file.parent)
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=groups.Loader) or {}
+        result, chosen = run_dir.read_result(), config.get("choices", {})
+        metric = result.get("headline", "").replace("val/", "test/")
+        value = f"{metric} {result[metric]:.4f}" if metric in result else ""
+        seconds = f"{result['seconds']:.0f} s" if "seconds" in result else ""
+        pair = f"{chosen.get('model', '?')} on {chosen.get('data', '?')}"
+        rows.append((str(run_dir), pair, f"seed {config.get('seed')}", "done" if result else "unfinished", value,
+                     seconds))
+    return format_table([], rows) if rows else f"  no runs below {folder}; `dltrain` makes one"

@@ -1,0 +1,124 @@
+"""`dltrain predict run=FOLDER ...`: what the best weights of a run say about new inputs. The run's task knows how."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
+from dltrain.config import schema
+from dltrain.errors import DataError, UserError, nearest
+from dltrain.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from dltrain.data.datamodule import DataModule
+    from dltrain.tasks.task import Input, Prediction
+
+HELP = """\
+dltrain predict run=FOLDER ...    uses the best weights of a run on your own inputs; what it takes depends on the task
+
+  input=photo.jpg                a picture, several (a.png,b.png), or a folder: labels, boxes, masks or captions
+    score=0.5                    detection: boxes with a lower score are left out
+    beam=5                       captioning: width of the beam search
+  text="some words"              labels, tags or a translation; input=FILE takes a text per line
+    decode=beam beam=5           translation: greedy, sampled (temperature=1 seed=0) or beam
+  prompt="def " length=400       a language model continues the prompt; temperature=0.8 top_k=40 seed=0
+
+Pictures are written to FOLDER/predictions, values to FOLDER/predictions.json. The keys of one run, with their rules,
+stand in its config.yaml under task.predict."""
+
+INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the order in which they are looked for
+
+
+def run(words: list[str]) -> int:
+    pairs = parse_pairs("predict", words)
+    run_dir = run_dir_of(pairs)
+    options = take_options(pairs, run_dir)
+    config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
+    from dltrain import run as runs  # torch from here on
+    from dltrain.build import build_unloaded_data
+    from dltrain.reporting import report
+
+    def predict() -> None:
+        task = runs.restore(config, run_dir)
+        data = build_unloaded_data(config, run_dir.read_vocabularies())
+        inputs = read_inputs(options, data)
+        settings = {key: value for key, value in options.items() if key not in INPUTS}
+        try:
+            present(task.to(runs.device_of(config)).predict(inputs, data, **settings), run_dir, len(inputs))
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return report(run_dir, predict)
+
+
+def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
+    """Takes the keys of the task's node `predict` out of `pairs`, as values, with defaults for the others. Raises
+    UserError for a key or value that this run does not take, and if no input is given."""
+    defaults: dict[str, Any] = run_dir.read_config()["task"].get("predict")
+    if not defaults:
+        raise UserError(f"run={run_dir}: its task has nothing to predict")
+    comments = run_dir.comments()
+    options = dict(defaults)
+    for key in list(pairs):
+        if key in defaults:
+            rule = schema.rule_of(comments.get(f"task.predict.{key}", ""))
+            options[key] = parse_value(key, pairs.pop(key), "str" if key in INPUTS else rule)
+        elif key != "run" and not key.startswith("trainer."):
+            hint = nearest(key, list(defaults)) or f"; this run's predict takes {', '.join(defaults)}"
+            raise UserError(f"unknown key '{key}'{hint}")
+    forms = {"input": "input=FILE, input=A,B or input=FOLDER", "text": 'text="..."', "prompt": 'prompt="..."'}
+    if all(options.get(key) is None for key in INPUTS):
+        raise UserError(f"predict needs {' or '.join(forms[key] for key in INPUTS if key in defaults)}")
+    return options
+
+
+def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
+    """Pictures that are read when they are needed, or texts. Raises DataError, UserError."""
+    from dltrain.data.images import find_images
+    from dltrain.data.vocabulary import read_text
+    from dltrain.tasks.task import Input
+
+    source = options.get("input")
+    if source is not None and data.input_kind == "image":
+        return [Input(str(path), partial(data.read_input, path)) for path in find_images(source)]
+    if source is not None:
+        whole = read_text(Path(source))
+        texts = [whole] if data.reads_whole_files else [line.strip() for line in whole.split("\n") if line.strip()]
+    else:
+        texts = [next(options[key] for key in ("text", "prompt") if options.get(key) is not None)]
+    if data.input_kind == "image":
+        raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
+    if not any(texts):
+        raise DataError("text must have at least one symbol")
+    return [Input(text, partial(str, text)) for text in texts]
+
+
+def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> None:
+    """Prints the predictions as they come, saves their pictures and, at the end, their records."""
+    console, folder = Console(highlight=False, soft_wrap=True), run_dir.path / "predictions"
+    records, num_pictures = [], 0
+    for prediction in predictions:
+        if prediction.styled is not None and console.is_terminal:
+            console.print(prediction.styled)
+        else:
+            pieces = [prediction.line] if isinstance(prediction.line, str) else prediction.line
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print()
+        for suffix, picture in prediction.pictures.items():
+            folder.mkdir(exist_ok=True)
+            picture.save(folder / f"{Path(prediction.name).stem}{suffix}.png")
+            num_pictures += 1
+        records += prediction.records
+    written = [str(folder)] * bool(num_pictures) + [f"{run_dir}/predictions.json"] * bool(records)
+    if records:
+        run_dir.write_json("predictions.json", records)
+    if written:
+        print(f"{count} inputs; {' and '.join(written)}")

@@ -1,0 +1,30 @@
+"""`dltrain resume run=FOLDER`: continues a run that was stopped or killed, to the same bits."""
+
+from __future__ import annotations
+
+from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
+from dltrain.run_dir import DERIVED, FREE
+
+HELP = """\
+dltrain resume run=FOLDER [key=value ...]    continues a run after a kill, to the same bits as without it
+
+  data.root=FOLDER               where the data are now
+  data.num_workers=0             processes that decode images
+  trainer.log_every_n_steps=50   steps between two readings
+  trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
+
+These keys change no weight; others cannot change in a run that has begun. A finished run is not touched."""
+
+
+def run(words: list[str]) -> int:
+    pairs = parse_pairs("resume", words)
+    run_dir = run_dir_of(pairs)
+    changes = {key: value for key, value in pairs.items() if key != "run"}
+    config = load_config(run_dir, changes, sorted(FREE - DERIVED))
+    from dltrain import run as runs  # torch from here on
+    from dltrain.processes import is_first_process
+    from dltrain.reporting import report
+
+    if is_first_process():
+        print(f"{config.choices.model} on {config.choices.data}; folder {run_dir}", flush=True)
+    return report(run_dir, lambda: runs.train(config, run_dir))

@@ -1,0 +1,60 @@
+"""What resume, eval and predict share: key=value words on top of the config of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dltrain.config import checks, schema
+from dltrain.errors import UserError, nearest
+from dltrain.run_dir import RunDir
+
+
+def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
+    """The key=value words. Raises UserError for other words and without run=."""
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")
+        pairs[key] = value
+    if "run" not in pairs:
+        raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
+    return pairs
+
+
+def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
+    """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
+    by key."""
+    config, allowed = OmegaConf.create(run_dir.read_config()), tuple(changeable)
+    rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
+    known = checks.flat_keys(config)
+    for key, text in changes.items():
+        checks.refuse_old_key(key)
+        if key not in known:
+            raise UserError(f"unknown key '{key}'{nearest(key, known) or f'; {run_dir}/config.yaml has them all'}")
+        if not key.startswith(allowed):
+            raise UserError(f"{key} cannot change in a run that has begun; these can: {', '.join(allowed)}")
+        value = parse_value(key, text, rules.get(key))
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}={text}: {checks.one_line(error)}") from None
+    return config
+
+
+def parse_value(key: str, text: str, rule: str | None) -> Any:
+    """The text as a value of yaml, or as it is where the rule asks for text. Raises UserError if it breaks the rule."""
+    value = text if rule == "str" else yaml.safe_load(text)
+    if rule is not None and (fault := schema.violation(rule, value)):
+        raise UserError(f"{key}={text}: {fault}")
+    return value
+
+
+def run_dir_of(pairs: Mapping[str, str]) -> RunDir:
+    return RunDir(Path(pairs["run"]))

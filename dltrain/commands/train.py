@@ -1,0 +1,158 @@
+"""`dltrain [train] ...`: trains and tests one run, or a sweep of them. Composes and checks before torch is imported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain.config import compose, groups, launch
+from dltrain.errors import InterruptedRun
+from dltrain.run_dir import RunDir, write_text
+
+HELP = """\
+dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
+
+  model=resnet56 data=cifar10    choices; dltrain ls lists them, --help of dltrain too
+  model/backbone=lite0           the backbone of a model that has one
+  task.optimizer.lr=0.05         any key of the config; dltrain --cfg job prints them all, dltrain why KEY explains one
+  name=first                     the run folder outputs/first; the same command again continues that run
+  recipe=none                    without the recipe that is found for the pair of model and data
+  experiment=memory              an experiment: its own choices, or its own sweep
+  -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
+  --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
+  --cfg job                      prints the composed config and does not train
+
+Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
+5 diverged, 6 machine, 7 jobs of a sweep failed, 128 + n stopped by signal n, 1 a bug."""
+
+SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
+
+
+def run(words: list[str]) -> int:
+    flags = launch.parse_flags(words)
+    if flags.shell_completion or flags.hydra_help or flags.info:
+        return launch.hand_to_hydra(flags)
+    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
+    for folder in composed.folders:
+        for name in groups.shadowed(folder):
+            print(f"dltrain: warning: {folder}/{name}.yaml is not used: dltrain has its own {name}; rename yours",
+                  file=sys.stderr)
+    if flags.cfg:
+        return print_config(composed, flags)
+    if composed.is_sweep:
+        return sweep(composed, flags.config_dir)
+    return train_one(composed, flags.config_dir)
+
+
+def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
+    if flags.cfg != "job" or flags.package:
+        flags.overrides = composed.words
+        return launch.hand_to_hydra(flags)
+    print(OmegaConf.to_yaml(composed.config, resolve=flags.resolve), end="")
+    return 0
+
+
+def train_one(composed: compose.Composed, config_dir: str | None) -> int:
+    config, chosen = composed.job_config(), composed.chosen
+    root, is_study = Path(config.output_dir), "study" in config
+    pair = f"{chosen['model']}-on-{chosen['data']}"
+    title = chosen["experiment"] if is_study else pair
+    run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title)
+    run_dir.refuse_other_config(compose.to_plain(config))
+    if run_dir.is_finished:
+        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        return 0
+    print(f"{title}; folder {run_dir}" if is_study else announcement(chosen, run_dir), flush=True)
+    from dltrain import run  # torch from here on
+    from dltrain.reporting import report
+
+    def start() -> None:
+        if is_study:
+            run.study(config, run_dir, composed.comments(), config_dir)
+        else:
+            run.train(config, run_dir, composed.comments())
+
+    return report(run_dir, start)
+
+
+def announcement(chosen: dict[str, str], run_dir: RunDir) -> str:
+    recipe = chosen.get("recipe")
+    note = f"recipe {recipe}" if recipe not in (None, "none") else "no recipe for this pair, defaults"
+    return f"{chosen['model']} on {chosen['data']}, {note}; folder {run_dir}"
+
+
+def sweep(composed: compose.Composed, config_dir: str | None) -> int:
+    """All jobs, then one table and one picture. A failing job is reported at once and does not end the others; a signal
+    does."""
+    config, experiment = composed.config, composed.chosen.get("experiment")
+    root = Path(config.output_dir)
+    folder = (RunDir.named(root, config.name) if config.name else RunDir.timed(root / "sweeps")).path
+    file = groups.path_of("experiment", experiment, *composed.folders) if experiment else None
+    title = groups.describe(file) if file else folder.name
+    words = [*composed.words, f"hydra.sweep.dir={quote(folder)}", f"hydra.sweep.subdir={SWEEP_JOB}",
+             "hydra.sweeper.params=null"]  # an experiment's own stand among the words
+    from dltrain import sweeps
+
+    try:
+        loader = launch.SweepLoader(config_dir)
+        launch.sweep(words, loader, SweepJob(loader))
+    except InterruptedRun:
+        sweeps.finish(folder, title)
+        print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
+        raise
+    return sweeps.finish(folder, title)
+
+
+def quote(path: Path) -> str:
+    """A path as a value in Hydra's grammar, whatever is in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+class SweepJob:
+    """What Hydra calls with the config of each job. Returns the headline metric, for sweepers that optimise it."""
+
+    def __init__(self, loader: launch.SweepLoader):
+        self.loader = loader
+
+    def __call__(self, config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from dltrain.reporting import report
+
+        hydra = HydraConfig.get()
+        run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
+        if report(run_dir, lambda: self.train(config, run_dir, words)) == 0:
+            (run_dir.path / "error.txt").unlink(missing_ok=True)
+        result = run_dir.read_result()
+        return result[result["headline"]] if "headline" in result else None
+
+    def train(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
+        from dltrain import run
+
+        print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
+        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
+        run_dir.refuse_other_config(compose.to_plain(config))
+        comments = self.loader.compose_job(words).comments()
+        if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
+            train_in_own_process(config, run_dir, comments)
+        elif "study" in config:
+            run.study(config, run_dir, comments, self.loader.config_dir)
+        else:
+            run.train(config, run_dir, comments)
+
+
+def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str, str]) -> None:
+    import subprocess
+
+    from dltrain.errors import UserError
+    from dltrain.processes import join_command
+
+    run_dir.write_config(compose.to_plain(config), comments)
+    code = subprocess.run(join_command(run_dir.path)).returncode
+    if code:
+        raise UserError(f"{run_dir} ended with exit code {code}")

@@ -1,0 +1,137 @@
+"""What a composed config must obey: known names, values within their rules, a model that fits its data. Every fault is
+one line that names the key or file, the value, and what it must be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dltrain.config import groups, renamed, schema
+from dltrain.errors import UserError, nearest
+
+Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
+NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+
+def refuse_old_key(key: str, place: str = "") -> None:
+    """Raises UserError with the new name for a key of an earlier version."""
+    if (new := renamed.new_name(key)) is not None:
+        raise UserError(f"{place}'{key}' is a key of an earlier version; use {new}")
+
+
+def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
+    """Raises UserError with the nearest name for a choice that has no file; of a sweep every name is checked."""
+    group = override.key_or_group
+    if group not in groups.GROUPS or override.is_delete():
+        return
+    if override.is_sweep_override():
+        requested = [name.strip("'\"") for name in override.sweep_string_iterator()]
+    else:
+        requested = [str(override.value())] if override.value() is not None else []
+    for name in requested:
+        if groups.path_of(group, name, *folders) is None:
+            raise unknown_choice(group, name, folders)
+
+
+def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
+    known = groups.names(group, *folders)
+    hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
+    return UserError(f"unknown {group} '{name}'{hint}")
+
+
+def missing_choice(error: MissingConfigException, folders: list[Path]) -> UserError:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    return unknown_choice(group, name, folders) if group else UserError(one_line(error))
+
+
+def unknown_key(error: Exception, config: DictConfig) -> UserError:
+    """Hydra suggests `+key` for a typo, which would add a key that nothing reads: this names the nearest real key."""
+    match = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", str(error))
+    if match is None:
+        return UserError(one_line(error))
+    key, known = match[1], flat_keys(config)
+    hint = nearest(key, known) or nearest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
+    return UserError(f"unknown key '{key}'{hint or '; dltrain --cfg job shows every key'}")
+
+
+def one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ and str(error.__cause__) else ""
+    return " ".join(lines)[:400] + cause
+
+
+def flat_keys(config: DictConfig) -> list[str]:
+    """Every key of the config by its dotted name, mappings included. Interpolations are not resolved."""
+    keys: list[str] = []
+
+    def visit(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key!s}")
+            value = node._get_node(key)
+            if type(value) is DictConfig and not value._is_none():
+                visit(value, f"{prefix}{key!s}.")
+
+    visit(config, "")
+    return keys
+
+
+def check_values(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
+    """Every value against the last rule stated for its key, or else the type of its default. Raises UserError."""
+    for key, rule in stated_rules(places).items():
+        if key.startswith("hydra."):
+            continue
+        try:
+            value = OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {one_line(error)}") from None
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if fault := schema.violation(rule, plain):
+            raise UserError(f"{key}={quote(plain)}: {fault}{set_by(key, places, overrides)}")
+    name = config.get("name")
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
+
+
+def stated_rules(places: list[Place]) -> dict[str, str]:
+    """The rule of each key. Raises UserError for a key of an earlier version in a user's own file."""
+    rules: dict[str, str] = {}
+    for file, package in places:
+        for key, line in schema.assignments(file, package).items():
+            if not file.is_relative_to(groups.CONFIGS):
+                refuse_old_key(key, f"{file}:{line.line}: ")
+            interpolated = type(line.value) is str and "${" in line.value
+            default_counts = key not in rules and not interpolated
+            rule = schema.rule_of(line.comment) or (schema.rule_from_default(line.value) if default_counts else None)
+            if rule:
+                rules[key] = rule
+    return rules
+
+
+def quote(value: object) -> str:
+    return f"'{value}'" if type(value) is str else schema.format_value(value)
+
+
+def set_by(key: str, places: list[Place], overrides: list[Override]) -> str:
+    """Where a faulty value stands, if not on the command line."""
+    if any(override.key_or_group == key for override in overrides):
+        return ""
+    for file, package in reversed(places):
+        if line := schema.assignments(file, package).get(key):
+            return f" (set in {file}:{line.line})"
+    return ""
+
+
+def check_pair(config: DictConfig, chosen: dict[str, str], folders: list[Path]) -> None:
+    """The batch type of the task must be that of the data, on the final choices. Raises UserError with data that
+    fit."""
+    needed, yielded = OmegaConf.select(config, "task.batch_type"), OmegaConf.select(config, "data.batch_type")
+    if needed is None or yielded is None or needed == yielded:
+        return
+    fitting = groups.matching_data(needed, *folders)
+    raise UserError(f"model={chosen.get('model')} trains on {needed}, but data={chosen.get('data')} yields {yielded}. "
+                    f"Data that fits: {', '.join(fitting) or 'none yet'}.")

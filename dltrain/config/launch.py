@@ -1,0 +1,80 @@
+"""What is handed over to Hydra: its flags, --cfg and --info, completion, and sweeps with their sweepers and launchers.
+
+The jobs of a sweep are composed and checked by compose.py, each once, before the first one starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from dltrain.config import compose, groups
+from dltrain.errors import UserError
+
+Job = Callable[[DictConfig], Any]
+QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+def parse_flags(words: list[str]) -> argparse.Namespace:
+    """Hydra's flags, wherever they stand among the overrides. Raises UserError."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; dltrain --help and dltrain --hydra-help list the flags")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(words)
+
+
+def hand_to_hydra(flags: argparse.Namespace) -> int:
+    """What `hydra.main` does with a parsed command line, for --cfg, --info, --hydra-help and completion."""
+    version.setbase("1.3")
+    _run_hydra(args=flags, args_parser=get_args_parser(), task_function=print, config_path=str(groups.CONFIGS),
+               config_name=compose.CONFIG_NAME)
+    return 0
+
+
+class SweepLoader(ConfigLoaderImpl):
+    """Hydra's loader. The config of a sweep's job is that of `compose`, with the sweep's `hydra` node."""
+
+    def __init__(self, config_dir: str | None):
+        super().__init__(compose.config_loader(config_dir).config_search_path)
+        self.config_dir = config_dir
+        self.jobs: dict[tuple[str, ...], compose.Composed] = {}
+
+    def compose_job(self, words: list[str]) -> compose.Composed:
+        """Composes once: sweepers ask for each job twice, to check it and to start it. Raises UserError."""
+        key = tuple(words)
+        if key not in self.jobs:
+            self.jobs[key] = compose.compose(words, self.config_dir)
+        return self.jobs[key]
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        composed = self.compose_job(sweep_overrides)
+        config = composed.job_config().copy()
+        with open_dict(config):
+            config.hydra = master_config.hydra.copy()
+            OmegaConf.set_readonly(config.hydra, False)
+            config.hydra.overrides.task = list(sweep_overrides)
+            config.hydra.runtime.choices = composed.chosen
+        return config
+
+
+def sweep(words: list[str], loader: SweepLoader, job: Job) -> None:
+    """Runs `job` with the config of each job of the sweep that the words describe, by Hydra's sweeper and launcher."""
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    hydra = Hydra(task_name="dltrain", config_loader=loader)
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        hydra.multirun(config_name=compose.CONFIG_NAME, task_function=job, overrides=[*words, *QUIET])
+    finally:
+        GlobalHydra.instance().clear()

@@ -1,0 +1,27 @@
+"""Boxes with labels on an image, drawn by torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+
+from dltrain.drawing.fonts import font_file
+from dltrain.drawing.images import enlarge
+
+SIDE_PX = 256  # least longer side of the picture
+COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+
+
+def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, texts: Sequence[str] | None = None) -> Tensor:
+    """image (C, H, W) uint8, boxes (N, 4) in its pixels, labels (N,) that choose the colours, texts N strings, to a
+    picture (3, H', W') uint8. Small images are enlarged."""
+    picture = enlarge(image.cpu(), SIDE_PX)
+    if not len(boxes):
+        return picture
+    scaled = boxes.cpu() * (picture.shape[2] / image.shape[2])
+    colours = [COLOURS[label % len(COLOURS)] for label in labels.tolist()]
+    return draw_bounding_boxes(picture, scaled, None if texts is None else list(texts), list(colours), width=2,
+                               font=font_file(), font_size=13, label_colors="black",
+                               label_background_colors=list(colours), fill_labels=True)

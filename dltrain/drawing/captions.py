@@ -1,0 +1,45 @@
+"""An image with sentences below it, and where a captioner attended before each word."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from dltrain.drawing.fonts import load_font
+from dltrain.drawing.images import arrange, enlarge
+
+SIDE_PX, WORD_PX, LINE_PX = 256, 144, 15  # least side of an image, of an attention map; height of a line of text
+DIMMED = 0.25  # brightness of a place without attention
+
+
+def draw_caption(image: Tensor, sentences: Sequence[str], references: Sequence[str] = (), least_px: int = SIDE_PX
+                 ) -> Tensor:
+    """The image (C, H, W) uint8 above the sentences in black and the references in grey: (3, H', W') uint8."""
+    photo, font = to_pil_image(enlarge(image, least_px)), load_font(11)
+    letters = int(photo.width / font.getlength("e"))
+    lines = [(line, "black") for sentence in sentences for line in textwrap.wrap(sentence or "(empty)", letters)]
+    lines += [(line, "gray") for sentence in references for line in textwrap.wrap(sentence, letters)]
+    sheet = Image.new("RGB", (photo.width, photo.height + LINE_PX * len(lines) + 6), "white")
+    sheet.paste(photo)
+    pen = ImageDraw.Draw(sheet)
+    for row, (line, colour) in enumerate(lines):
+        pen.text((2, photo.height + 2 + LINE_PX * row), line, colour, font)
+    return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
+
+
+def draw_attention(image: Tensor, words: Sequence[str], weights: Tensor) -> Tensor:
+    """The image (C, H, W) uint8 once per word, bright where the attention weights (T, h, w) before it are high."""
+    pictures = []
+    for word, weight in zip(words, weights, strict=True):
+        large = enlarge(image, WORD_PX).float()
+        light = F.interpolate(weight[None, None], size=large.shape[1:], mode="bilinear")[0]
+        lit = large * (DIMMED + (1 - DIMMED) * light / light.max().clamp_min(1e-9))
+        pictures.append(draw_caption(lit.to(torch.uint8), [word], least_px=WORD_PX))
+    return arrange(pictures)

@@ -1,0 +1,78 @@
+"""Curves over the steps, bars and lines of the results of several runs, drawn by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = tuple[list[int], list[float]]  # steps, values
+COLOURS = 10  # of matplotlib's default cycle
+DPI = 110
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Inches. matplotlib is imported only where something is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str, Mapping[str, Sequence[float]]],
+                    file: Path) -> None:
+    """A panel per metric of `curves` (title -> run -> curve), then one per metric of `bars` (title -> run -> values).
+    """
+    count = len(curves) + len(bars)
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = -(-count // columns)
+    figure = new_figure(5 * columns + 1, 3.6 * rows + 0.5)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for axes, (title, of_runs) in zip(panels, curves.items(), strict=False):
+        for number, (name, curve) in enumerate(of_runs.items()):
+            axes.plot(*curve, ".-", color=f"C{number % COLOURS}", label=name, markersize=3, linewidth=1)
+        axes.set(title=title, xlabel="step", yscale="log" if title.endswith("loss") else "linear")
+        axes.grid(alpha=0.25)
+    for axes, (title, values) in zip(panels[len(curves) :], bars.items(), strict=False):
+        draw_bars(axes, values)
+        axes.set(title=title)
+        axes.locator_params(axis="x", nbins=5)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    if curves:
+        names = len(next(iter(curves.values())))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(names, 5))
+    figure.savefig(file)
+
+
+def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
+    """A horizontal bar per name: the mean, with a dot per value."""
+    for place, repeats in enumerate(values.values()):
+        axes.barh(place, mean(repeats), color=f"C{place % COLOURS}", alpha=0.75)
+        axes.plot(repeats, [place] * len(repeats), "k.", markersize=4)
+        axes.annotate(f" {mean(repeats):.4g}", (max(repeats), place), va="center", fontsize=9)
+    axes.set_yticks(range(len(values)), list(values), fontsize=9 if len(values) <= 12 else 6)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    pooled = [value for repeats in values.values() for value in repeats]
+    spread = max(pooled) - min(pooled)
+    if min(pooled) > 2 * spread > 0:  # bars from zero would all look alike
+        axes.set_xlim(min(pooled) - spread, max(pooled) + 0.5 * spread)
+
+
+def draw_lines(axes: Axes, lines: Mapping[str, Mapping[float, Sequence[float]]], xlabel: str, legend: str) -> None:
+    """A line per name through the means at each x, with a dot per value."""
+    for place, (name, points) in enumerate(lines.items()):
+        colour = f"C{place % COLOURS}"
+        xs = sorted(points)
+        axes.plot(xs, [mean(points[x]) for x in xs], color=colour, marker="o", markersize=3, label=name or None)
+        for x in xs:
+            axes.plot([x] * len(points[x]), list(points[x]), ".", color=colour, alpha=0.5)
+    axes.set(xlabel=xlabel, xticks=sorted({x for points in lines.values() for x in points}))
+    if len(lines) > 1:
+        axes.legend(title=legend, fontsize=8)

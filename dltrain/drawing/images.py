@@ -1,0 +1,31 @@
+"""Enlarging images and arranging several of them in one picture. All are (C, H, W) uint8."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+import torchvision.utils
+from torch import Tensor
+
+COLUMNS = 4
+
+
+def enlarge(image: Tensor, least_px: int) -> Tensor:
+    """To (3, s H, s W): every pixel repeated s times, s the least integer for which the longer side has `least_px`."""
+    scale = max(1, math.ceil(least_px / max(image.shape[-2:])))
+    return image.expand(3, -1, -1).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+
+
+def make_grid(images: Tensor, least_px: int = 48) -> Tensor:
+    """(B, C, H, W) to one (3, H', W') picture with as many rows as columns."""
+    pictures = [enlarge(image, least_px) for image in images]
+    return arrange(pictures, math.ceil(math.sqrt(len(pictures))), padding_px=2)
+
+
+def arrange(pictures: Sequence[Tensor], columns: int = COLUMNS, padding_px: int = 6) -> Tensor:
+    """`columns` pictures per row on white. Smaller pictures are padded to the largest height and width."""
+    h, w = (max(picture.shape[side] for picture in pictures) for side in (1, 2))
+    padded = [F.pad(p, (0, w - p.shape[2], 0, h - p.shape[1]), value=255) for p in pictures]
+    return torchvision.utils.make_grid(padded, nrow=columns, padding=padding_px, pad_value=255)

@@ -1,0 +1,61 @@
+"""Tables on the terminal and in CSV files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 10_000  # columns of a file or pipe: nothing is wrapped
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows of cells as lines, wrapped to the width of a terminal, never wrapped elsewhere. An empty `header` is left
+    out; `right`: the columns that are aligned to the right."""
+    body = [list(row) for row in rows]
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDE)
+    table = Table(box=None, show_header=bool(header), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in range(len(header) or len(body[0]) if body else len(header)):
+        table.add_column(header[column] if header else "", justify="right" if column in right else "left",
+                         overflow="fold")
+    for row in body:
+        table.add_row(*map(Text, row))
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(f"  {line}".rstrip() for line in capture.get().splitlines())
+
+
+def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def format_number(value: float) -> str:
+    """Four significant digits; whole numbers from a thousand on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_values(values: Sequence[float]) -> str:
+    """The mean, with the standard deviation of several values; a dash for none."""
+    if not values:
+        return "-"
+    return format_number(mean(values)) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+
+
+def format_duration(seconds: float) -> str:
+    """12 s, 3:05 min, 2:10 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

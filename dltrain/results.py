@@ -1,0 +1,48 @@
+"""What several runs say together: their numbers, tables and curves. Used by sweeps and by comparisons."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from dltrain.drawing.curves import Curve
+from dltrain.drawing.tables import format_table, format_values, write_csv
+from dltrain.run_dir import RunDir
+
+Values = Mapping[str, Sequence[float]]  # of a metric: the name of a run -> one value per seed
+
+
+def all_numbers(run_dir: RunDir) -> dict[str, float]:
+    """Every number known of a finished run: those of result.json, the last reading of each train/... metric, and
+    seconds_per_epoch."""
+    result, rows = run_dir.read_result(), run_dir.read_metrics()
+    last = {key: float(value) for row in rows for key, value in row.items() if key.startswith("train/") and value}
+    numbers = {key: float(value) for key, value in result.items() if type(value) in (int, float, bool)}
+    return {**last, **numbers, "seconds_per_epoch": result["seconds"] / int(rows[-1]["epoch"])}
+
+
+def mean_curve(run_dirs: Iterable[RunDir], metric: str) -> Curve:
+    """The metric by step, the mean over the runs that have a value at that step."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for run_dir in run_dirs:
+        for row in run_dir.read_metrics():
+            if row.get(metric):
+                values[int(row["step"])].append(float(row[metric]))
+    return sorted(values), [mean(values[step]) for step in sorted(values)]
+
+
+def print_table(first: str, columns: Mapping[str, str], values: Mapping[str, Values]) -> None:
+    """A row per run: its name and, for each metric of `columns` (metric -> title), the mean over its seeds."""
+    names = list(next(iter(values.values())))
+    rows = [[name, *(format_values(values[metric][name]) for metric in columns)] for name in names]
+    print("\n" + format_table([first, *columns.values()], rows, right=range(1, len(columns) + 1)) + "\n")
+
+
+def write_values(file: Path, seeds: Sequence[int], values: Mapping[str, Values]) -> None:
+    """A CSV file with a row per run and seed, a column per metric; blank where a run does not have the metric."""
+    names = list(next(iter(values.values())))
+    write_csv(file, ["run", "seed", *values],
+              [[name, seed, *(values[metric][name][number] if values[metric][name] else "" for metric in values)]
+               for name in names for number, seed in enumerate(seeds)])

@@ -1,0 +1,53 @@
+"""What tasks on images share: the augmentation pipeline with its statistics, and freezing of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Unpack
+
+from torch import Tensor, nn
+
+from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.batches import generator
+from dltrain.drawing.images import make_grid
+from dltrain.tasks.freezing import Freezing
+from dltrain.tasks.task import Figure, Task, TaskKeys
+
+AUGMENTED_SHOWN = 64  # images of the first training batch
+
+
+class TrainingPixels(Protocol):
+    def training_pixels(self, at_most: int) -> Tensor:
+        """(N, C, H, W) uint8 of the training split."""
+        ...
+
+
+class ImageTask(Task):
+    """`augment` turns uint8 pixels into normalised floats, with random transforms in training. `freezing`: see
+    freezing.py."""
+
+    augment: Augment
+
+    def __init__(self, model: nn.Module, augment: Augment, freezing: Mapping[str, Any] | None = None,
+                 **keys: Unpack[TaskKeys]):
+        super().__init__(model, **keys)
+        self.augment, self.freezing = augment, Freezing(model, **freezing or {})
+
+    def fit_statistics(self, data: TrainingPixels) -> None:
+        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.freezing.stages:
+            self.freezing.begin(self.current_epoch)
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        return self.freezing.unfreezes or super().has_unused_parameters
+
+    def augmented(self, batch: Any) -> Any:
+        """A training batch as the model sees it in the step at `position`."""
+        return self.augment(batch, generator("augment", *self.position))
+
+    def training_figures(self, batch: Any) -> dict[str, Figure]:
+        images = self.augmented(batch).images[:AUGMENTED_SHOWN]
+        return {"augmented_batch": make_grid(self.augment.normalize.invert(images).cpu())}

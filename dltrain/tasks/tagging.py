@@ -1,0 +1,98 @@
+"""Turns TaggedBatches into a loss using any model from a sequence to class logits of each symbol: many to many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import cycle, groupby
+from typing import Any, Protocol, Unpack
+
+import torch
+import torch.nn.functional as F
+from rich.text import Text
+from torch import Tensor, nn
+
+from dltrain.batches import IGNORED_LABEL, TaggedBatch
+from dltrain.errors import UserError
+from dltrain.tasks.multiclass import Multiclass, accuracy
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
+
+COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
+           "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
+
+
+class TaggedText(Protocol):
+    """What the task asks of the data. `reads_whole_files`: symbols are characters, and a file is one text."""
+
+    reads_whole_files: bool
+
+    def split(self, text: str) -> list[str]: ...
+    def encode_inputs(self, texts: Sequence[str]) -> TaggedBatch: ...
+
+
+class Tagging(Task):
+    """Cross-entropy over one label per symbol.
+
+    Metrics: train/, val/ and test/ loss (nats per symbol) and accuracy over the symbols."""
+
+    batch_type = TaggedBatch
+    unit = "symbols"
+    headline, training_metrics = "val/accuracy", ("loss", "accuracy")
+
+    def __init__(self, model: nn.Module, num_classes: int, **keys: Unpack[TaskKeys]):
+        super().__init__(model, **keys)
+        self.num_classes = num_classes
+        self.metrics = Multiclass(num_classes)
+
+    def count(self, batch: TaggedBatch) -> int:
+        return sum(batch.lengths)
+
+    def check(self, batch: TaggedBatch) -> None:
+        batch.check(self.num_classes)
+        logits, expected = self(batch), (*batch.tags.shape, self.num_classes)
+        if tuple(logits.shape) != expected:
+            raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
+
+    def forward(self, batch: TaggedBatch) -> Tensor:
+        """Logits (B, T, num_classes)."""
+        return self.model(batch.tokens, batch.lengths)
+
+    def training_step(self, batch: TaggedBatch, batch_idx: int) -> Tensor:
+        logits, tags = self(batch).flatten(0, 1), batch.tags.flatten()
+        loss = F.cross_entropy(logits, tags, ignore_index=IGNORED_LABEL)
+        with torch.no_grad():
+            correct, count = (logits.argmax(1) == tags).sum(), (tags != IGNORED_LABEL).sum()
+            self.sums += torch.stack([loss.detach() * count, correct, count])
+        return loss
+
+    def evaluation_step(self, batch: TaggedBatch, batch_idx: int) -> None:
+        logits, tags = self(batch).flatten(0, 1), batch.tags.flatten()
+        self.metrics.update(logits, tags)
+        self.add_loss(F.cross_entropy(logits, tags, reduction="sum", ignore_index=IGNORED_LABEL),
+                      (tags != IGNORED_LABEL).sum())
+
+    def evaluation_end(self, split: str) -> None:
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+
+    def summary_figures(self) -> dict[str, Figure]:
+        return self.metrics.figures(self.class_names)
+
+    def predict(self, inputs: Sequence[Input], data: TaggedText, **options: Any) -> Iterator[Prediction]:
+        """The tag of each symbol, one run of equal tags (of characters) or one word per line; in a terminal the text
+        coloured by tag, with a legend at the end."""
+        styles = dict(zip(self.class_names, cycle(COLOURS), strict=False))
+        glue = Text("" if data.reads_whole_files else " ")
+        for number, item in enumerate(inputs):
+            text = item.load()
+            with torch.inference_mode():
+                tags = self(batch_to(data.encode_inputs([text]), self.device))[0].argmax(1).tolist()
+            pieces = list(zip(data.split(text), (self.class_names[tag] for tag in tags), strict=True))
+            if data.reads_whole_files:
+                pieces = [("".join(symbol for symbol, _ in run), name)
+                          for name, run in groupby(pieces, key=lambda piece: piece[1])]
+            line = "\n".join(f"{json.dumps(piece, ensure_ascii=False) if data.reads_whole_files else piece}\t{name}"
+                             for piece, name in pieces)
+            styled = glue.join(Text(piece, styles[name]) for piece, name in pieces)
+            if number == len(inputs) - 1:
+                styled = styled + "\n" + Text("  ").join(Text(name, styles[name]) for name in self.class_names)
+            yield Prediction(item.name, line, styled)
