@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from dltrain.drawing.curves import Curve
 from dltrain.drawing.tables import format_table, format_values, write_csv
@@ -15,12 +15,15 @@ Values = Mapping[str, Sequence[float]]  # of a metric: the name of a run -> one 
 
 
 def all_numbers(run_dir: RunDir) -> dict[str, float]:
-    """Every number known of a finished run: those of result.json, the last reading of each train/... metric, and
-    seconds_per_epoch."""
+    """Every number known of a finished run: those of result.json, the last reading of each train/... metric,
+    seconds_per_epoch and, from the median throughput of training, train_ms_per_image."""
     result, rows = run_dir.read_result(), run_dir.read_metrics()
     last = {key: float(value) for row in rows for key, value in row.items() if key.startswith("train/") and value}
     numbers = {key: float(value) for key, value in result.items() if type(value) in (int, float, bool)}
-    return {**last, **numbers, "seconds_per_epoch": result["seconds"] / int(rows[-1]["epoch"])}
+    derived = {"seconds_per_epoch": result["seconds"] / int(rows[-1]["epoch"])}
+    if rates := [float(row["images_per_second"]) for row in rows if row.get("images_per_second")]:
+        derived["train_ms_per_image"] = 1000 / median(rates)
+    return {**last, **numbers, **derived}
 
 
 def mean_curve(run_dirs: Iterable[RunDir], metric: str) -> Curve:

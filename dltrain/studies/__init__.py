@@ -1,1 +1,2 @@
-"""Experiments that measure something without training to an end: functions that write a table and a picture."""
+"""Experiments that are no single training: comparisons of runs, and measurements. Each is a function that a yaml in
+configs/experiment names; it writes tables and pictures into its folder and returns numbers."""
