@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ASK = """
+from dltrain.cli import COMMANDS
+
+WITHOUT_TORCH = """
 import sys
 sys.argv = ["dltrain", *sys.argv[1:]]
 from dltrain.cli import main
@@ -19,11 +21,11 @@ sys.exit(code)
 """
 
 
-def ask(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command that must not import torch; with `env`, as in shell completion."""
     import os
 
-    return subprocess.run([sys.executable, "-c", ASK, *words], capture_output=True, text=True, cwd=cwd,
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, cwd=cwd,
                           env={**os.environ, **(env or {})}, check=False)
 
 
@@ -38,8 +40,8 @@ REFUSED = {
     "typo in a container": (["task.optimiser.lr=1"], "did you mean 'task.optimizer.lr'?"),
     "wrong type": (["model.depth=abc"], "model.depth='abc': must be an integer"),
     "wrong range": (["data.batch_size=0"], "data.batch_size=0: must be an integer >= 1"),
-    "wrong rest": (["model.depth=21"], "model.depth=21: must be an integer >= 8, = 2 mod 6"),
-    "wrong word": (["model.shortcut=D"], "model.shortcut='D': must be one of A, B, C, none"),
+    "wrong remainder": (["model.depth=21"], "model.depth=21: must be an integer >= 8, = 2 mod 6"),
+    "wrong choice": (["model.shortcut=D"], "model.shortcut='D': must be one of A, B, C, none"),
     "wrong bool": (["trainer.compile=3"], "trainer.compile=3: must be true or false"),
     "null where a number belongs": (["seed=null"], "seed=null: must be an integer >= 0"),
     "wrong list": (["task.schedule.milestones=[0.5,2]"], "each must be a number in (0, 1)"),
@@ -51,6 +53,11 @@ REFUSED = {
     "no run": (["resume", "run=outputs/none"], "run=outputs/none: not a run folder"),
     "no run given": (["eval"], "eval needs run=FOLDER"),
     "no run to predict with": (["predict", "run=x"], "run=x: not a run folder"),
+    "old key": (["task.transfer.rest_until=stage1"], "'task.transfer.rest_until' is a key of an earlier version; use "
+                                                     "task.freezing.until"),
+    "old group": (["model=fcn8s", "encoder@model.encoder=lite0"], "use model/backbone"),
+    "old key to explain": (["why", "task.frozen_epochs", "model=captioner"], "use task.freezing.until"),
+    "unknown backbone": (["model=fcn8s", "model/backbone=lite"], "unknown model/backbone 'lite'; did you mean 'lite0'?"),
     "unknown list": (["ls", "model"], "unknown list 'model'; did you mean 'models'?"),
     "a size that is none": (["ls", "models", "px=abc"], "ls models: px=abc: must be an integer >= 1"),
     "two channels": (["ls", "models", "px=32", "channels=2"], "channels=2: must be one of 1, 3"),
@@ -63,31 +70,40 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_line(case, tmp_path):
-    words, said = REFUSED[case]
-    answer = ask(*words, cwd=tmp_path)
-    assert answer.returncode == 2, answer.stderr
-    assert answer.stderr.startswith("dltrain: error: ")
-    assert answer.stderr.count("\n") == 1
-    assert said in answer.stderr
-    assert answer.stdout == ""
+    words, message = REFUSED[case]
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("dltrain: error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert result.stdout == ""
     assert not list(tmp_path.iterdir()), "a refused command must leave nothing behind"
 
 
 def test_help_teaches():
-    answer = ask("--help")
-    assert answer.returncode == 0
-    examples = answer.stdout.partition("Examples\n")[2].partition("Choices")[0].strip().splitlines()
+    result = run("--help")
+    assert result.returncode == 0
+    examples = result.stdout.partition("Examples\n")[2].partition("Choices")[0].strip().splitlines()
     assert len(examples) == 6
     for word in ("resume", "predict", "resnet1202", "sdresnet110", "fashion_mnist", "smoke", "-m ", "tensorboard"):
-        assert word in answer.stdout
+        assert word in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_has_its_own_help(verb):
+    result = run(verb, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"dltrain {verb} ") or (verb == "train" and result.stdout.startswith("dltrain ["))
+    assert max(map(len, result.stdout.splitlines())) <= 120
 
 
 def test_examples_in_help_compose():
     """Every training example in the help text is a command that is not refused."""
+    from dltrain.commands.help import overview
     from dltrain.config.compose import compose
-    from dltrain.listing import help_text
 
-    for line in help_text().partition("Examples\n")[2].partition("Choices")[0].strip().splitlines():
+    for line in overview().partition("Examples\n")[2].partition("Choices")[0].strip().splitlines():
         words = line.split("  ")[0].split() if line.startswith("dltrain") else line.strip().split("  ")[0].split()
         words = [word for word in words[1:] if not word.startswith("-")]
         if words[:1] != ["why"]:
@@ -95,17 +111,17 @@ def test_examples_in_help_compose():
 
 
 def test_ls_lists_everything():
-    answer = ask("ls")
-    assert answer.returncode == 0
-    for word in ("models", "resnet164", "ClassificationBatch", "image_folder", "resnet56-on-cifar10", "6.97"):
-        assert word in answer.stdout
+    result = run("ls")
+    assert result.returncode == 0
+    for word in ("models", "resnet164", "ClassificationBatch", "image_folder", "cifar_resnet-on-cifar10", "lite0"):
+        assert word in result.stdout
 
 
 def test_cfg_job_shows_the_composed_config():
-    answer = ask("--cfg", "job", "model=plain20", "seed=7")
-    assert answer.returncode == 0
-    assert "shortcut: none" in answer.stdout
-    assert "seed: 7" in answer.stdout
+    result = run("--cfg", "job", "model=plain20", "seed=7")
+    assert result.returncode == 0
+    assert "shortcut: none" in result.stdout
+    assert "seed: 7" in result.stdout
 
 
 @pytest.mark.parametrize(("typed", "offered"), [
@@ -114,18 +130,18 @@ def test_cfg_job_shows_the_composed_config():
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
 def test_completion(typed, offered):
-    answer = ask("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
-    assert answer.returncode == 0
-    assert offered in answer.stdout.split()
+    result = run("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
+    assert result.returncode == 0
+    assert offered in result.stdout.split()
 
 
 def test_why_names_file_and_line_down_to_the_command_line():
-    answer = ask("why", "task.optimizer.lr", "model=resnet56", "data=cifar10", "task.optimizer.lr=0.3")
-    assert answer.returncode == 0
-    lines = answer.stdout.splitlines()
+    result = run("why", "task.optimizer.lr", "model=resnet56", "data=cifar10", "task.optimizer.lr=0.3")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
     assert lines[0] == "task.optimizer.lr = 0.3"
     assert "set by the command line" in lines[1]
-    for line, (name, value) in zip(lines[2:], (("recipe/base/he2015_cifar.yaml", "0.1"),
+    for line, (name, value) in zip(lines[2:], (("recipe/cifar_resnet-on-cifar10.yaml", "0.1"),
                                                ("task/base/task.yaml", "0.1")), strict=False):
         place, number = line.split()[1].rsplit(":", 1)
         assert place.endswith(name)
@@ -133,9 +149,9 @@ def test_why_names_file_and_line_down_to_the_command_line():
 
 
 def test_why_explains_a_choice():
-    answer = ask("why", "augment", "data=cifar10")
-    assert answer.stdout.startswith("augment = cifar\n")
-    assert "data/cifar10.yaml:4" in answer.stdout
+    result = run("why", "augment", "data=cifar10")
+    assert result.stdout.startswith("augment = cifar\n")
+    assert "data/cifar10.yaml:4" in result.stdout
 
 
 def own_configs(folder: Path, **files: str) -> str:
@@ -166,31 +182,31 @@ model:
 
 def test_wrong_pair_is_refused_with_what_fits(tmp_path):
     folder = own_configs(tmp_path / "own", data__letters=LETTERS)
-    answer = ask("--config-dir", folder, "model=resnet20", "data=letters")
-    assert answer.returncode == 2
-    assert "model=resnet20 trains on ClassificationBatch, but data=letters yields TokenBatch" in answer.stderr
-    assert "cifar10" in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    result = run("--config-dir", folder, "model=resnet20", "data=letters")
+    assert result.returncode == 2
+    assert "model=resnet20 trains on ClassificationBatch, but data=letters yields TokenBatch" in result.stderr
+    assert "cifar10" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_wrong_pair_made_by_experiment_and_model(tmp_path):
     """The experiment fixed the data; the model named beside it does not fit them."""
     folder = own_configs(tmp_path / "own", data__letters=LETTERS,
                          experiment__e1="# @package _global_\n# E\ndefaults:\n  - override /data: letters\n")
-    answer = ask("--config-dir", folder, "experiment=e1", "model=resnet20")
-    assert answer.returncode == 2
-    assert "trains on ClassificationBatch, but data=letters yields TokenBatch" in answer.stderr
+    result = run("--config-dir", folder, "experiment=e1", "model=resnet20")
+    assert result.returncode == 2
+    assert "trains on ClassificationBatch, but data=letters yields TokenBatch" in result.stderr
 
 
 def test_own_rule_is_held(tmp_path):
     folder = own_configs(tmp_path / "own", model__mine=MINE)
-    answer = ask("--config-dir", folder, "model=mine", "model.width=9")
-    assert answer.returncode == 2
-    assert "model.width=9: must be an integer in [1, 8]" in answer.stderr
+    result = run("--config-dir", folder, "model=mine", "model.width=9")
+    assert result.returncode == 2
+    assert "model.width=9: must be an integer in [1, 8]" in result.stderr
 
 
 def test_hidden_own_config_is_warned_of(tmp_path):
     folder = own_configs(tmp_path / "own", model__resnet20="# Mine\n")
-    answer = ask("--config-dir", folder, "--cfg", "job")
-    assert answer.returncode == 0
-    assert "model/resnet20.yaml is not used: dltrain has its own model/resnet20; rename yours" in answer.stderr
+    result = run("--config-dir", folder, "--cfg", "job")
+    assert result.returncode == 0
+    assert "model/resnet20.yaml is not used: dltrain has its own model/resnet20; rename yours" in result.stderr

@@ -12,7 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from dltrain import __version__ as dltrain_version
 from dltrain import cli
+from dltrain.run_dir import RunDir
 from tests.conftest import TINY
 
 SMALL = [word for word in TINY if not word.startswith("data._target_")]
@@ -26,8 +28,8 @@ def dltrain(tmp_path, monkeypatch, capsys):
     def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dltrain", *words])
         code = cli.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return command
 
@@ -50,14 +52,17 @@ def test_a_run_leaves_what_was_promised(dltrain, tmp_path):
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
     for path in folder.rglob("*"):
         assert not {"=", ":", " "} & set(path.name), path
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    text = (folder / "config.yaml").read_text()
+    assert "  batch_size: 32  # int >= 1: images" in text, "each key with its rule"
+    config = yaml.safe_load(text)
+    assert config["version"] == dltrain_version
     assert config["model"]["num_classes"] == 10, "interpolations are resolved"
     assert config["choices"]["model"] == "sdresnet56"
     result = json.loads((folder / "result.json").read_text())
     assert all(not isinstance(value, dict | list) for value in result.values()), "one flat object"
     assert {"test/accuracy", "test/loss", "val/accuracy", "seconds", "steps", "folder"} <= result.keys()
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__
+    assert (environment["torch"], environment["dltrain"]) == (torch.__version__, dltrain_version)
     rows = table(folder / "metrics.csv")
     assert {"step", "epoch", "train/loss", "train/accuracy", "lr", "images_per_second"} <= rows[0].keys()
     assert [row["step"] for row in rows if row["val/accuracy"]] == ["3", "6", "9"]
@@ -89,7 +94,7 @@ def test_same_name_again_changed_or_not(dltrain, tmp_path):
     assert "outputs/a is finished" in out
     code, _, err = dltrain("name=a", "task.optimizer.momentum=0.5", *TINY)
     assert code == 2
-    assert "outputs/a was begun with another config: task.optimizer.momentum (0.9, now 0.5)" in err
+    assert "outputs/a began with another config: task.optimizer.momentum (0.9, now 0.5)" in err
 
 
 def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
@@ -102,22 +107,21 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     assert json.loads((folder / "eval.json").read_text())["test/accuracy"] == pytest.approx(accuracy)
     code, out, _ = dltrain("predict", "run=outputs/a", "input=outputs/a/samples")
     assert code == 0
-    found = json.loads((folder / "predictions.json").read_text())
-    assert len(found) == 10
-    assert all(len(one["top"]) == 5 for one in found)
-    one = str(folder / "samples" / Path(found[3]["file"]).name)
-    two = str(folder / "samples" / Path(found[5]["file"]).name)
-    code, out, _ = dltrain("predict", "run=outputs/a", f"input={one},{two}")
+    records = json.loads((folder / "predictions.json").read_text())
+    assert len(records) == 10
+    assert all(len(record["top"]) == 5 for record in records)
+    third, fifth = (str(folder / "samples" / Path(records[number]["file"]).name) for number in (3, 5))
+    code, out, _ = dltrain("predict", "run=outputs/a", f"input={third},{fifth}")
     assert code == 0
     again = json.loads((folder / "predictions.json").read_text())
-    assert [p["top"] for p in again] == [found[3]["top"], found[5]["top"]]
+    assert [record["top"] for record in again] == [records[3]["top"], records[5]["top"]]
     (folder / "result.json").unlink()
     code, out, _ = dltrain("resume", "run=outputs/a")
     assert code == 0
     assert json.loads((folder / "result.json").read_text())["test/accuracy"] == pytest.approx(accuracy)
 
 
-@pytest.mark.parametrize(("words", "code", "said"), [
+@pytest.mark.parametrize(("words", "code", "message"), [
     (["predict", "run=outputs/a"], 2, "predict needs input="),
     (["predict", "run=outputs/a", "input=none.png"], 3, "input=none.png: no such file"),
     (["predict", "run=outputs/a", "input=outputs/a/checkpoints"], 3, "no pictures in this folder"),
@@ -126,7 +130,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["eval", "run=outputs/a", "model.depth=14"], 2, "model.depth cannot change"),
     (["resume", "run=outputs/a", "task.optimizer.lr=1"], 2, "task.optimizer.lr cannot change"),
     (["eval", "run=outputs/a", "split=train"], 2, "split=train: must be val or test"),
-    (["trainer=gpu"], 6, "trainer.accelerator=gpu: no GPU is visible"),
+    (["trainer=gpu"], 6, "trainer.accelerator=gpu: torch sees no GPU"),
     (["data=cifar10", "data.download=false"], 3, "CIFAR10 is not in data"),
     (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
     (["task.optimizer.name=sdg", "recipe=none"], 2, "did you mean 'sgd'"),
@@ -138,29 +142,24 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["augment.on_normalized=[{_target_:dltrain.augment.geometry.HorizontalFlip,p:1.5}]"], 2,
      "augment.on_normalized.0 (HorizontalFlip): p must be in [0, 1], but is 1.5"),
 ])
-def test_mistakes_are_one_line_with_their_exit_code(words, code, said, dltrain, tmp_path, request):
+def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrain, tmp_path):
     if "run=outputs/a" in words:
         dltrain("name=a", *TINY)
-    got, _, err = dltrain(*words)
-    assert (got, err.count("\n")) == (code, 1), err
+    actual, _, err = dltrain(*words)
+    assert (actual, err.count("\n")) == (code, 1), err
     assert err.startswith("dltrain: error: ")
-    assert said in err
-    assert not list((tmp_path / "outputs").glob("*-on-*/*")), "nothing was begun, so nothing is left"
+    assert message in err
+    assert not list((tmp_path / "outputs").glob("*-on-*/*")), "nothing has begun, so nothing is left"
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
-    from dltrain.run_dir import timed
-
-    folders = {timed(tmp_path) for _ in range(5)}
-    assert len(folders) == 5
+    assert len({RunDir.timed(tmp_path).path for _ in range(5)}) == 5
 
 
 def test_a_second_writer_is_refused(dltrain, tmp_path):
-    from dltrain import run_dir
-
     dltrain("name=a", *TINY)
     (tmp_path / "outputs/a/result.json").unlink()
-    with run_dir.locked(tmp_path / "outputs/a"):
+    with RunDir(tmp_path / "outputs/a").locked():
         code, _, err = dltrain("name=a", *TINY)
     assert code == 2
     assert re.search(r"outputs/a is in use by process \d+ on", err)
@@ -190,7 +189,7 @@ def test_a_failing_job_is_reported_at_once_and_the_others_run(dltrain, tmp_path)
     assert [row["state"].partition(":")[0] for row in rows] == ["done", "done", "failed", "failed"]
 
 
-def test_a_folder_of_someone_elses_is_not_taken_away(dltrain, tmp_path):
+def test_a_folder_with_other_files_is_not_removed(dltrain, tmp_path):
     (tmp_path / "outputs/photos").mkdir(parents=True)
     (tmp_path / "outputs/photos/a.txt").write_text("mine")
     code, _, _ = dltrain("name=photos", "data=cifar10", "data.download=false")
@@ -204,10 +203,10 @@ def test_a_signal_ends_a_sweep_with_a_table(dltrain, tmp_path, monkeypatch):
 
     real = run.train
 
-    def stopped(config, path):
+    def stopped(config, run_dir, comments):
         if config.seed == 1:
             raise InterruptedRun(2, "SIGINT: saved")
-        return real(config, path)
+        return real(config, run_dir, comments)
 
     monkeypatch.setattr(run, "train", stopped)
     code, out, err = dltrain("-m", "seed=0,1,2", "trainer=smoke", "recipe=none", "name=s")
@@ -232,12 +231,12 @@ def test_code_that_exits_does_not_end_a_sweep(dltrain, tmp_path, monkeypatch):
 
     real = run.train
 
-    def leaves(config, path):
+    def leave(config, run_dir, comments):
         if config.seed == 0:
             sys.exit(3)
-        return real(config, path)
+        return real(config, run_dir, comments)
 
-    monkeypatch.setattr(run, "train", leaves)
+    monkeypatch.setattr(run, "train", leave)
     code, out, err = dltrain("-m", "seed=0,1", "trainer=smoke", "recipe=none")
     assert code == 7
     assert "ended the program with exit code 3" in err
@@ -315,7 +314,7 @@ data:
 """
 
 
-def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
+def test_an_own_model_and_own_data_train(dltrain, tmp_path, monkeypatch):
     """The README's claim: a file and a few lines each, outside the package, and they train."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -338,7 +337,7 @@ def test_a_model_and_data_of_ones_own(dltrain, tmp_path, monkeypatch):
 def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path):
     from PIL import Image
 
-    from dltrain.show import LABEL_PX, SIDE_PX
+    from dltrain.drawing.pipeline import LABEL_PX, SIDE_PX
 
     code, out, _ = dltrain("show", "augment.on_pixels=[{_target_:dltrain.augment.colour.GaussianNoise,"
                            "std:0.1},{_target_:dltrain.augment.mixing.Mixup,alpha:1,num_classes:10}]")
