@@ -140,6 +140,18 @@ def test_hue_equals_torchvision():
         torch.testing.assert_close(result, reference.adjust_hue(image, float(shift)), atol=1e-4, rtol=1e-3)
 
 
+def test_color_jitter_equals_torchvision_with_the_same_factors():
+    batch, rng = ClassificationBatch(make_images(20), torch.zeros(20).long()), generator("jitter")
+    ranges = ((0.5, 1.5), (0.6, 1.4), (0, 2.2), (-0.3, 0.3))
+    factors = [geometry.sample_uniform(low, high, 20, rng) for low, high in ranges]
+    results = colour.ColorJitter(0.5, 0.4, 1.2, 0.3)(batch, generator("jitter")).images
+    for image, result, (brightness, contrast, saturation, hue) in zip(
+            batch.images, results, torch.stack(factors, dim=1).tolist(), strict=True):
+        expected = reference.adjust_contrast(reference.adjust_brightness(image, brightness), contrast)
+        expected = reference.adjust_hue(reference.adjust_saturation(expected, saturation), hue)
+        torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_blur_equals_torchvision():
     images, sigmas = make_images(12), geometry.sample_uniform(0.3, 2.0, 12, generator("b"))
     for image, sigma, result in zip(images, sigmas, colour.blur(images, sigmas, 5), strict=True):

@@ -139,6 +139,19 @@ def test_affine_equals_torchvision():
         torch.testing.assert_close(results[i], expected, atol=2e-4, rtol=1e-3)
 
 
+def test_affine_parameters_stay_in_their_ranges_and_fill_them():
+    transform = resampling.Affine(degrees=30, translate=0.1, scale=(0.5, 2.0))
+    matrices = transform.sample_parameters(torch.tensor([[20.0, 40.0]]).repeat(4000, 1), generator("a"))
+    angle = torch.rad2deg(torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    scale = matrices[:, :, 0].norm(dim=1)
+    x, y = matrices[:, :, 2].unbind(1)
+    for values, low, high in ((angle, -30, 30), (scale, 0.5, 2), (x, -4, 4), (y, -2, 2)):
+        margin = 0.01 * (high - low)
+        assert low - 1e-3 <= float(values.min()) < low + margin
+        assert high - margin < float(values.max()) <= high + 1e-3
+        assert float(values.mean()) == pytest.approx((low + high) / 2, abs=2 * margin)
+
+
 # masks and boxes
 
 
