@@ -17,11 +17,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.boxes import Boxes
 from dltrain.callbacks.captions import Sentences
-from dltrain.callbacks.checkpointing import Saving
+from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.masks import Masks
-from dltrain.callbacks.metrics import Board, MetricsFile, Readings
+from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.pictures import Pictures
-from dltrain.callbacks.progress import Display
+from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.samples import Samples
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
@@ -148,19 +148,20 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
 
 
 def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals: Signals,
-                  saved: dict[str, Any] | None) -> tuple[pl.Trainer, Saving]:
+                  saved: dict[str, Any] | None) -> tuple[pl.Trainer, Checkpointing]:
     """Lightning's trainer with dltrain's callbacks, and the callback that keeps the checkpoints."""
     keys = config.trainer
     check_device(keys)
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    saving = Saving(path, task.headline, task.headline_mode, {str(k): v for k, v in plain.items()}, signals,
-                    keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
-    readings = Readings(keys.log_every_n_steps)
+    plain_config = {str(k): v for k, v in plain.items()}
+    checkpointing = Checkpointing(path, task.headline, task.headline_mode, plain_config, signals,
+                                  keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
+    metrics = MetricsLogging(keys.log_every_n_steps)
     loggers = [MetricsFile(path / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
-               Board(path, name="", version="", default_hp_metric=False,
-                    purge_step=saved["global_step"] + 1 if saved else 0)]
+               TensorBoard(path, name="", version="", default_hp_metric=False,
+                            purge_step=saved["global_step"] + 1 if saved else 0)]
     strategy: Any = "auto"
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy
@@ -173,12 +174,13 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   readings, Pictures(), Boxes(), Masks(), Sentences(), Samples(),
-                   Display(readings, task.total_steps, task.total_epochs, task.headline, task.unit), saving],
+                   metrics, Pictures(), Boxes(), Masks(), Sentences(), Samples(),
+                   ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
+                   checkpointing],
         plugins=[DurableIO()], logger=loggers, default_root_dir=path, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
-    ), saving
+    ), checkpointing
 
 
 def check_device(keys: DictConfig) -> None:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoints, run_dir
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step, device_name
-from dltrain.callbacks.checkpointing import Saving
-from dltrain.callbacks.progress import duration
+from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.progress import format_duration
 from dltrain.callbacks.stopping import Signals
 from dltrain.errors import UserError
 
@@ -35,37 +35,37 @@ def train(config: DictConfig, path: Path) -> dict[str, Any]:
         data = build_data(config)
         config.class_names = data.class_names
         run_dir.check_vocabularies(path, data.vocabularies)
-        source, note = checkpoints.newest(path / "checkpoints")
+        source, note = checkpoints.find_newest(path / "checkpoints")
         saved = checkpoints.load(source) if source else None
         task = build_task(config, fresh=saved is None)
         check_first_step(config, data, task)
-        trainer, saving = build_trainer(config, path, data, task, signals, saved)
+        trainer, checkpointing = build_trainer(config, path, data, task, signals, saved)
         if first:
-            run_dir.write_config(path, saving.config)
+            run_dir.write_config(path, checkpointing.config)
             run_dir.write_vocabularies(path, data.vocabularies)
             run_dir.write_command(path)
             run_dir.write_environment(path, device_name(trainer))
         if saved:
-            saving.load_state_dict(saved["callbacks"]["Saving"])
+            checkpointing.load_state_dict(saved["callbacks"]["Checkpointing"])
             log.info(f"{note + '; ' if note else ''}resuming {path} from step {saved['global_step']} "
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
 
-        if saved is None or saved["global_step"] < task.total_steps or saving.validation_due:
+        if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             launch_from_folder(path)
             trainer.fit(task, datamodule=data, ckpt_path=source)
         task.load_state_dict(checkpoints.load(path / "checkpoints" / checkpoints.BEST)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
-        result = {**tested, task.headline: saving.best, "best_epoch": saving.best_epoch, "headline": task.headline,
-                  "headline_mode": task.headline_mode,
-                  "steps": task.total_steps, "seconds": round(saving.seconds(), 1),
+        result = {**tested, task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
+                  "headline": task.headline, "headline_mode": task.headline_mode,
+                  "steps": task.total_steps, "seconds": round(checkpointing.elapsed_seconds(), 1),
                   "parameters": count(task.model), "seed": config.seed, "folder": str(path), **config.choices}
         if first:
-            record(trainer, saving, result, path)
+            record(trainer, checkpointing, result, path)
             (path / "samples").mkdir(exist_ok=True)
             words = data.write_samples(path / "samples")
             log.info(closing_words(result, path, task.total_epochs, config.output_dir, words))
@@ -111,11 +111,11 @@ def count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def record(trainer: pl.Trainer, saving: Saving, result: dict[str, Any], path: Path) -> None:
+def record(trainer: pl.Trainer, checkpointing: Checkpointing, result: dict[str, Any], path: Path) -> None:
     """result.json, and the hyper-parameters beside the headline for TensorBoard's comparison of runs."""
     run_dir.write(path / "result.json", json.dumps(result, indent=1) + "\n")
     unwanted = ("_target_", "batch_type", "class_names", "name", "output_dir", "task", "experiment")
-    flat = {key.removeprefix("choices."): str(value) for key, value in run_dir.flatten(saving.config).items()
+    flat = {key.removeprefix("choices."): str(value) for key, value in run_dir.flatten(checkpointing.config).items()
             if key.removeprefix("choices.").rpartition(".")[2] not in unwanted}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
@@ -131,7 +131,7 @@ def closing_words(result: dict[str, Any], path: Path, total_epochs: int, root: s
     return "\n".join([
         tests,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
-        f"{duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
+        f"{format_duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
         f"{path}",
         f"next: dltrain predict run={path} {words}",
         f"      tensorboard --logdir {root}",

@@ -69,16 +69,16 @@ def test_newest_falls_back_and_clears_up(tmp_path):
     for value in (1.0, 2.0):
         checkpoints.save({"x": torch.full((3,), value)}, tmp_path / checkpoints.LAST)
     (tmp_path / f".{checkpoints.LAST}.123.tmp").write_bytes(b"half")
-    assert checkpoints.newest(tmp_path) == (tmp_path / checkpoints.LAST, "")
+    assert checkpoints.find_newest(tmp_path) == (tmp_path / checkpoints.LAST, "")
     assert not list(tmp_path.glob("*.tmp"))
     os.truncate(tmp_path / checkpoints.LAST, 100)
-    path, note = checkpoints.newest(tmp_path)
+    path, note = checkpoints.find_newest(tmp_path)
     assert path == tmp_path / checkpoints.PREVIOUS
     assert "last.ckpt is damaged" in note
     os.truncate(tmp_path / checkpoints.PREVIOUS, 0)
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        checkpoints.newest(tmp_path)
-    assert checkpoints.newest(tmp_path / "empty") == (None, "")
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
+        checkpoints.find_newest(tmp_path)
+    assert checkpoints.find_newest(tmp_path / "empty") == (None, "")
 
 
 def test_full_disk_keeps_the_old_file_and_says_so(tmp_path):
@@ -112,6 +112,6 @@ def test_killed_during_a_save_there_is_always_a_whole_file(tmp_path):
         time.sleep(takes * (0.1 + 0.1 * number))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found, _ = checkpoints.newest(tmp_path)
+        found, _ = checkpoints.find_newest(tmp_path)
         assert found is not None
         assert torch.equal(checkpoints.load(found)["x"], big["x"])

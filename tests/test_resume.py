@@ -9,7 +9,7 @@ from PIL import Image
 
 from dltrain import build, checkpoints, run
 from dltrain.batches import generator
-from dltrain.callbacks.checkpointing import Saving
+from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.data.loader import TrainLoader
 from tests.conftest import TINY
@@ -23,18 +23,18 @@ class Crash(Exception):
 
 
 def crash_at(monkeypatch, hook: str, when) -> None:
-    """Makes Saving raise, after its own work in `hook`, where when(trainer) holds."""
+    """Makes Checkpointing raise at the end of `hook`, if when(trainer) is true."""
 
-    class Crashing(Saving):
+    class Crashing(Checkpointing):
         pass
 
     def after(self, trainer, *args, **kwargs):
-        getattr(Saving, hook)(self, trainer, *args, **kwargs)
+        getattr(Checkpointing, hook)(self, trainer, *args, **kwargs)
         if when(trainer):
             raise Crash
 
     setattr(Crashing, hook, after)
-    monkeypatch.setattr(build, "Saving", Crashing)
+    monkeypatch.setattr(build, "Checkpointing", Crashing)
 
 
 def final(path: Path) -> dict:
@@ -193,7 +193,7 @@ def test_damaged_last_checkpoint_falls_back(monkeypatch, config, run_folder, ref
     flipped[len(flipped) // 2] ^= 1
     last.write_bytes(bytes(flipped))
     run.train(config(*TINY), path)
-    assert "continuing from previous.ckpt" in capsys.readouterr().out
+    assert "using previous.ckpt instead" in capsys.readouterr().out
     assert_same(path, reference[0])
 
 

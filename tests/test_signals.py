@@ -78,7 +78,7 @@ def test_signal_saves_and_exits_by_its_number(signum, code, uninterrupted):
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert re.fullmatch(rf"dltrain: {signum.name}: saved outputs/{name}/checkpoints/last.ckpt at step \d+; "
-                        rf"dltrain resume run=outputs/{name} goes on\n", err)
+                        rf"dltrain resume run=outputs/{name} continues it\n", err)
     finish(uninterrupted, name)
     assert_same_bits(uninterrupted, name)
 

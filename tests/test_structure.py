@@ -74,9 +74,7 @@ def test_a_batch_is_followed_through_eight_files_in_four_folders(config):
 
     data, task = build_data(config("augment=cifar")), build_task(config("augment=cifar"))
     data.splits, data.train_loader = {}, None
-    task.__dict__["_trainer"] = None
-    type(task).current_epoch, before = 0, type(task).current_epoch
-    type(task).global_rank, rank = 0, type(task).global_rank
+    task.position = (0, 0, 0, 0)
     sys.setprofile(note)
     try:
         data.load()
@@ -84,9 +82,6 @@ def test_a_batch_is_followed_through_eight_files_in_four_folders(config):
         loss = task.training_step(batch, 0)
     finally:
         sys.setprofile(None)
-        del type(task).current_epoch, type(task).global_rank
-    assert before is not None
-    assert rank is not None
     assert torch.isfinite(loss)
     assert len(files) <= 8, sorted(str(f.relative_to(PACKAGE)) for f in files)
     assert len({file.parent for file in files} - {PACKAGE}) <= 4

@@ -18,4 +18,4 @@ class Samples(pl.Callback):
             try:  # four blanks: shown as it is, not as markdown
                 board.experiment.add_text("val/sample", "    " + text.replace("\n", "\n    "), trainer.global_step)
             except OSError as error:
-                board.give_up(error)
+                board.warn_once(error)

@@ -71,13 +71,13 @@ class Captioning(Task):
         return total, (wanted != PAD).sum()
 
     def training_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images = self.augment(batch, draws).images
+        rng = generator("augment", *self.position)
+        images = self.augment(batch, rng).images
         self.model.frozen = self.frozen_epochs is None or self.current_epoch < self.frozen_epochs
         own = None
         if self.sampled_share:
             share = self.sampled_share * self.global_step / max(1, self.total_steps)
-            own = (torch.rand(batch.captions.shape, generator=draws) < share).to(images.device)
+            own = (torch.rand(batch.captions.shape, generator=rng) < share).to(images.device)
         total, count = self.loss_sum(images, batch.captions, own)
         with torch.no_grad():
             self.sums += torch.stack([total.detach(), count.to(total)])

@@ -48,8 +48,8 @@ class Classification(Classes):
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         if self.resting.stages:
             self.resting.begin(self.current_epoch)
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, labels = self.augment(batch, draws)
+        rng = generator("augment", *self.position)
+        images, labels = self.augment(batch, rng)
         given = self.model(images)
         logits, *auxiliary = given if isinstance(given, tuple) else (given,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -50,8 +50,8 @@ class Detection(Task):
         return self.model.detect(self.augment(DetectionBatch(images, [])).images)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, targets = self.augment(batch, draws)
+        rng = generator("augment", *self.position)
+        images, targets = self.augment(batch, rng)
         try:
             losses = self.model(images, targets)
         except ValueError as error:

@@ -62,12 +62,12 @@ class Segmentation(Task):
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         if self.resting.stages:
             self.resting.begin(self.current_epoch)
-        draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
-        images, masks = self.augment(batch, draws)
+        rng = generator("augment", *self.position)
+        images, masks = self.augment(batch, rng)
         if self.pixels is None:
             logits = self.model(images)
         else:
-            places = drawn_places(masks, self.pixels, draws)
+            places = drawn_places(masks, self.pixels, rng)
             logits = self.model.at(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
         total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)

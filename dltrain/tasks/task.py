@@ -25,6 +25,7 @@ class Task(pl.LightningModule):
     headline_mode = "max"
     unit = "images"  # what throughput counts
     training_metrics: tuple[str, ...] = ("loss",)  # `sums` has the sum of value * count of each, then the count
+    position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, rank: set before each training step
     sums: Tensor
     gradients: Tensor
 
