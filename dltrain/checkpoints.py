@@ -1,8 +1,8 @@
-"""Durable save, verified load, fallback.
+"""Saves checkpoints durably, verifies them when they are loaded, and falls back to the previous one.
 
-A save writes a temporary file in the same folder, flushes it to the disk, moves it over the old one and flushes the
-folder: after a kill at any moment there is a whole file, the old or the new. A load checks the CRC-32 that the zip
-format keeps for every tensor before anything is read, and reads tensors and plain values only, never code.
+A save writes a temporary file in the same folder, flushes it to the disk, renames it over the old file and flushes the
+folder: whenever the process is killed, there is a complete file, the old or the new. A load first checks the CRC-32
+that the zip format keeps of every tensor, and accepts tensors and plain values only, never code.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
+from torch.serialization import MAP_LOCATION
 
 from dltrain.errors import CheckpointError, MachineError
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {"version", "config", "metrics_rows"}; tensors and plain values
 
 
 class DurableIO(CheckpointIO):
-    """Lightning's door to the disk, by the rules above. `last.ckpt` leaves its predecessor as `previous.ckpt`."""
+    """Makes Lightning save and load checkpoints with the functions of this module."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: object = None) -> None:
         save(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, map_location: MAP_LOCATION = None, weights_only: bool | None = None
+                        ) -> Checkpoint:
         return load(Path(path), map_location or (lambda storage, _: storage))
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """Raises MachineError where the disk is full or cannot be written; the old file is then still whole."""
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Replaces the file at `path`; a replaced `last.ckpt` is kept as `previous.ckpt`. Raises MachineError if the disk
+    is full or cannot be written; the old file is then still complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,53 +55,58 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        size = temporary.stat().st_size if temporary.exists() else 0
-        temporary.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise MachineError(f"cannot save {path}: {reason} ({size / 1e6:.1f} MB written, {free / 1e6:.0f} MB free); "
-                           "the previous checkpoint is kept; make room and run the same command again") from error
+    except OSError as error:
+        raise clean_up_failed_save(path, temporary, error.strerror or str(error)) from error
+    except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
+        raise clean_up_failed_save(path, temporary, str(error).splitlines()[0]) from error
 
 
-def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Raises CheckpointError where the file is missing, damaged, or holds more than tensors and plain values."""
-    if fault := damage(path):
+def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineError:
+    """Removes the temporary file and returns the error to raise."""
+    size = temporary.stat().st_size if temporary.exists() else 0
+    temporary.unlink(missing_ok=True)
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    return MachineError(f"cannot save {path}: {reason} ({size / 1e6:.1f} MB written, {free / 1e6:.0f} MB free); the "
+                        "previous checkpoint is kept; free some disk space and run the same command again")
+
+
+def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
+    """Raises CheckpointError if the file is missing, damaged, or has more than tensors and plain values."""
+    if fault := find_fault(path):
         raise CheckpointError(f"{path}: {fault}")
     try:
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint: Checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values "
+        raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
-    return loaded
+    return checkpoint
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, in words, or None."""
+def find_fault(path: Path) -> str | None:
+    """Describes what is wrong with a checkpoint file, or returns None."""
     if not path.is_file():
         return "no such file"
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            damaged_entry = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         return f"damaged or not a checkpoint ({error})"
-    return f"damaged (checksum of {broken})" if broken else None
+    return f"damaged (checksum of {damaged_entry})" if damaged_entry else None
 
 
-def newest(folder: Path) -> tuple[Path | None, str]:
-    """The checkpoint to go on from, and a line to print where it is not the newest. Raises CheckpointError where there
-    are checkpoints but none is whole. Stray temporary files of a killed save are removed."""
-    for stray in folder.glob(".*.ckpt.*.tmp"):
-        stray.unlink(missing_ok=True)
-    faults: dict[str, str] = {}
+def find_newest(folder: Path) -> tuple[Path | None, str]:
+    """Returns the checkpoint to resume from, None if there is none, and a message if it is not the newest one. Raises
+    CheckpointError if there are checkpoints but none is intact. Removes the temporary files of killed saves."""
+    for temporary in folder.glob(".*.ckpt.*.tmp"):
+        temporary.unlink(missing_ok=True)
+    faults: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
-        if (fault := damage(path)) is None:
-            said = "; ".join(f"{bad} is {why}" for bad, why in faults.items())
-            return path, f"{said}; continuing from {name}" if said else ""
-        faults[name] = fault
+        if (fault := find_fault(path)) is None:
+            return path, f"{'; '.join(faults)}; using {name} instead" if faults else ""
+        faults.append(f"{name} is {fault}")
     if faults:
-        raise CheckpointError(f"{folder}: no whole checkpoint: " + "; ".join(f"{n} is {f}" for n, f in faults.items()))
+        raise CheckpointError(f"{folder}: no intact checkpoint: {'; '.join(faults)}")
     return None, ""

@@ -1,12 +1,15 @@
-"""The user-facing errors. Each is shown as one line on standard error and ends the program with its own exit code.
+"""The errors that a user can cause. Each ends the program with one line on standard error and its own exit code.
 
-0 all is well; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
-5 the numbers diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 128 + n ended by signal n.
+0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
+5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 128 + n ended by signal n.
 """
+
+import difflib
 
 
 class UserError(Exception):
-    """What the person at the keyboard can mend: the message names it and says how. By itself: command or config."""
+    """An error that the user can fix. The message names the key or file and says how. Raised itself, and not as a
+    subclass, it means: the command or a config is wrong."""
 
     exit_code = 2
 
@@ -28,7 +31,8 @@ class MachineError(UserError):
 
 
 class InterruptedRun(BaseException):
-    """A signal asked the run to stop and the run has saved itself. Not an Exception: a sweep must end with it."""
+    """Signal `signum` stopped the run, and the run has saved a checkpoint. Not an Exception, because it must also end a
+    sweep, which continues after the errors of its jobs."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -36,8 +40,6 @@ class InterruptedRun(BaseException):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` for the real name closest to `name`, or nothing where none is close."""
-    import difflib
-
+    """Returns `; did you mean 'x'?` with the known name closest to `name`, or "" if none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""

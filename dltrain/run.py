@@ -50,7 +50,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         data = build_data(config)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
-        source, note = checkpoints.newest(run_dir.path / "checkpoints")
+        source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
@@ -76,7 +76,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         result = {**test_metrics, task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
                   "headline": task.headline, "headline_mode": task.headline_mode, "steps": task.total_steps,
-                  "seconds": round(checkpointing.seconds(), 1), "parameters": num_parameters(task.model),
+                  "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
             run_dir.write_json("result.json", result)

@@ -1,4 +1,4 @@
-"""A save is whole or absent; a load is verified and never runs code."""
+"""A saved file is complete or absent; a load is verified and never runs code."""
 
 import os
 import pickle
@@ -7,15 +7,18 @@ import signal
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dltrain import checkpoints
+from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.stopping import Signals
 from dltrain.errors import CheckpointError, MachineError
 
 
-def test_round_trip_and_predecessor(tmp_path):
+def test_save_and_load_keep_the_previous_checkpoint(tmp_path):
     for value in (1.0, 2.0):
         checkpoints.save({"x": torch.full((3,), value)}, tmp_path / checkpoints.LAST)
     assert torch.equal(checkpoints.load(tmp_path / checkpoints.LAST)["x"], torch.full((3,), 2.0))
@@ -23,23 +26,60 @@ def test_round_trip_and_predecessor(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoints.LAST, checkpoints.PREVIOUS]
 
 
+def test_a_save_reaches_the_disk_before_it_replaces_the_old_file(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args)))
+    for _ in range(2):
+        calls.clear()
+        checkpoints.save({"x": torch.zeros(3)}, tmp_path / checkpoints.LAST)
+    assert calls == ["fsync", "replace", "replace", "fsync"]  # the file; last to previous, new to last; the folder
+
+
+class Loader:
+    """One batch per epoch."""
+
+    def __init__(self, position: int):
+        self.position = position
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(("mode", "values", "best", "best_epoch"), [
+    ("max", [0.1, 0.5, 0.5, 0.4], 0.5, 3), ("min", [2.0, 1.0, 3.0, 1.0, 1.5], 1.0, 4)])
+def test_best_is_the_last_of_the_best_values(mode, values, best, best_epoch, tmp_path):
+    checkpointing = Checkpointing(tmp_path, "val/x", mode, {}, Signals(), 15, None, 50)
+    saved = []
+    for epoch, value in enumerate(values, start=1):
+        trainer = SimpleNamespace(
+            state=SimpleNamespace(fn="fit"), callback_metrics={"val/x": torch.tensor(value)}, global_step=epoch,
+            lightning_module=torch.nn.Linear(1, 1), train_dataloader=Loader(epoch),
+            save_checkpoint=lambda path, weights_only, epoch=epoch: saved.append((path.name, weights_only, epoch)))
+        checkpointing.on_validation_end(trainer, trainer.lightning_module)
+    assert checkpointing.best == pytest.approx(best)
+    assert checkpointing.best_epoch == best_epoch
+    assert saved[-1] == (checkpoints.BEST, True, best_epoch)
+
+
 def test_every_flipped_byte_of_a_tensor_is_caught(tmp_path):
     path = tmp_path / "a.ckpt"
     checkpoints.save({"x": torch.randn(500)}, path)
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         entry = next(info for info in archive.infolist() if info.filename.endswith("/data/0"))
-    begin = whole.index(torch.load(path)["x"].numpy().tobytes())
-    for offset in range(begin, begin + entry.file_size, 97):
-        spoiled = bytearray(whole)
-        spoiled[offset] ^= 4
-        path.write_bytes(bytes(spoiled))
+    start = intact.index(torch.load(path)["x"].numpy().tobytes())
+    for offset in range(start, start + entry.file_size, 97):
+        damaged = bytearray(intact)
+        damaged[offset] ^= 4
+        path.write_bytes(bytes(damaged))
         with pytest.raises(CheckpointError, match=r"a.ckpt: damaged \(checksum"):
             checkpoints.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04" + b"\0" * 50])
-def test_what_is_no_checkpoint_is_said(content, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         checkpoints.load(tmp_path / "a.ckpt")
@@ -62,26 +102,26 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         checkpoints.load(tmp_path / "a.ckpt")
     assert not canary.exists()
     pickle.loads(pickle.dumps(Payload(canary)))
-    assert canary.exists(), "the payload must be able to run, or this test shows nothing"
+    assert canary.exists(), "the payload must be able to run, else this test proves nothing"
 
 
-def test_newest_falls_back_and_clears_up(tmp_path):
+def test_find_newest_falls_back_and_removes_temporary_files(tmp_path):
     for value in (1.0, 2.0):
         checkpoints.save({"x": torch.full((3,), value)}, tmp_path / checkpoints.LAST)
-    (tmp_path / f".{checkpoints.LAST}.123.tmp").write_bytes(b"half")
-    assert checkpoints.newest(tmp_path) == (tmp_path / checkpoints.LAST, "")
+    (tmp_path / f".{checkpoints.LAST}.123.tmp").write_bytes(b"incomplete")
+    assert checkpoints.find_newest(tmp_path) == (tmp_path / checkpoints.LAST, "")
     assert not list(tmp_path.glob("*.tmp"))
     os.truncate(tmp_path / checkpoints.LAST, 100)
-    path, note = checkpoints.newest(tmp_path)
+    path, message = checkpoints.find_newest(tmp_path)
     assert path == tmp_path / checkpoints.PREVIOUS
-    assert "last.ckpt is damaged" in note
+    assert "last.ckpt is damaged" in message
     os.truncate(tmp_path / checkpoints.PREVIOUS, 0)
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        checkpoints.newest(tmp_path)
-    assert checkpoints.newest(tmp_path / "empty") == (None, "")
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
+        checkpoints.find_newest(tmp_path)
+    assert checkpoints.find_newest(tmp_path / "empty") == (None, "")
 
 
-def test_full_disk_keeps_the_old_file_and_says_so(tmp_path):
+def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path):
     path = tmp_path / checkpoints.LAST
     checkpoints.save({"x": torch.zeros(3)}, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -97,21 +137,21 @@ def test_full_disk_keeps_the_old_file_and_says_so(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.LAST]
 
 
-def test_killed_during_a_save_there_is_always_a_whole_file(tmp_path):
-    """Ten kills spread over the time that a save takes; a fork, so that the save begins at once."""
+def test_a_kill_during_a_save_leaves_a_complete_file(tmp_path):
+    """Ten kills at times spread over the duration of a save. A forked child, so that the save starts at once."""
     path = tmp_path / checkpoints.LAST
     big = {"x": torch.arange(4_000_000, dtype=torch.float32)}
-    began = time.monotonic()
+    started_at = time.monotonic()
     checkpoints.save(big, path)
-    takes = time.monotonic() - began
+    seconds = time.monotonic() - started_at
     for number in range(10):
         child = os.fork()
         if child == 0:
             checkpoints.save(big, path)
             os._exit(0)
-        time.sleep(takes * (0.1 + 0.1 * number))
+        time.sleep(seconds * (0.1 + 0.1 * number))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found, _ = checkpoints.newest(tmp_path)
-        assert found is not None
-        assert torch.equal(checkpoints.load(found)["x"], big["x"])
+        newest, _ = checkpoints.find_newest(tmp_path)
+        assert newest is not None
+        assert torch.equal(checkpoints.load(newest)["x"], big["x"])

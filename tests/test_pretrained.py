@@ -189,7 +189,7 @@ def test_imagenet_normalisation_is_torchvisions():
     stage.fit(torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8))
     assert stage.mean.flatten().tolist() == pytest.approx(expected.mean)
     assert stage.std.flatten().tolist() == pytest.approx(expected.std)
-    with pytest.raises(ValueError, match="normalize=imagenet needs 3 channels, but has 1"):
+    with pytest.raises(ValueError, match="normalize=imagenet needs images with 3 channels, but they have 1"):
         Normalize("imagenet", 1, 224)
 
 

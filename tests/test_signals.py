@@ -1,4 +1,4 @@
-"""Real processes: killed, terminated, interrupted; the same command again ends in the same bits."""
+"""Real processes that are killed, terminated or interrupted: the same command again ends in the same bits."""
 
 import os
 import re
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytestmark = pytest.mark.slow  # each test starts several processes
 
 COMMAND = [sys.executable, "-m", "dltrain.cli", "seed=3", "trainer.max_epochs=6", "trainer=cpu", "data.batch_size=100",
            "trainer.checkpoint_every_steps=7", "model.depth=8"]
@@ -27,17 +29,16 @@ def finish(cwd: Path, name: str) -> str:
     return out
 
 
-def wait_for_step(cwd: Path, name: str, step: int) -> None:
-    """Until metrics.csv or a checkpoint shows that training is under way."""
+def wait_for_checkpoint(cwd: Path, name: str) -> None:
     last = cwd / f"outputs/{name}/checkpoints/last.ckpt"
-    for _ in range(9000):  # a busy machine starts slowly
+    for _ in range(9000):  # 3 minutes: a busy machine starts slowly
         if last.exists():
             return
         time.sleep(0.02)
     raise AssertionError("no checkpoint appeared")
 
 
-def tensors(cwd: Path, name: str) -> dict:
+def load_tensors(cwd: Path, name: str) -> dict:
     saved = torch.load(cwd / f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)
     momenta = {f"momentum.{k}": v["momentum_buffer"] for k, v in saved["optimizer_states"][0]["state"].items()}
     return {**saved["state_dict"], **momenta}
@@ -46,19 +47,19 @@ def tensors(cwd: Path, name: str) -> dict:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
-    finish(cwd, "whole")
+    finish(cwd, "uninterrupted")
     return cwd
 
 
 def assert_same_bits(cwd: Path, name: str) -> None:
-    a, b = tensors(cwd, "whole"), tensors(cwd, name)
+    a, b = load_tensors(cwd, "uninterrupted"), load_tensors(cwd, name)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_sigkill_and_the_same_command_again(uninterrupted):
+def test_a_killed_run_is_resumed_by_the_same_command(uninterrupted):
     process = start(uninterrupted, "killed")
-    wait_for_step(uninterrupted, "killed", 1)
+    wait_for_checkpoint(uninterrupted, "killed")
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -68,31 +69,30 @@ def test_sigkill_and_the_same_command_again(uninterrupted):
     assert_same_bits(uninterrupted, "killed")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_signal_saves_and_exits_by_its_number(signum, code, uninterrupted):
+def test_a_signal_saves_and_sets_the_exit_code(signum, code, uninterrupted):
     name = f"signal{code}"
     process = start(uninterrupted, name)
-    wait_for_step(uninterrupted, name, 1)
+    wait_for_checkpoint(uninterrupted, name)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert re.fullmatch(rf"dltrain: {signum.name}: saved outputs/{name}/checkpoints/last.ckpt at step \d+; "
-                        rf"dltrain resume run=outputs/{name} goes on\n", err)
+                        rf"dltrain resume run=outputs/{name} continues it\n", err)
     finish(uninterrupted, name)
     assert_same_bits(uninterrupted, name)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    """DistributedDataParallel over gloo: the children join the run's folder, whatever was typed; also in a sweep."""
-    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer=ddp", "trainer.max_epochs=2", "model.depth=8",
-             "recipe=none"]
-    for more in (["name=one", "seed=1"], ["-m", "name=many", "seed=1,2"]):
-        done = subprocess.run([sys.executable, "-m", "dltrain.cli", *words, *more], cwd=tmp_path, capture_output=True,
-                              text=True, timeout=300, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+def test_two_processes_train_the_same_in_a_run_and_in_a_sweep(tmp_path):
+    """DistributedDataParallel over gloo: the second process joins the folder of the run, whatever the user typed."""
+    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer=ddp", "trainer.max_epochs=2", "model.depth=8",
+                 "recipe=none"]
+    for more in (["name=single", "seed=1"], ["-m", "name=sweep", "seed=1,2"]):
+        command = [sys.executable, "-m", "dltrain.cli", *overrides, *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stderr
-    one = torch.load(tmp_path / "outputs/one/checkpoints/last.ckpt", weights_only=True)
-    many = torch.load(tmp_path / "outputs/many/0-resnet20-on-digits/checkpoints/last.ckpt", weights_only=True)
-    assert one["global_step"] == 10  # 628 samples a process in batches of 128, twice
-    assert all(torch.equal(one["state_dict"][k], many["state_dict"][k]) for k in one["state_dict"])
+    single = torch.load(tmp_path / "outputs/single/checkpoints/last.ckpt", weights_only=True)
+    job = torch.load(tmp_path / "outputs/sweep/0-resnet20-on-digits/checkpoints/last.ckpt", weights_only=True)
+    assert single["global_step"] == 10  # 628 samples per process in batches of 128, 2 epochs
+    assert all(torch.equal(single["state_dict"][key], job["state_dict"][key]) for key in single["state_dict"])

@@ -1,21 +1,27 @@
-"""The task, through Lightning and all callbacks, against a training loop written by hand; metrics; schedules."""
+"""A task, trained by Lightning with all callbacks, against a training loop written by hand; metrics; schedules."""
 
+import csv
 import math
+import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from dltrain import optim, run
-from dltrain.batches import generator, seed_of
+from dltrain.batches import ClassificationBatch, generator, seed_of
 from dltrain.build import build, build_data, build_task
+from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.errors import DivergedError, UserError
 from tests.conftest import TINY
 
 
-def by_hand(config) -> tuple[torch.nn.Module, list[float]]:
-    """Everything that a run does to the weights, in one loop: no Lightning, no callback."""
+def train_by_hand(config) -> tuple[torch.nn.Module, list[float]]:
+    """Everything that a run does to the weights, in one loop without Lightning and callbacks. Returns the trained model
+    and the loss of each step."""
     data = build_data(config)
     images, labels = data.splits["train"]
     torch.manual_seed(seed_of("init", config.seed))
@@ -24,49 +30,72 @@ def by_hand(config) -> tuple[torch.nn.Module, list[float]]:
     pixels = images.double() / 255
     mean, std = pixels.mean((0, 2, 3), keepdim=True).float(), pixels.std((0, 2, 3), keepdim=True, correction=0).float()
     keys = config.task.optimizer
-    per_epoch = math.ceil(len(labels) / config.data.batch_size)
-    total = per_epoch * config.trainer.max_epochs
+    steps_per_epoch = math.ceil(len(labels) / config.data.batch_size)
+    total_steps = steps_per_epoch * config.trainer.max_epochs
     sgd = torch.optim.SGD(model.parameters(), lr=keys.lr, momentum=keys.momentum, weight_decay=keys.weight_decay)
-    step, losses = 0, []
+    losses = []
     for epoch in range(config.trainer.max_epochs):
         order = torch.randperm(len(labels), generator=generator("order", config.seed, epoch))
-        for number in range(per_epoch):
-            chosen = order[number * config.data.batch_size : (number + 1) * config.data.batch_size]
-            draws = generator("augment", config.seed, epoch, number, 0)
-            offsets = torch.randint(0, 3, (len(chosen), 2), generator=draws)
-            x = torch.zeros(len(chosen), 1, 10, 10)
-            x[:, :, 1:9, 1:9] = (images[chosen].float() / 255 - mean) / std
-            x = torch.stack([one[:, y : y + 8, z : z + 8] for one, (y, z) in zip(x, offsets.tolist(), strict=True)])
-            torch.manual_seed(seed_of("model", config.seed, epoch, number, 0))
-            passed = sum(step >= round(share * total) for share in (0.5, 0.75))
-            sgd.param_groups[0]["lr"] = keys.lr * 0.1**passed
-            loss = F.cross_entropy(model(x), labels[chosen])
+        for batch_idx, indices in enumerate(order.split(config.data.batch_size)):
+            rng = generator("augment", config.seed, epoch, batch_idx, 0)
+            offsets = torch.randint(0, 3, (len(indices), 2), generator=rng).tolist()
+            padded = torch.zeros(len(indices), 1, 10, 10)
+            padded[:, :, 1:9, 1:9] = (images[indices].float() / 255 - mean) / std
+            crops = torch.stack([image[:, y : y + 8, x : x + 8] for image, (y, x) in zip(padded, offsets, strict=True)])
+            torch.manual_seed(seed_of("model", config.seed, epoch, batch_idx, 0))
+            num_decays = sum(len(losses) >= round(milestone * total_steps) for milestone in (0.5, 0.75))
+            sgd.param_groups[0]["lr"] = keys.lr * 0.1**num_decays
+            loss = F.cross_entropy(model(crops), labels[indices], label_smoothing=config.task.label_smoothing)
             sgd.zero_grad()
             loss.backward()
+            if config.trainer.gradient_clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip_norm)
             sgd.step()
-            losses.append(float(loss))
-            step += 1
+            losses.append(loss.item())
     return model, losses
 
 
-def test_twenty_steps_equal_a_loop_by_hand(config, run_folder):
-    """Order, crop, normalisation, coins of stochastic depth, schedule, momentum, decay: the same bits in the end."""
-    words = (*TINY, "data.batch_size=20", "trainer.max_epochs=4")
-    model, losses = by_hand(config(*words))
+@pytest.mark.parametrize("more", [(), ("task.label_smoothing=0.1",), ("trainer.gradient_clip_norm=0.1",)])
+def test_twenty_steps_equal_a_loop_by_hand(more, config, run_folder):
+    """Order, crop, normalisation, stochastic depth, schedule, momentum, decay, label smoothing, clipping: the same bits
+    after 20 steps."""
+    overrides = (*TINY, "data.batch_size=20", "trainer.max_epochs=4", *more)
+    model, losses = train_by_hand(config(*overrides))
     assert len(losses) == 20
     path = run_folder("run")
-    run.train(config(*words), path)
+    run.train(config(*overrides), path)
     saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 20
     for name, value in model.state_dict().items():
         assert torch.equal(saved["state_dict"][f"model.{name}"], value), name
+    sizes = [20, 20, 20, 20, 16]
+    with open(path / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [(row["step"], row["epoch"]) for row in rows] == [("5", "1"), ("10", "2"), ("15", "3"), ("20", "4")]
+    for row, start in zip(rows, range(0, 20, 5), strict=True):
+        expected = np.average(losses[start : start + 5], weights=sizes)
+        assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_step_seeds_are_a_function_of_seed_epoch_batch_and_rank():
+    """The task's position and all global generators; each of the four changes what is sampled."""
+    samples = []
+    positions = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
+    for seed, epoch, batch_idx, rank in positions:
+        task = SimpleNamespace(device=torch.device("cpu"))
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        StepSeeds(seed).on_train_batch_start(trainer, task, None, batch_idx)
+        assert task.position == (seed, epoch, batch_idx, rank)
+        samples.append((float(torch.rand(())), random.random(), float(np.random.rand())))
+    assert samples[0] == samples[-1]
+    assert all(len({sample[kind] for sample in samples}) == 5 for kind in range(3))
 
 
 def test_metrics_equal_scikit_learns(config, run_folder):
     path = run_folder("run")
-    found = config(*TINY)
-    result = run.train(found, path)
-    data, task = build_data(found), build_task(found)
+    composed = config(*TINY)
+    result = run.train(composed, path)
+    data, task = build_data(composed), build_task(composed)
     task.load_state_dict(torch.load(path / "checkpoints/best.ckpt", weights_only=True)["state_dict"])
     images, labels = data.splits["test"]
     with torch.no_grad():
@@ -74,8 +103,6 @@ def test_metrics_equal_scikit_learns(config, run_folder):
     predicted = logits.argmax(1)
     assert result["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert result["test/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
-    from dltrain.batches import ClassificationBatch
-
     task.evaluation_step(ClassificationBatch(images, labels))
     assert task.confusion.compute().tolist() == confusion_matrix(labels, predicted, labels=range(10)).tolist()
 
@@ -91,19 +118,19 @@ def test_a_loss_that_is_not_finite_ends_the_run(config, run_folder):
 
 
 def test_weights_that_are_not_finite_reach_no_checkpoint(config, run_folder, monkeypatch):
-    """The loss is finite, the step after it is not: neither best nor last may take the weights in."""
+    """The loss is finite, but the optimizer step makes a weight nan: neither best nor last may store it."""
     path = run_folder("run")
-    step = torch.optim.SGD.step
+    sgd_step = torch.optim.SGD.step
 
-    def spoiling(self, closure=None):
-        loss = step(self, closure)
-        spoiling.count += 1
-        if spoiling.count == 3:  # the last step of the first epoch
+    def failing_step(self, closure=None):
+        loss = sgd_step(self, closure)
+        failing_step.count += 1
+        if failing_step.count == 3:  # the last step of the first epoch
             self.param_groups[0]["params"][0].data.fill_(float("nan"))
         return loss
 
-    spoiling.count = 0
-    monkeypatch.setattr(torch.optim.SGD, "step", spoiling)
+    failing_step.count = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", failing_step)
     with pytest.raises(DivergedError, match="weights are not finite at step 3"):
         run.train(config(*TINY), path)
     assert not list((path / "checkpoints").glob("*.ckpt"))
@@ -121,35 +148,27 @@ def test_schedules(keys, steps, expected):
     assert shares == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "kind"), [
+@pytest.mark.parametrize(("name", "expected"), [
     ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("rmsprop", torch.optim.RMSprop),
     ("torch.optim.Adagrad", torch.optim.Adagrad)])
-def test_optimizers_by_name(name, kind):
+def test_optimizers_by_name(name, expected):
     built = optim.optimizer(torch.nn.Linear(2, 2), name, lr=0.3, weight_decay=0.01, momentum=0.8)
-    assert type(built) is kind
+    assert type(built) is expected
     assert built.param_groups[0]["weight_decay"] == 0.01
     if name == "adamw":
         assert built.param_groups[0]["betas"] == (0.8, 0.999)
 
 
-def test_decay_may_leave_out_biases_and_norms():
+def test_weight_decay_can_skip_biases_and_norms():
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    decayed, rest = optim.optimizer(net, "sgd", 0.1, 0.01, decay_all=False).param_groups
+    decayed, others = optim.optimizer(net, "sgd", 0.1, 0.01, decay_all=False).param_groups
     assert [p.dim() for p in decayed["params"]] == [4]
-    assert len(rest["params"]) == 3
-    assert rest["weight_decay"] == 0
+    assert len(others["params"]) == 3
+    assert others["weight_decay"] == 0
 
 
-@pytest.mark.parametrize(("name", "said"), [("sdg", "did you mean 'sgd'"), ("torch.optim.Nothing", "Nothing"),
-                                            ("no.such.Place", "No module")])
-def test_unknown_optimizer(name, said):
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(("name", "message"), [("sdg", "did you mean 'sgd'"), ("torch.optim.Nothing", "Nothing"),
+                                               ("no.such.Place", "No module")])
+def test_an_unknown_optimizer_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
         optim.optimizer(torch.nn.Linear(2, 2), name, lr=0.1, weight_decay=0)
-
-
-def test_label_smoothing_and_clipping_reach_the_step(config, run_folder):
-    plain, changed = run_folder("plain"), run_folder("changed")
-    run.train(config(*TINY), plain)
-    run.train(config(*TINY, "task.label_smoothing=0.1", "trainer.gradient_clip_norm=0.1"), changed)
-    a, b = (torch.load(p / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for p in (plain, changed))
-    assert not torch.equal(a["model.head.weight"], b["model.head.weight"])

@@ -16,7 +16,7 @@ from dltrain.data.language_modeling import Shakespeare, Stdlib, TextFiles, side_
 from dltrain.data.vocabulary import characters_of, encoded, read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks.language_modeling import continuation
-from tests.test_resume import Crash, assert_a_crash_changes_nothing, assert_same, crash_at, final
+from tests.test_resume import Crash, assert_a_crash_changes_nothing, assert_same, crash_at, load_last
 
 WORDS = "the cat sat on the mat and the rat sat on the cat; "
 
@@ -92,7 +92,7 @@ def test_training_equals_a_loop_by_hand_with_its_state_norms_and_clipping(config
             steps += 1
             seen.append((float(loss.detach()), window[:, 1:].numel(), norm, norm > 0.5))
     for name, value in net.state_dict().items():
-        assert torch.equal(final(path)["state_dict"][f"model.{name}"], value), name
+        assert torch.equal(load_last(path)["state_dict"][f"model.{name}"], value), name
     with open(path / "metrics.csv", newline="") as file:
         first = next(row for row in csv.DictReader(file) if row["train/loss"])
     five = seen[:5]

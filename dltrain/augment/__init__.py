@@ -1,1 +1,1 @@
-"""Batched transforms on whole tensors, each sample with its own draw."""
+"""Random transforms of whole batches on the device. Each sample has its own random parameters."""

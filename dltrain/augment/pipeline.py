@@ -1,36 +1,79 @@
-"""The stage between data and model: a batch of uint8 pixels becomes a batch of normalised floats, on the device.
+"""The augment stage, between data and model: turns a batch of uint8 pixels into normalised floats, on the device.
 
-In training: transforms of pixels as floats in [0, 1], normalisation, transforms of normalised values, each sample with
-its own draw. In evaluation: normalisation, then one or several views (views.py).
+Training: random transforms of pixels in [0, 1], then normalisation, then random transforms of normalised values; each
+sample gets its own random parameters. Evaluation: normalisation only, then one or several views of each image
+(test_time_augmentation.py).
+
+Shapes: B batch, N images of the training split, C channels, H, W height and width in pixels.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dltrain.augment.geometry import each
 from dltrain.augment.test_time_augmentation import Views
 
-Transform = Callable[[Any, torch.Generator], Any]  # a batch with images, in [0, 1] or normalised, and its own draws
-STATISTICS_IMAGES = 50_000  # more images do not move the statistics
-KINDS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
-WHITEN_AT_MOST = 3072  # values an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
-WHITEN_EPSILON = 1e-3  # added to the eigenvalues of values in [0, 1]: directions of less variance are not blown up
+STATISTICS_IMAGES = 50_000  # at most so many images are read for the statistics; more hardly change them
+NORMALIZATIONS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation for torchvision's weights
+WHITEN_MAX_VALUES = 3072  # of an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
+WHITEN_EPSILON = 1e-3  # added to the eigenvalues (pixels in [0, 1]) so that low-variance directions are not amplified
+
+Images = Tensor | list[Tensor]  # (B, C, H, W), or B images (C, Hi, Wi) of different sizes
+
+
+class ImageBatch(Protocol):
+    """Any NamedTuple of batches.py that has images."""
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+    def _replace(self, **fields: Any) -> Self: ...
+
+
+BatchT = TypeVar("BatchT", bound=ImageBatch)
+
+
+class BatchTransform(Protocol):
+    """What on_pixels and on_normalized accept: any callable from a batch and a CPU generator to a changed batch."""
+
+    def __call__(self, batch: BatchT, rng: torch.Generator, /) -> BatchT: ...
+
+
+class Transform(ABC):
+    """Base class of the transforms here. A transform from outside needs it only for `check` and `fit`; the buffers of
+    a transform that is also an nn.Module are saved with the run."""
+
+    def check(self, channels: int, image_px: int) -> None:  # noqa: B027  # optional for a subclass
+        """Raises ValueError if images (C, image_px, image_px) do not fit. Called once, before the first step."""
+
+    def fit(self, pixels: Tensor) -> None:  # noqa: B027  # optional for a subclass
+        """Computes statistics of (N, C, H, W) uint8 images of the training split. Called once, before the first
+        step."""
+
+    @abstractmethod
+    def __call__(self, batch: BatchT, rng: torch.Generator) -> BatchT:
+        """Transforms each sample with its own random parameters, all taken from `rng`, a generator on the CPU."""
 
 
 class Normalize(nn.Module):
-    """Pixels in [0, 1], made to suit a net by statistics of the training split.
+    """Normalises pixels by statistics of the training split, or by constants.
 
-    `mean_pixel`: less one mean per channel for all places. `per_pixel`: less one mean per channel and place (the mean
-    image of He et al. 2015). `standard`: less the mean and divided by the standard deviation per channel. `box`: to
-    [-1, 1]. `imagenet`: by ImageNet's mean and deviation. `whiten`: ZCA, the mean image taken off and the covariance of
-    the values made the identity, but for WHITEN_EPSILON. All can be inverted. The statistics are buffers: saved with
-    the weights, they travel with the run.
+    `mean_pixel`: subtracts the mean of each channel. `per_pixel`: subtracts the mean image, one mean per channel and
+    position (He et al. 2015). `standard`: subtracts the mean and divides by the standard deviation of each channel.
+    `box`: maps [0, 1] to [-1, 1]. `imagenet`: uses ImageNet's mean and standard deviation. `whiten`: ZCA, subtracts the
+    mean image and makes the covariance of all values the identity, up to WHITEN_EPSILON. `invert` undoes each of them.
+    The statistics are buffers, so they are saved with the weights.
     """
 
     mean: Tensor
@@ -40,14 +83,14 @@ class Normalize(nn.Module):
 
     def __init__(self, kind: str, channels: int, image_px: int):
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"normalize must be one of {', '.join(KINDS)}, but is {kind}")
-        size = channels * image_px**2
-        if kind == "whiten" and size > WHITEN_AT_MOST:
-            raise ValueError(f"normalize=whiten takes the covariance of all {size:,} values of an image, at most "
-                             f"{WHITEN_AT_MOST:,}; normalize=standard suits large images")
+        if kind not in NORMALIZATIONS:
+            raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, but is {kind}")
+        num_values = channels * image_px**2
+        if kind == "whiten" and num_values > WHITEN_MAX_VALUES:
+            raise ValueError(f"normalize=whiten needs the covariance of all {num_values:,} values of an image, but can "
+                             f"handle at most {WHITEN_MAX_VALUES:,}; use normalize=standard for large images")
         if kind == "imagenet" and channels != 3:
-            raise ValueError(f"normalize=imagenet needs 3 channels, but has {channels}")
+            raise ValueError(f"normalize=imagenet needs images with 3 channels, but they have {channels}")
         self.kind = kind
         side = image_px if kind in ("per_pixel", "whiten") else 1
         self.register_buffer("mean", torch.full((1, channels, side, side), 0.5 if kind == "box" else 0.0))
@@ -56,20 +99,20 @@ class Normalize(nn.Module):
             self.mean.copy_(torch.tensor(IMAGENET[0]).view(1, 3, 1, 1))
             self.std.copy_(torch.tensor(IMAGENET[1]).view(1, 3, 1, 1))
         if kind == "whiten":
-            self.register_buffer("whitening", torch.eye(size))
-            self.register_buffer("colouring", torch.eye(size))  # its inverse
+            self.register_buffer("whitening", torch.eye(num_values))
+            self.register_buffer("colouring", torch.eye(num_values))  # the inverse of `whitening`
 
     def fit(self, pixels: Tensor) -> None:
-        """Takes the statistics from (N, C, H, W) uint8, in double precision, a thousand images at a time."""
+        """Computes the statistics of (N, C, H, W) uint8 images, in double precision, 1,000 images at a time."""
         if self.kind in ("box", "imagenet"):
             return
         chunks = pixels.split(1000)
-        places = (0,) if self.kind in ("per_pixel", "whiten") else (0, 2, 3)
-        count = len(pixels) * (1 if len(places) == 1 else pixels[0, 0].numel())
-        mean = sum(chunk.double().sum(places, keepdim=True) for chunk in chunks) / (255 * count)
+        dims = (0,) if self.kind in ("per_pixel", "whiten") else (0, 2, 3)
+        count = len(pixels) * (1 if len(dims) == 1 else pixels[0, 0].numel())
+        mean = sum(chunk.double().sum(dims, keepdim=True) for chunk in chunks) / (255 * count)
         self.mean.copy_(mean)
         if self.kind == "standard":
-            square = sum(chunk.double().square().sum(places, keepdim=True) for chunk in chunks)
+            square = sum(chunk.double().square().sum(dims, keepdim=True) for chunk in chunks)
             self.std.copy_((square / (255**2 * count) - mean.square()).sqrt().clamp_min(1e-8))
         if self.kind == "whiten":
             centred = ((chunk.double() / 255 - mean).flatten(1) for chunk in chunks)
@@ -79,26 +122,24 @@ class Normalize(nn.Module):
             self.colouring.copy_(vectors * scale @ vectors.T)
 
     def forward(self, images: Tensor) -> Tensor:
-        values = images.float() / 255 if images.dtype == torch.uint8 else images
+        """(B, C, H, W), uint8 in [0, 255] or float in [0, 1], to normalised floats of the same shape."""
+        values = to_unit_range(images) if images.dtype == torch.uint8 else images
         out = (values - self.mean) / self.std
         return (out.flatten(1) @ self.whitening).view_as(out) if self.kind == "whiten" else out
 
     def invert(self, images: Tensor) -> Tensor:
-        """Back to uint8 pixels, for people to look at."""
+        """Normalised floats (B, C, H, W) back to uint8 pixels in [0, 255]."""
         if self.kind == "whiten":
             images = (images.flatten(1) @ self.colouring).view_as(images)
         return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 class Augment(nn.Module):
-    """See the module. `channels` and `image_px` are the data's; the transforms are called in the order given.
+    """The whole stage. `channels` and `image_px` describe the data's images; `on_pixels` and `on_normalized` are called
+    in the order of the config. The keys are explained in configs/augment/none.yaml."""
 
-    A transform may have `check(channels, image_px)`, which raises ValueError before the first step, and
-    `fit(pixels)`, which takes statistics of the training split; those that are modules save their buffers with the run.
-    """
-
-    def __init__(self, normalize: str, channels: int, image_px: int, on_pixels: Sequence[Transform] = (),
-                 on_normalized: Sequence[Transform] = (), test: str = "single", test_padding_px: int = 0,
+    def __init__(self, normalize: str, channels: int, image_px: int, on_pixels: Sequence[BatchTransform] = (),
+                 on_normalized: Sequence[BatchTransform] = (), test: str = "single", test_padding_px: int = 0,
                  test_crop_px: int | None = None, test_scales: Sequence[float] = (1.0,),
                  test_short_px: int | None = None):
         super().__init__()
@@ -106,34 +147,45 @@ class Augment(nn.Module):
         self.test_views = Views(test, test_padding_px, test_crop_px, test_scales, test_short_px)
         self.test_views.check(image_px)
         self.on_pixels, self.on_normalized = list(on_pixels), list(on_normalized)
-        self.with_buffers = nn.ModuleList(stage for _, stage in self.stages() if isinstance(stage, nn.Module))
-        for name, stage in self.stages():
-            if hasattr(stage, "check"):
-                try:
-                    stage.check(channels, image_px)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
-
-    def stages(self) -> list[tuple[str, Any]]:
-        """Every transform with its place in the config."""
-        return [(f"{key}.{place} ({type(stage).__name__})", stage) for key, stages in (
-            ("on_pixels", self.on_pixels), ("on_normalized", self.on_normalized)) for place, stage in enumerate(stages)]
+        named = [(f"{key}.{index} ({type(transform).__name__})", transform) for key, transforms in (
+            ("on_pixels", self.on_pixels), ("on_normalized", self.on_normalized))
+            for index, transform in enumerate(transforms)]
+        self.transform_modules = nn.ModuleList(transform for _, transform in named if isinstance(transform, nn.Module))
+        self.transforms = {name: transform for name, transform in named if isinstance(transform, Transform)}
+        for name, transform in self.transforms.items():
+            try:
+                transform.check(channels, image_px)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
     def fit(self, pixels: Tensor) -> None:
-        """Every statistic, from (N, C, H, W) uint8 of the training split."""
+        """Computes all statistics from (N, C, H, W) uint8 images of the training split."""
         self.normalize.fit(pixels)
-        for _, stage in self.stages():
-            if hasattr(stage, "fit"):
-                stage.fit(pixels)
+        for transform in self.transforms.values():
+            transform.fit(pixels)
 
-    def forward(self, batch: Any, draws: torch.Generator | None = None) -> Any:
-        """Any batch with images; `draws` is its own generator on the CPU, without one nothing random happens."""
-        if draws is not None and self.on_pixels:
-            batch = batch._replace(images=each(lambda pixels: pixels.float() / 255, batch.images))
+    def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:
+        """Random transforms run only if `rng`, a generator on the CPU, is there: without it, as in evaluation, the
+        images are only normalised."""
+        if rng is not None and self.on_pixels:
+            batch = batch._replace(images=map_images(to_unit_range, batch.images))
             for transform in self.on_pixels:
-                batch = transform(batch, draws)
-        batch = batch._replace(images=each(self.normalize, batch.images))
-        if draws is not None:
+                batch = transform(batch, rng)
+        batch = batch._replace(images=map_images(self.normalize, batch.images))
+        if rng is not None:
             for transform in self.on_normalized:
-                batch = transform(batch, draws)
+                batch = transform(batch, rng)
         return batch
+
+
+def map_images(function: Callable[..., Tensor], images: Images, *parameters: Tensor) -> Images:
+    """Calls function((B, C, H, W), *parameters), where each tensor of parameters has one row per sample. Images of
+    different sizes go through it one by one, as batches of one."""
+    if isinstance(images, Tensor):
+        return function(images, *parameters)
+    return [function(image[None], *(rows[i : i + 1] for rows in parameters))[0] for i, image in enumerate(images)]
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float in [0, 1]."""
+    return pixels.float() / 255

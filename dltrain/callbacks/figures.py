@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dltrain.callbacks.metrics import Board
+from dltrain.callbacks.metrics import TensorBoard
 
 
 class Draws(Protocol):
@@ -62,8 +62,8 @@ class Figures(pl.Callback):
             add(trainer, split, task.summary_figures(), trainer.fit_loop.epoch_loop.global_step)
 
 
-def boards(trainer: pl.Trainer) -> list[Board]:
-    return [logger for logger in trainer.loggers if isinstance(logger, Board)]
+def boards(trainer: pl.Trainer) -> list[TensorBoard]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
 def add(trainer: pl.Trainer, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:

@@ -1,35 +1,63 @@
-"""What a run writes down while it goes: metrics.csv, TensorBoard scalars, throughput. One reading every n steps, which
-is the only time the host waits for the device."""
+"""Logs the metrics of a run: metrics.csv, TensorBoard scalars, throughput.
+
+The metrics of the training steps are summed on the device and read once every n steps: only then does the host wait for
+the device.
+"""
 
 from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor
 
-FIRST = ("step", "epoch")
+FIRST_COLUMNS = ("step", "epoch")
+
+
+class TrainedTask(Protocol):
+    """What the callbacks need of a task, beyond Lightning's own module."""
+
+    unit: str  # what throughput counts, in the plural, such as "images"
+    position: tuple[int, int, int, int]  # of the training step: seed, epoch, batch index, process rank
+
+    def count(self, batch: object) -> int:
+        """Number of units in a batch."""
+
+    def read_training_metrics(self) -> dict[str, float]:
+        """Means since the last call; makes the host wait for the device."""
+
+
+class TrainingLoader(Protocol):
+    """What the callbacks need of the loader of the training split."""
+
+    position: int  # batches yielded since the run started, over all epochs
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
 
 
 class MetricsFile(Logger):
-    """metrics.csv: a row a reading, a column a metric; blank where a reading does not have it.
+    """Writes metrics.csv: one row per call of `log_metrics`, one column per metric, blank where a row has no value.
 
-    A resumed run keeps the rows that its checkpoint counted, so the file reads as if nothing had happened."""
+    `keep_rows`: a resumed run keeps that many rows, those written before its checkpoint, and repeats the later ones.
+    The file then looks as if the run had never stopped."""
 
     def __init__(self, path: Path, keep_rows: int = 0):
         super().__init__()
         self.path = path
-        self.rows: list[dict[str, Any]] = []
-        self.columns: list[str] = list(FIRST)
+        self.rows: list[dict[str, object]] = []
+        self.columns: list[str] = list(FIRST_COLUMNS)
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self.rows = list(reader)[:keep_rows]
-                self.columns = list(reader.fieldnames or FIRST)
+                self.columns = list(reader.fieldnames or FIRST_COLUMNS)
             self.rewrite()
 
     @property
@@ -40,15 +68,15 @@ class MetricsFile(Logger):
     def version(self) -> str:
         return ""
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """config.yaml has them."""
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """Does nothing: they are in config.yaml."""
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row: dict[str, Any] = {"step": step, "epoch": metrics.get("epoch", "")}
-        row.update({key: f"{value:.6g}" for key, value in metrics.items() if key not in FIRST})
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row: dict[str, object] = {"step": step, "epoch": metrics.get("epoch", "")}
+        row.update({key: f"{value:.6g}" for key, value in metrics.items() if key not in FIRST_COLUMNS})
         self.rows.append(row)
-        if new := [key for key in row if key not in self.columns]:
-            self.columns += new
+        if new_columns := [key for key in row if key not in self.columns]:
+            self.columns += new_columns
             self.rewrite()
             return
         with open(self.path, "a", newline="", encoding="utf-8") as file:
@@ -64,87 +92,101 @@ class MetricsFile(Logger):
             writer.writerows(self.rows)
 
 
-class Board(TensorBoardLogger):
-    """TensorBoard's events. A disk that refuses them costs one warning, not the run."""
+class TensorBoard(TensorBoardLogger):
+    """Writes TensorBoard's event file. If the disk refuses it, prints one warning and lets the run continue."""
 
-    failed = False
+    has_failed = False
 
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:
-            super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+            super().log_metrics({key: value for key, value in metrics.items() if key != "epoch"}, step)
         except OSError as error:
-            self.give_up(error)
+            self.warn_once(error)
 
-    def give_up(self, error: OSError) -> None:
-        if not self.failed:
-            print(f"dltrain: warning: TensorBoard's events cannot be written ({error}); training goes on")
-        self.failed = True
+    def add_figure(self, tag: str, figure: Tensor | str, step: int) -> None:
+        """A picture (3, H, W) uint8, or text."""
+        try:
+            if isinstance(figure, str):  # indented by four blanks: shown as it is, not as markdown
+                self.experiment.add_text(tag, "    " + figure.replace("\n", "\n    "), step)
+            else:
+                self.experiment.add_image(tag, figure, step)
+        except OSError as error:
+            self.warn_once(error)
+
+    def warn_once(self, error: OSError) -> None:
+        if not self.has_failed:
+            print(f"dltrain: warning: cannot write TensorBoard's event file ({error}); training continues")
+        self.has_failed = True
 
     def finalize(self, status: str) -> None:
-        """Flushes; the file stays open, because a test follows the training."""
+        """Flushes the file, but keeps it open, because the test follows the training."""
         try:
             self.experiment.flush()
         except OSError as error:
-            self.give_up(error)
+            self.warn_once(error)
 
     def save(self) -> None:
-        """No hparams.yaml: config.yaml has them, and Lightning calls this after every reading."""
+        """Does nothing: Lightning would write hparams.yaml after each row, but config.yaml has it all."""
 
 
-class Readings(pl.Callback):
-    """Every n optimizer steps: the training metrics since the last reading, learning rate, throughput, to all loggers.
-    `latest` keeps the last values for the progress display."""
+class MetricsLogging(pl.Callback):
+    """Every `every_n_steps` optimizer steps, sends the mean training metrics since the last time, the learning rate and
+    the throughput to all loggers; after each validation, its metrics. `latest` has the last value of each."""
 
     def __init__(self, every_n_steps: int):
         self.every_n_steps = every_n_steps
         self.latest: dict[str, float] = {}
-        self.count, self.since = 0, time.perf_counter()
-        self.step = -1
+        self.last_step = -1
+        self.restart_clock()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start_clock()
+    def restart_clock(self) -> None:
+        """Throughput is `num_units`, counted from now on, over the time from now on."""
+        self.num_units, self.start_seconds = 0, time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.step = trainer.global_step
-        self.start_clock()
+        self.last_step = trainer.global_step
+        self.restart_clock()
 
-    def start_clock(self) -> None:
-        self.count, self.since = 0, time.perf_counter()
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.restart_clock()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-                           ) -> None:
-        self.count += pl_module.count(batch) * trainer.world_size
-        if trainer.global_step != self.step and trainer.global_step % self.every_n_steps == 0:
-            self.read(trainer, pl_module)
-        self.step = trainer.global_step
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object,
+                           batch_idx: int) -> None:
+        self.num_units += cast(TrainedTask, pl_module).count(batch) * trainer.world_size
+        if trainer.global_step != self.last_step and trainer.global_step % self.every_n_steps == 0:
+            self.log_training(trainer, pl_module)
+        self.last_step = trainer.global_step
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """An epoch's rest is read before its validation, so that a run stopped in between loses no reading."""
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the last steps of an epoch before its validation, so that a run stopped in between loses none."""
         if trainer.state.fn == "fit":
-            self.read(trainer, pl_module)
-
-    def read(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        values = pl_module.read_training_metrics()
-        if not values:
-            return
-        values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        if self.count:
-            values[f"{pl_module.unit}_per_second"] = self.count / (time.perf_counter() - self.since)
-        self.start_clock()
-        self.write(trainer, values)
+            self.log_training(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self.write(trainer, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
-            self.start_clock()
+            metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+            self.send_to_loggers(trainer, metrics)
+            self.restart_clock()
 
-    def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
-        self.latest.update(values)
+    def log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        task = cast(TrainedTask, pl_module)
+        metrics = task.read_training_metrics()
+        if not metrics:
+            return
+        metrics["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if self.num_units:
+            metrics[f"{task.unit}_per_second"] = self.num_units / (time.perf_counter() - self.start_seconds)
+        self.restart_clock()
+        self.send_to_loggers(trainer, metrics)
+
+    def send_to_loggers(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        self.latest.update(metrics)
         for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": epochs_begun(trainer)}, trainer.global_step)
+            logger.log_metrics({**metrics, "epoch": epoch_number(trainer)}, trainer.global_step)
 
 
-def epochs_begun(trainer: pl.Trainer) -> int:
-    """1 in the first epoch and in its validation, and so on, also where a resume stands between the two."""
-    loader = trainer.train_dataloader
+def epoch_number(trainer: pl.Trainer) -> int:
+    """1 during the first epoch and its validation, and so on, also in a run that resumes between the two; 0 without
+    training data."""
+    loader = cast(TrainingLoader | None, trainer.train_dataloader)
     return -(-loader.position // len(loader)) if loader is not None else 0

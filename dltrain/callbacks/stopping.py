@@ -1,11 +1,11 @@
-"""What ends a run early or at its time: signals, the planned number of steps, and numbers that are not finite."""
+"""What ends a run: a signal, the planned number of steps, or a loss that is not finite."""
 
 from __future__ import annotations
 
 import os
 import signal
-import types
-from typing import Any
+from contextlib import ExitStack
+from types import FrameType
 
 import pytorch_lightning as pl
 import torch
@@ -16,30 +16,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is only noted in `received`: the run saves itself after its
-    step. A second SIGINT ends the process at once."""
+    """Context manager. Inside it, the first SIGINT, SIGTERM or SIGHUP is only recorded in `received`, so that the run
+    can save a checkpoint after the current step. A second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous_handlers = ExitStack()
 
     def __enter__(self) -> Signals:
         for signum in SIGNALS:
-            self._before[signum] = signal.signal(signum, self._note)
+            previous = signal.signal(signum, self._record)
+            self._previous_handlers.callback(signal.signal, signum, previous)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+        self._previous_handlers.close()
 
-    def _note(self, signum: int, _: types.FrameType | None) -> None:
+    def _record(self, signum: int, _: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
             os._exit(130)
         self.received = signum
 
 
 class StopAtStep(pl.Callback):
-    """Ends training, with a validation, after `total_steps` optimizer steps, in mid-epoch where they end there."""
+    """Ends training after `total_steps` optimizer steps, also in the middle of an epoch; a validation follows."""
 
     def __init__(self, total_steps: int):
         self.total_steps = total_steps
@@ -47,14 +47,14 @@ class StopAtStep(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.global_step >= self.total_steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         if trainer.global_step >= self.total_steps:
             trainer.should_stop = True
 
 
 class StopAtNonFinite(pl.Callback):
-    """Ends the run at the first loss that is nan or infinite, before the optimizer takes it in. Where reading the loss
-    would make the host wait for the device, it is read every `every_n_steps` only."""
+    """Raises DivergedError at the first loss that is nan or infinite, before the optimizer step that would use it. On
+    devices where reading the loss makes the host wait, it is read every `every_n_steps` steps only."""
 
     def __init__(self, every_n_steps: int):
         self.every_n_steps = every_n_steps

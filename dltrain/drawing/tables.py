@@ -52,7 +52,7 @@ def format_values(values: Sequence[float]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """12 s, 3:05 min, 2:10 h."""
+    """Such as "12 s", "3:05 min", "2:10 h"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
