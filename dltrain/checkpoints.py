@@ -20,7 +20,7 @@ from torch.serialization import MAP_LOCATION
 from dltrain.errors import CheckpointError, MachineError
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {"version", "config", "metrics_rows"}; tensors and plain values
+Checkpoint = dict[str, Any]  # tensors and plain values: Lightning's, with "dltrain": {version, config, metrics_rows}
 
 
 class DurableIO(CheckpointIO):

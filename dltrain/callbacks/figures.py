@@ -21,8 +21,8 @@ class Draws(Protocol):
 
 
 class Figures(pl.Callback):
-    """The first training batch of a run; the first batch of each validation and of the test, with the outputs; a summary
-    of the split after the last validation and after the test."""
+    """The first training batch of a run; the first batch of each validation and of the test, with the outputs; a
+    summary of the split after the last validation and after the test."""
 
     def __init__(self) -> None:
         self.first: tuple[Any, Any] | None = None  # a batch of an evaluation and the outputs for it

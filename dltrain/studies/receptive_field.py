@@ -2,8 +2,8 @@
 
 W. Luo et al., "Understanding the Effective Receptive Field", 2016, arXiv 1701.04128: the gradient of an output pixel
 with respect to the image, its absolute values averaged over images, falls off like a Gaussian, so the effective field
-is much smaller than the reach of the layers. The tutorial, slides 32 and 33: a fully convolutional net has a large stride;
-hypercolumns read low layers beside high ones; dilation removes the stride and keeps the field.
+is much smaller than the reach of the layers. The tutorial, slides 32 and 33: a fully convolutional net has a large
+stride; hypercolumns read low layers beside high ones; dilation removes the stride and keeps the field.
 
 For each net: reach, the side of what has any gradient at all; effective field, the side of a square of as many pixels
 as have more than 4.55 % of the largest gradient (section 3.1: two standard deviations of a Gaussian); half, the radius
