@@ -23,9 +23,10 @@ from dltrain.build import build
 from dltrain.callbacks.boxes import drawn
 from dltrain.callbacks.captions import captioned, looked_at
 from dltrain.callbacks.masks import as_palette_png, overlaid
-from dltrain.data.classification import PICTURES, read_image
-from dltrain.data.segmentation import scaled_image
-from dltrain.data.vocabulary import encoded, read_text
+from dltrain.data.images import IMAGE_SUFFIXES, list_images, read_image
+from dltrain.data.language_modeling import encode_characters
+from dltrain.data.segmentation import scale_image
+from dltrain.data.texts import read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks import decoding
 from dltrain.tasks.language_modeling import continuation
@@ -66,9 +67,9 @@ def picture_files(words: str) -> list[Path]:
     for word in [words] if Path(words).exists() else words.split(","):
         place = Path(word)
         if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+            inside = list_images(place, recursive=True)
             if not inside:
-                raise DataError(f"input={place}: no pictures in this folder ({', '.join(sorted(PICTURES))})")
+                raise DataError(f"input={place}: no pictures in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files += inside
         elif place.is_file():
             files.append(place)
@@ -81,7 +82,7 @@ def continued(task: Any, config: DictConfig, path: Path, prompt: str = "\n", len
               temperature: float = 0.8, top_k: int | None = None, seed: int = 0) -> None:
     """Writes on from `prompt`, to the terminal as it comes. The same words give the same text."""
     symbols = run_dir.read_vocabularies(path)["characters"]
-    tokens = encoded(prompt, symbols)
+    tokens = encode_characters(prompt, symbols)
     if not len(tokens):
         raise UserError("prompt must have at least one character")
     if unknown := sorted({c for c, token in zip(prompt, tokens.tolist(), strict=True) if token == UNKNOWN}):
@@ -96,13 +97,14 @@ def continued(task: Any, config: DictConfig, path: Path, prompt: str = "\n", len
 def labelled(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None) -> None:
     """Labels texts, or pictures where the data read those as sequences."""
     data = as_trained(config, path)
-    if not data.reads_pictures:
+    if data.input_kind == "text":
         kind, titles = "text", texts_of(text, input)
     elif input is None:
         raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
     else:
         kind, titles = "file", [str(file) for file in picture_files(input)]
-    tell_labels(path, config, kind, titles, lambda chunk: task(on(task.device, data.encode_inputs(chunk))))
+    tell_labels(path, config, kind, titles, lambda chunk: task(on(task.device, data.encode_inputs(
+        chunk if kind == "text" else [data.read_input(Path(file)) for file in chunk]))))
 
 
 def tagged(task: Any, config: DictConfig, path: Path, text: str | None = None, input: str | None = None) -> None:
@@ -206,7 +208,7 @@ def segmented(task: Any, config: DictConfig, path: Path, input: str) -> None:
     for file in files:
         image = read_image(file, config.data.channels)
         with torch.inference_mode():
-            logits = task(scaled_image(image, config.data.image_px)[None].to(task.device))
+            logits = task(scale_image(image, config.data.image_px)[None].to(task.device))
             full = F.interpolate(logits, size=image.shape[1:], mode="bilinear", align_corners=False)
             mask = full[0].argmax(0).cpu()
         to_pil_image(overlaid(image, mask, names)).save(path / "predictions" / f"{file.stem}.png")

@@ -82,22 +82,22 @@ def assert_equal_tree(a, b, name: str) -> None:
 @pytest.fixture
 def reference(config, run_folder):
     """A run that nothing interrupted, and the samples it saw, batch by batch."""
-    FewDigits.seen.clear()
+    FewDigits.history.clear()
     path = run_folder("uninterrupted")
     result = run.train(config(*TINY), path)
-    return path, list(FewDigits.seen), result
+    return path, list(FewDigits.history), result
 
 
 def crashed_and_resumed(monkeypatch, config, path: Path, hook: str, steps: list[int], *words: str) -> list:
     """Runs until done, crashing once at each of `steps`; returns the batches seen, those of lost steps included."""
-    FewDigits.seen.clear()
+    FewDigits.history.clear()
     for step in steps:
         with monkeypatch.context() as patch:
             crash_at(patch, hook, lambda trainer, step=step: trainer.state.fn == "fit" and trainer.global_step == step)
             with pytest.raises(Crash):
                 run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *words), path)
     run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *words), path)
-    return list(FewDigits.seen)
+    return list(FewDigits.history)
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.batches import generator, seed_of
-from dltrain.data.language_modeling import side_by_side, topics
-from dltrain.data.vocabulary import characters_of, encoded
+from dltrain.data.language_modeling import cut_streams, encode_characters
+from dltrain.data.sequences import character_vocabulary
+from dltrain.data.stdlib import read_topics
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 
 BATCH, FEATURES = 32, 8  # sequences and input values, of the flow
@@ -89,9 +90,9 @@ def flow(net: Recurrent, distance: int, seed: int) -> Tensor:
 def trained(steps: int, window: int, lr: float, limit: float, seed: int) -> tuple[list[float], list[float]]:
     """A vanilla character model with an orthogonal W_h on the documentation topics, by SGD with momentum 0.9: its loss
     in nats and its gradient's norm, before clipping, at each step."""
-    text = "\n\n".join(topics())[:CHARACTERS]
-    symbols = characters_of(text)
-    rows = side_by_side(encoded(text, symbols), STREAMS, whole=False)
+    text = "\n\n".join(read_topics())[:CHARACTERS]
+    symbols = character_vocabulary(text)
+    rows = cut_streams(encode_characters(text, symbols), STREAMS, whole=False)
     torch.manual_seed(seed_of("init", seed))
     net = CharRNN(len(symbols), "rnn", UNITS, 1)
     nn.init.orthogonal_(net.recurrent.weights(0)[1])

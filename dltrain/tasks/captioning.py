@@ -106,9 +106,9 @@ class Captioning(Task):
         told = {number: data.join(words) for number, words in self.gathered().items()}
         references = {number: data.references(split, number) for number in told}
         values = {"loss": loss / count, "perplexity": (loss / count).exp(), **scores(told, references)}
-        if hasattr(data, "is_true"):
-            correct = sum(data.is_true(split, number, said) for number, said in told.items())
-            values["caption_accuracy"] = correct / len(told)
+        judged = [data.is_true(split, number, said) for number, said in told.items()]
+        if None not in judged:
+            values["caption_accuracy"] = sum(judged) / len(judged)
         self.log_evaluation(split, values)
         self.said = [(image, told[number], references[number]) for image, number in
                      zip(*self.first_images, strict=True) if number >= 0]

@@ -1,0 +1,77 @@
+"""Fetching files and data sets; what is incomplete or altered never reaches the place of the real file."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch.hub
+
+from dltrain.errors import DataError
+
+DatasetT = TypeVar("DatasetT")
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 30
+
+
+def download(url: str, file: Path, size: int, sha256: str, instruction: str) -> None:
+    """Downloads `url` to `file`, which must have `size` bytes and this `sha256`. Raises DataError with the
+    `instruction` what to do instead where three attempts fail or the checksum differs; nothing is left then."""
+    partial_file = file.with_suffix(".part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {file}", flush=True)
+    for attempt in range(1, ATTEMPTS + 1):
+        fault = try_download(url, partial_file, size)
+        if fault is None:
+            break
+        if attempt == ATTEMPTS:
+            partial_file.unlink(missing_ok=True)
+            raise DataError(f"no file {file}, and it cannot be downloaded ({fault}): {instruction}")
+        print(f"{url}: {fault}, retry {attempt + 1}/{ATTEMPTS}", flush=True)
+    try:
+        check_sha256(partial_file, sha256)
+    except DataError:
+        partial_file.unlink()
+        raise
+    partial_file.replace(file)
+
+
+def try_download(url: str, partial_file: Path, size: int) -> str | None:
+    """What went wrong, or None."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torch.hub sets none and would wait for ever
+    try:
+        torch.hub.download_url_to_file(url, str(partial_file), progress=False)
+    except (OSError, http.client.HTTPException) as error:
+        return " ".join(str(error).split())[:80] or type(error).__name__
+    finally:
+        socket.setdefaulttimeout(before)
+    received = partial_file.stat().st_size
+    return f"incomplete ({received} of {size} bytes)" if received < size else None
+
+
+def check_sha256(file: Path, sha256: str) -> None:
+    """Raises DataError where the file has another checksum."""
+    content = file.read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise DataError(f"{file}: {len(content):,} bytes with sha256 {actual[:12]}..., must be {sha256[:12]}...; "
+                        "delete it, or read it with data=text")
+
+
+def download_dataset(construct: Callable[[], DatasetT], name: str, root: Path, instruction: str,
+                     may_download: bool) -> DatasetT:
+    """What `construct` returns: a torchvision data set that downloads and checks its own files below `root`. Raises
+    DataError with the `instruction` where it cannot, or must not."""
+    if not may_download:
+        raise DataError(f"{name} is not in {root}: {instruction}")
+    print(f"downloading {name} into {root}", flush=True)
+    try:
+        return construct()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise DataError(f"{name} is not in {root} and cannot be downloaded ({reason}): {instruction}") from None
