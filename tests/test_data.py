@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain.batches import IGNORED_LABEL, BatchError, ClassificationBatch, generator, seed_of
+from dltrain.batches import IGNORED_LABEL, IGNORED_PIXEL, PAD, BatchError, ClassificationBatch, generator, seed_of
+from dltrain.build import build_data
 from dltrain.config import groups
-from dltrain.data import datamodule
+from dltrain.data import patterns, scenes, stdlib
+from dltrain.data.datamodule import SPLITS
 from dltrain.data.digits import Digits
 from dltrain.data.image_folder import ImageFolder
 from dltrain.data.images import list_images, read_image
@@ -21,7 +23,6 @@ from dltrain.data.torchvision_sets import TorchvisionImages
 from dltrain.errors import DataError
 
 KEYS = {"channels": 1, "num_classes": 10, "image_px": 8, "batch_size": 100}
-SPLITS = datamodule.SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -153,20 +154,57 @@ def test_a_text_is_cut_in_order():
     assert [len(part) for part in cut_text(text).values()] == [180, 10, 10]
 
 
+MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
+          "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
+          "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}
+
+
 @pytest.mark.parametrize("name", [name for name in groups.names("data")
                                   if groups.content(groups.path_of("data", name))["data"].get("root", "") is None])
 def test_data_that_needs_a_root_says_so(name, config):
     """Every data set whose yaml has `root: null`, with the same words."""
-    import hydra.utils
-
-    models = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
-              "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
-              "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}
-    batch_type = groups.content(groups.path_of("data", name))["data"]["batch_type"]
-    keys = config(f"model={models[batch_type]}", f"data={name}", "recipe=none").data
-    del keys.batch_type
     with pytest.raises(DataError, match=r"^data\.root must be given: (a|the) "):
-        hydra.utils.instantiate(keys).load()
+        build_data(composed(config, name))
+
+
+def composed(config, name: str, *words: str):
+    batch_type = groups.content(groups.path_of("data", name))["data"]["batch_type"]
+    return config(f"model={MODELS[batch_type]}", f"data={name}", "recipe=none", *words)
+
+
+@pytest.mark.parametrize("name", ["digits", "patterns", "scene_digits", "digits_rows", "scenes", "scene_masks",
+                                  "scene_captions"])
+def test_an_image_file_becomes_a_batch_without_targets(name, config, tmp_path, monkeypatch):
+    for module in (scenes, patterns):
+        monkeypatch.setattr(module, "NUM_EVALUATION", 8)
+    few = [] if name.startswith("digits") else ["data.num_train=8"]
+    data = build_data(composed(config, name, *few))
+    data.write_samples(tmp_path)
+    images = [data.read_input(path) for path in sorted(tmp_path.iterdir())[:2]]
+    batch, sample = data.encode_inputs(images), next(data.read("test", [torch.arange(2)]))
+    assert data.input_kind == "image"
+    assert type(batch) is type(sample) is data.batch_type
+    batch.check(len(data.class_names) or len(data.vocabularies["words"]))
+    if name == "scenes":
+        assert [len(target["labels"]) for target in batch.targets] == [0, 0]
+    if name == "scene_masks":
+        assert (batch.masks == IGNORED_PIXEL).all()
+    if name != "digits_rows":
+        assert all(torch.equal(a, b) for a, b in zip(batch.images, sample.images, strict=True)), "as in training"
+
+
+@pytest.mark.parametrize(("name", "text"), [("stdlib_tokens", "x = 1"), ("dates", "12 March 1998"), ("recall", "ABCA")])
+def test_a_text_becomes_a_batch_without_targets(name, text, config, monkeypatch):
+    files = stdlib.library_files()[::8]
+    monkeypatch.setattr(stdlib, "library_files", lambda: files)
+    data = build_data(composed(config, name, "data.num_train=150"))
+    batch = data.encode_inputs([text, text[:2]])
+    assert data.input_kind == "text"
+    assert type(batch) is data.batch_type
+    batch.check(*(len(symbols) for key, symbols in data.vocabularies.items() if name == "dates" or key == "labels"))
+    tokens, lengths = batch[:2]
+    assert lengths == (len(text), 2)
+    assert tokens[1, 2:].eq(PAD).all()
 
 
 # torchvision's data sets: MNIST from files that the test writes

@@ -15,7 +15,7 @@ from dltrain.data import stdlib
 from dltrain.data.conll import Conll
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.digits import Digits, DigitsRows
-from dltrain.data.labelled_text import LabelledText
+from dltrain.data.labelled_text import LabelledTextFiles
 from dltrain.data.sequence_classification import Recall
 from dltrain.data.stdlib import StdlibTokens, library_files, token_kinds
 from dltrain.errors import DataError
@@ -200,8 +200,8 @@ def test_missing_columns_are_named(tmp_path):
         data.load()
 
 
-def labelled(root, **keys) -> LabelledText:
-    return LabelledText(**{"root": str(root), "encoding": "utf-8", "words": True, "lower": True, "min_count": 1,
+def labelled(root, **keys) -> LabelledTextFiles:
+    return LabelledTextFiles(**{"root": str(root), "encoding": "utf-8", "words": True, "lower": True, "min_count": 1,
                            "max_length": 5, **KEYS, **keys})
 
 

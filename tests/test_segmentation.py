@@ -332,6 +332,17 @@ def test_mask_values_are_classes_and_padding_is_not_scored(folder):
     assert set(small.unique().tolist()) <= {0, 1, 2, IGNORED_PIXEL}
 
 
+def test_images_of_two_sizes_become_one_batch_as_in_training(folder):
+    data = load_masks(folder, image_px=20)
+    batch = data.encode_inputs([data.read_input(folder / f"images/{name}.jpg") for name in "ab"])
+    batch.check(3)
+    assert batch.images.shape == (2, 3, 20, 20)
+    assert (batch.masks == IGNORED_PIXEL).all()
+    (split, index), = [(split, index) for split in SPLITS for index, pair in enumerate(data.pairs[split])
+                       if pair.image.stem == "a"]
+    assert torch.equal(batch.images[0], next(data.read(split, [torch.tensor([index])])).images[0])
+
+
 def test_lists_give_the_splits(folder):
     (folder / "train.txt").write_text("a\nb.jpg\n\nc\n")
     (folder / "val.txt").write_text("d\n")

@@ -283,7 +283,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(server, shakespeare_of
     with pytest.raises(DataError, match=r"cannot be downloaded \(incomplete \(50000 of 100000 bytes\)\): put http"):
         shakespeare_of().texts()
     server.num_cut, server.content = 0, server.content[::-1]
-    with pytest.raises(DataError, match=r"100,000 bytes with sha256 .*, must be"):
+    with pytest.raises(DataError, match=r"cannot be downloaded \(100,000 bytes with sha256 .*, must be"):
         shakespeare_of().texts()
     monkeypatch.setattr(text_files, "SHAKESPEARE", "http://127.0.0.1:9/nothing")
     with pytest.raises(DataError, match=r"cannot be downloaded .*refused.*: put http.*data=stdlib needs no download"):

@@ -38,7 +38,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
 
     `bucket_by_length`: training images whose captions have similar length share a batch, which saves steps of the
     decoder. Not for a backbone whose batch normalisation trains: similar captions have similar images, so its batch
-    statistics would tell the length."""
+    statistics would reveal the length."""
 
     batch_type = CaptionBatch
     input_kind = "image"
@@ -63,19 +63,21 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
     def load(self) -> None:
         self.texts = self.captions_by_split()
         self.set_vocabulary([text for texts in self.texts["train"] for text in texts])
+        indices = index_symbols(self.vocabularies["words"])
         for split in SPLITS:
-            self.captions[split] = [self.encode_captions(texts, split == "train") for texts in self.texts[split]]
+            max_length = self.max_length if split == "train" else None
+            self.captions[split] = [self.encode_captions(texts, indices, max_length) for texts in self.texts[split]]
 
     def set_vocabulary(self, texts: list[str]) -> None:
         """That of the training captions, unless there is one already."""
         if "words" not in self.vocabularies:
             self.vocabularies["words"] = self.tokenizer.vocabulary(texts)
 
-    def encode_captions(self, texts: list[str], training: bool) -> list[list[int]]:
-        """In training those of up to max_length words; if there are none, the first one, cut off."""
-        captions = [[START, *row, END] for row in self.tokenizer.encode(texts, self.vocabularies["words"])]
-        short = [caption for caption in captions if not training or len(caption) - 2 <= self.max_length]
-        return short or [[*captions[0][: self.max_length + 1], END]]
+    def encode_captions(self, texts: list[str], indices: dict[str, int], max_length: int | None) -> list[list[int]]:
+        """The captions of one image that have up to `max_length` words; if none has, the first one, cut off."""
+        rows = [self.tokenizer.encode(text, indices) for text in texts]
+        short = [row for row in rows if max_length is None or len(row) <= max_length]
+        return [[START, *row, END] for row in short or [rows[0][:max_length]]]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["words"])}
@@ -185,9 +187,10 @@ class CaptionedPhotos(CaptionedImages):
         kept = {split: {path: self.drop_duplicates(lines) for path, lines in splits[split].items()}
                 for split in SPLITS}
         self.set_vocabulary([line.text for lines in kept["train"].values() for line in lines])
+        indices = index_symbols(self.vocabularies["words"])
         texts: dict[str, list[list[str]]] = {}
         for split in SPLITS:
-            known = {path: self.drop_unknown(lines) for path, lines in kept[split].items()}
+            known = {path: self.drop_unknown(lines, indices) for path, lines in kept[split].items()}
             self.paths[split] = [path for path, lines in known.items() if lines]
             texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
         check_images([path for split in SPLITS for path in self.paths[split]])
@@ -206,12 +209,11 @@ class CaptionedPhotos(CaptionedImages):
                 kept[tokens] = line
         return list(kept.values())
 
-    def drop_unknown(self, lines: list[Line]) -> list[Line]:
+    def drop_unknown(self, lines: list[Line], indices: dict[str, int]) -> list[Line]:
         """Without captions that have no known word."""
         kept = []
-        for line, row in zip(lines, self.tokenizer.encode([line.text for line in lines], self.vocabularies["words"]),
-                             strict=True):
-            if all(index == UNKNOWN for index in row):
+        for line in lines:
+            if all(index == UNKNOWN for index in self.tokenizer.encode(line.text, indices)):
                 self.refuse_or_count(line, f"no word of {line.text.strip()[:40]!r} is in the vocabulary")
             else:
                 kept.append(line)

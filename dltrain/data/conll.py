@@ -1,4 +1,4 @@
-"""Tagged words from a person's own files in the columns of CoNLL."""
+"""TaggedSequences words from a person's own files in the columns of CoNLL."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Unpack
 
 from dltrain.data.datamodule import require_root
 from dltrain.data.sequences import SequenceKeys, Tokenizer, word_vocabulary
-from dltrain.data.tagging import Tagged, TaggedSymbols
+from dltrain.data.tagging import TaggedSequences, TaggedSymbols
 from dltrain.data.texts import find_split_files, read_text
 from dltrain.errors import DataError
 
 NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two words that follow; 3.1 is an empty node
 
 
-class Conll(Tagged):
+class Conll(TaggedSequences):
     """`root`: a folder with a train, a dev or val, and a test file. A line is a word, its columns separated by tabs (or
     by blanks if the line has no tab); an empty line ends a sentence. CoNLL-U has the word in column 2 and the universal
     tag in column 4, CoNLL-2003 the word in column 1 and the tag in column 4. Columns count from 1."""

@@ -20,47 +20,42 @@ TIMEOUT_SECONDS = 30
 
 def download(url: str, file: Path, size: int, sha256: str, instruction: str) -> None:
     """Downloads `url` to `file`, which must have `size` bytes and this `sha256`. Raises DataError with the
-    `instruction` what to do instead where three attempts fail or the checksum differs; nothing is left then."""
+    `instruction` what to do instead after three attempts; no file is left then."""
     partial_file = file.with_suffix(".part")
     file.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {file}", flush=True)
     for attempt in range(1, ATTEMPTS + 1):
-        fault = try_download(url, partial_file, size)
+        fault = try_download(url, partial_file, size, sha256)
         if fault is None:
-            break
-        if attempt == ATTEMPTS:
-            partial_file.unlink(missing_ok=True)
-            raise DataError(f"no file {file}, and it cannot be downloaded ({fault}): {instruction}")
-        print(f"{url}: {fault}, retry {attempt + 1}/{ATTEMPTS}", flush=True)
-    try:
-        check_sha256(partial_file, sha256)
-    except DataError:
-        partial_file.unlink()
-        raise
-    partial_file.replace(file)
+            partial_file.replace(file)
+            return
+        partial_file.unlink(missing_ok=True)
+        if attempt < ATTEMPTS:
+            print(f"{url}: {fault}, retry {attempt + 1}/{ATTEMPTS}", flush=True)
+    raise DataError(f"no file {file}, and it cannot be downloaded ({fault}): {instruction}")
 
 
-def try_download(url: str, partial_file: Path, size: int) -> str | None:
-    """What went wrong, or None."""
-    before = socket.getdefaulttimeout()
+def try_download(url: str, file: Path, size: int, sha256: str) -> str | None:
+    """Returns what went wrong, or None."""
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torch.hub sets none and would wait for ever
     try:
-        torch.hub.download_url_to_file(url, str(partial_file), progress=False)
+        torch.hub.download_url_to_file(url, str(file), progress=False)
     except (OSError, http.client.HTTPException) as error:
         return " ".join(str(error).split())[:80] or type(error).__name__
     finally:
-        socket.setdefaulttimeout(before)
-    received = partial_file.stat().st_size
-    return f"incomplete ({received} of {size} bytes)" if received < size else None
+        socket.setdefaulttimeout(previous)
+    received = file.stat().st_size
+    return f"incomplete ({received} of {size} bytes)" if received < size else checksum_fault(file, sha256)
 
 
-def check_sha256(file: Path, sha256: str) -> None:
-    """Raises DataError where the file has another checksum."""
+def checksum_fault(file: Path, sha256: str) -> str | None:
+    """How the checksum of the file differs, or None."""
     content = file.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256:
-        raise DataError(f"{file}: {len(content):,} bytes with sha256 {actual[:12]}..., must be {sha256[:12]}...; "
-                        "delete it, or read it with data=text")
+    if actual == sha256:
+        return None
+    return f"{len(content):,} bytes with sha256 {actual[:12]}..., must be {sha256[:12]}..."
 
 
 def download_dataset(construct: Callable[[], DatasetT], name: str, root: Path, instruction: str,

@@ -13,7 +13,7 @@ from dltrain.data.texts import find_split_files, read_lines
 from dltrain.errors import DataError
 
 
-class LabelledText(LabelledTexts):
+class LabelledTextFiles(LabelledTexts):
     """`root`: a folder with a file for each label, a text per line (the label is the file's name); a file of
     `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without files for the splits,
     80 % of each label are for training, 10 % for validation and 10 % for the test."""

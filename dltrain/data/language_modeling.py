@@ -28,7 +28,7 @@ class StreamKeys(DataKeys):
     vocab_size: NotRequired[int | None]
 
 
-class Streams(DataModule[TokenBatch, str]):
+class TextStreams(DataModule[TokenBatch, str]):
     """A subclass gives `texts`. `window`: T, the number of steps that gradients flow back through."""
 
     batch_type = TokenBatch

@@ -1,4 +1,4 @@
-"""Pairs of a source and a target from a person's own files."""
+"""TextPairs of a source and a target from a person's own files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Unpack
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.splits import split_randomly
 from dltrain.data.texts import find_split_files, read_lines
-from dltrain.data.translation import PairKeys, Pairs, TextPair
+from dltrain.data.translation import PairKeys, TextPair, TextPairs
 from dltrain.errors import DataError
 
 
-class PairFiles(Pairs):
+class PairFiles(TextPairs):
     """`root`: a file of `source<TAB>target` lines, which is split 80 : 10 : 10; a folder with such a file for each of
     train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de."""
 

@@ -9,7 +9,7 @@ import torch
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch, generator
 from dltrain.data.datamodule import SPLITS, DataKeys
-from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, pad_sequences
+from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
 from dltrain.errors import DataError
 
 TextAndLabel = tuple[str, str]
@@ -44,12 +44,13 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
             for _, name in self.labelled[split]:
                 if name not in labels:
                     raise DataError(f"the {split} split has the label {name!r}, which the {owner} does not have")
-            rows = self.encode([text for text, _ in self.labelled[split]])
+            rows = self.encode_texts([text for text, _ in self.labelled[split]])
             self.samples[split] = [(row, labels[name]) for row, (_, name) in
                                    zip(rows, self.labelled[split], strict=True) if row]
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [row[: self.max_length] for row in self.tokenizer.encode(texts, self.vocabularies["text"])]
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        indices = index_symbols(self.vocabularies["text"])
+        return [self.tokenizer.encode(text, indices)[: self.max_length] for text in texts]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}
@@ -65,7 +66,7 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
         return sample[0], IGNORED_LABEL
 
     def encode_inputs(self, inputs: list[str]) -> LabelledBatch:
-        return self.collate([(row, IGNORED_LABEL) for row in self.encode(inputs)])
+        return self.collate([(row, IGNORED_LABEL) for row in self.encode_texts(inputs)])
 
     def write_samples(self, folder: Path) -> str:
         test = self.labelled["test"]

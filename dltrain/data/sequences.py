@@ -96,9 +96,9 @@ class Tokenizer:
             return word_vocabulary(map(self.split, texts), self.min_count)
         return character_vocabulary("".join("".join(self.split(text)) for text in texts))
 
-    def encode(self, texts: Sequence[str], vocabulary: list[str]) -> list[list[int]]:
-        indices = index_symbols(vocabulary)
-        return [encode_symbols(self.split(text), indices) for text in texts]
+    def encode(self, text: str, indices: dict[str, int]) -> list[int]:
+        """`indices`: of the symbols, as by index_symbols."""
+        return encode_symbols(self.split(text), indices)
 
     def join(self, symbols: Sequence[str]) -> str:
         return (" " if self.words else "").join(symbols)

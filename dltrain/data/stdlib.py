@@ -15,13 +15,13 @@ from typing import Unpack
 import torch
 
 from dltrain.batches import generator
-from dltrain.data.language_modeling import StreamKeys, Streams
+from dltrain.data.language_modeling import StreamKeys, TextStreams
 from dltrain.data.sequences import SequenceKeys, character_vocabulary
 from dltrain.data.splits import cut_text
-from dltrain.data.tagging import Tagged, TaggedSymbols
+from dltrain.data.tagging import TaggedSequences, TaggedSymbols
 
 
-class Stdlib(Streams):
+class Stdlib(TextStreams):
     """`contents`: `topics`, the texts of help(), or `source`, the modules of the library; in a fixed random order."""
 
     def __init__(self, *, contents: str, **keys: Unpack[StreamKeys]):
@@ -57,7 +57,7 @@ def read_module(file: Path) -> str:
     return file.read_text(encoding="utf-8-sig")
 
 
-class StdlibTokens(Tagged):
+class StdlibTokens(TaggedSequences):
     """The source of the library, each character tagged with its kind of token. A sample is a piece of whole lines that
     begins outside of a string and has `window` characters on average, four times as many at most. No module is in two
     splits."""

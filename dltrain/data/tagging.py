@@ -13,7 +13,7 @@ TaggedSymbols = tuple[list[str], list[str]]  # symbols, and the tag of each
 TagSample = tuple[list[int], list[int]]
 
 
-class Tagged(Sequences[TaggedBatch, TagSample]):
+class TaggedSequences(Sequences[TaggedBatch, TagSample]):
     """A subclass gives `tagged`, `build_vocabulary` and `split`."""
 
     batch_type = TaggedBatch

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import require_root
-from dltrain.data.download import check_sha256, download
-from dltrain.data.language_modeling import StreamKeys, Streams
+from dltrain.data.download import checksum_fault, download
+from dltrain.data.language_modeling import StreamKeys, TextStreams
 from dltrain.data.splits import cut_text
 from dltrain.data.texts import find_text_files, read_text
 from dltrain.errors import DataError
 
 
-class TextFiles(Streams):
+class TextFiles(TextStreams):
     """`root`: a file, a folder or a glob; the files are joined in the order of their names. The last tenth of the text
     is held out, half of it for validation and half for the test."""
 
@@ -31,7 +31,7 @@ SHAKESPEARE_BYTES = 1_115_394
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
-class Shakespeare(Streams):
+class Shakespeare(TextStreams):
     """The plays that A. Karpathy's char-rnn came with; `root` is the folder of shakespeare.txt, or the file. The last
     tenth is the validation split, as elsewhere, and the test split too: there is no third one."""
 
@@ -48,7 +48,8 @@ class Shakespeare(Streams):
         file = self.root if self.root.is_file() else self.root / "shakespeare.txt"
         instruction = f"put {SHAKESPEARE} there, or set data.root; data=stdlib needs no download"
         if file.is_file():
-            check_sha256(file, SHAKESPEARE_SHA256)
+            if fault := checksum_fault(file, SHAKESPEARE_SHA256):
+                raise DataError(f"{file}: {fault}; delete it, or read it with data=text")
         elif self.download:
             download(SHAKESPEARE, file, SHAKESPEARE_BYTES, SHAKESPEARE_SHA256, instruction)
         else:

@@ -1,4 +1,4 @@
-"""Pairs of a source and a target sequence: what the sources share, and dates that are generated."""
+"""TextPairs of a source and a target sequence: what the sources share, and dates that are generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from dltrain.batches import END, START, PairBatch, generator
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, pad_sequences
+from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
 
 TextPair = tuple[str, str]
 PairSample = tuple[list[int], list[int]]  # the target with START and END
@@ -26,7 +26,7 @@ class PairKeys(SequenceKeys):
     target_vocab_size: NotRequired[int | None]
 
 
-class Pairs(Sequences[PairBatch, PairSample]):
+class TextPairs(Sequences[PairBatch, PairSample]):
     """A subclass gives `pairs`. A training pair with a side of more than `max_length` symbols is left out; longer pairs
     of the other splits are read whole."""
 
@@ -48,13 +48,12 @@ class Pairs(Sequences[PairBatch, PairSample]):
         for side, name in enumerate(("source", "target")):
             if name not in self.vocabularies:
                 self.vocabularies[name] = self.tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])
+        source_indices, target_indices = (index_symbols(self.vocabularies[name]) for name in ("source", "target"))
         for split in SPLITS:
-            sources, targets = (self.tokenizer.encode([pair[side] for pair in self.texts[split]],
-                                                      self.vocabularies[name])
-                                for side, name in enumerate(("source", "target")))
-            self.samples[split] = [(source, [START, *target, END]) for source, target in
-                                   zip(sources, targets, strict=True)
-                                   if source and (split != "train" or max(len(source), len(target)) <= self.max_length)]
+            pairs = [(self.tokenizer.encode(source, source_indices), self.tokenizer.encode(target, target_indices))
+                     for source, target in self.texts[split]]
+            self.samples[split] = [(source, [START, *target, END]) for source, target in pairs if source and (
+                split != "train" or max(len(source), len(target)) <= self.max_length)]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["source"]), "target_vocab_size": len(self.vocabularies["target"])}
@@ -71,8 +70,8 @@ class Pairs(Sequences[PairBatch, PairSample]):
         return sample[0], [START]
 
     def encode_inputs(self, inputs: list[str]) -> PairBatch:
-        rows = self.tokenizer.encode(inputs, self.vocabularies["source"])
-        return self.collate([(row, [START]) for row in rows])
+        indices = index_symbols(self.vocabularies["source"])
+        return self.collate([(self.tokenizer.encode(text, indices), [START]) for text in inputs])
 
     def join(self, side: str, indices: list[int]) -> str:
         """The text of these symbols; `side`: source or target."""
@@ -111,7 +110,7 @@ FORMATS: list[Callable[[datetime.date], str]] = [
 ]
 
 
-class Dates(Pairs):
+class Dates(TextPairs):
     """`3rd of March 1998`, or the date in one of eleven other formats, to `1998-03-03`, for days from 1900 to 2099;
     3/12/1998 is the American format, in March. 1,000 days each are held out for validation and test, the same for every
     seed."""
