@@ -491,11 +491,11 @@ def test_word_vectors_from_a_file(config, tmp_path):
     assert table[places["red"]].tolist() == [0.5] * 8
     assert table[places["three"]].tolist() == list(range(1, 9))
     assert torch.equal(table[places["blue"]], before[places["blue"]])
-    for text, said in (("red 1 2\n", r"glove.txt:1: 2 values, but model.embedding=8"),
-                       ("red 1 2 3 4 5 6 7 x\n", r"glove.txt: not a file of word vectors"),
-                       ("oui 1 2 3 4 5 6 7 8\n", r"glove.txt: has none of the \d+ words of the vocabulary")):
+    for text, message in (("red 1 2\n", r"glove.txt:1: 2 values, but model.embedding=8"),
+                          ("red 1 2 3 4 5 6 7 x\n", r"glove.txt: not a file of word vectors"),
+                          ("oui 1 2 3 4 5 6 7 8\n", r"glove.txt: has none of the \d+ words of the vocabulary")):
         file.write_text(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             task.fit_statistics(data)
     with pytest.raises(DataError, match=r"none.txt: No such file"):
         data.word_vectors(str(tmp_path / "none.txt"), 8)

@@ -1,6 +1,6 @@
 """Photos with captions from text files: Flickr8k, or a person's own `path<TAB>caption` lines.
 
-Whatever is wrong with a caption or its photo is named by file and line before the first step.
+Each fault of a caption or its photo is reported with file and line before the first step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from dltrain.errors import DataError
 
 
 class Flickr8k(CaptionedPhotos):
-    """The original files (M. Hodosh et al., 2013): Flickr8k.token.txt, Flickr_8k.{train,dev,test}Images.txt and
-    Flicker8k_Dataset/, or captions.txt (image,caption), {train,val,test}.txt and images/. Without lists the photos are
-    split 80 : 10 : 10; without a test list val is the test split, and a share of train is held out."""
+    """Flickr8k in its original files (M. Hodosh et al., 2013), which are Flickr8k.token.txt,
+    Flickr_8k.{train,dev,test}Images.txt and Flicker8k_Dataset/, or captions.txt (image,caption), {train,val,test}.txt
+    and images/. Without lists the photos are split 80 : 10 : 10; without a test list val is the test split, and a share
+    of train is held out."""
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
         captions = group_by_photo(self.read_captions(root))
@@ -65,7 +66,7 @@ class Flickr8k(CaptionedPhotos):
 
 
 def read_csv(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, name of the photo and caption of each row."""
+    """Yields the place, the name of the photo and the caption of each row."""
     rows = csv.reader(io.StringIO(read_text(file)))
     if next(rows, []) != ["image", "caption"]:
         raise DataError(f"{file}:1: must be image,caption")
@@ -78,7 +79,7 @@ def read_csv(file: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def read_tokens(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, name of the photo and caption of each line."""
+    """Yields the place, the name of the photo and the caption of each line."""
     for number, line in read_lines(file):
         match = re.fullmatch(r"([^\t#]+)#\d+\t(.*)", line)
         if match is None:
@@ -87,7 +88,7 @@ def read_tokens(file: Path) -> Iterator[tuple[str, str, str]]:
 
 
 class CaptionLines(CaptionedPhotos):
-    """`root`: a file of `path<TAB>caption` lines, a path being relative to the file; a photo may have several lines.
+    """`root` is a file of `path<TAB>caption` lines, a path being relative to the file; a photo may have several lines.
     The photos are split 80 : 10 : 10."""
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:

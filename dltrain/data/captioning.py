@@ -1,4 +1,4 @@
-"""Images with captions: what is common to the sources."""
+"""Images with captions: what the sources share."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class CaptionKeys(DataKeys):
 
 
 class CaptionedImages(DataModule[CaptionBatch, Tensor]):
-    """A subclass gives `captions_by_split` and `read_images`. The vocabulary has the words that occur at least
-    `min_count` times in the training captions. Captions of more than `max_length` words are not trained on; every
-    reference counts in evaluation.
+    """Images with reference captions. A subclass gives `captions_by_split` and `read_images`. The vocabulary has the
+    words that occur at least `min_count` times in the training captions. Captions of more than `max_length` words are
+    not trained on; every reference counts in evaluation.
 
     `bucket_by_length`: training images whose captions have similar length share a batch, which saves steps of the
     decoder. Not for a backbone whose batch normalisation trains: similar captions have similar images, so its batch
@@ -69,7 +69,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
             self.captions[split] = [self.encode_captions(texts, indices, max_length) for texts in self.texts[split]]
 
     def set_vocabulary(self, texts: list[str]) -> None:
-        """That of the training captions, unless there is one already."""
+        """Keeps an existing vocabulary, else sets that of these training captions."""
         if "words" not in self.vocabularies:
             self.vocabularies["words"] = self.tokenizer.vocabulary(texts)
 
@@ -114,7 +114,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         return CaptionBatch(torch.stack(inputs), stack_captions([[] for _ in inputs]), torch.full((len(inputs),), -1))
 
     def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]:
-        """The indices (N,) of the words of the vocabulary that the file has, and their vectors (N, size)."""
+        """Returns the indices (N,) of the words of the vocabulary that the file has, and their vectors (N, size)."""
         return read_word_vectors(Path(file).expanduser(), index_symbols(self.vocabularies["words"]), size)
 
     def join(self, indices: list[int]) -> str:
@@ -145,7 +145,7 @@ CaptionsByPhoto = dict[Path, list[Line]]
 
 
 def group_by_photo(lines: Iterable[Line]) -> CaptionsByPhoto:
-    """Raises DataError for a photo that does not exist."""
+    """Groups the captions by photo. Raises DataError for a photo that does not exist."""
     captions: CaptionsByPhoto = {}
     for line in lines:
         if line.image not in captions and not line.image.is_file():
@@ -162,7 +162,7 @@ class PhotoCaptionKeys(CaptionKeys):
 
 
 class CaptionedPhotos(CaptionedImages):
-    """Photos and captions from files. A subclass gives `find_captions`. Photos are scaled and cut to their central
+    """Photos with captions from files. A subclass gives `find_captions`. Photos are scaled and cut to their central
     square of image_px.
 
     `bad_captions`: a caption that is empty, a duplicate or without a known word is refused with its file and line, or
@@ -197,7 +197,7 @@ class CaptionedPhotos(CaptionedImages):
         return texts
 
     def drop_duplicates(self, lines: list[Line]) -> list[Line]:
-        """Without empty captions and those that repeat another one of the photo."""
+        """Returns the captions of a photo without empty and repeated ones."""
         kept: dict[str, Line] = {}
         for line in lines:
             tokens = " ".join(self.tokenizer.split(line.text))
@@ -210,7 +210,7 @@ class CaptionedPhotos(CaptionedImages):
         return list(kept.values())
 
     def drop_unknown(self, lines: list[Line], indices: dict[str, int]) -> list[Line]:
-        """Without captions that have no known word."""
+        """Returns the captions of a photo without those that have no known word."""
         kept = []
         for line in lines:
             if all(index == UNKNOWN for index in self.tokenizer.encode(line.text, indices)):

@@ -33,7 +33,7 @@ class ImageKeys(DataKeys):
 
 
 class LabelledImages(DataModule[ClassificationBatch, Tensor]):
-    """`image_px`: the side of the square images."""
+    """Square images of side `image_px` with one label each."""
 
     batch_type = ClassificationBatch
     input_kind = "image"
@@ -47,7 +47,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
         return {"num_classes": self.num_classes} if self.num_classes else {}
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """All images of the training split, or `at_most` randomly chosen ones."""
+        """All images of the training split, or `at_most` of them, chosen at random."""
         count = self.num_samples("train")
         indices = torch.randperm(count, generator=generator("statistics", 0))[:at_most].sort().values
         return torch.cat([batch.images for batch in self.read("train", list(indices.split(1024)))])
@@ -68,7 +68,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
 
 
 class InMemoryImages(LabelledImages):
-    """A data set that fits into memory: `load` sets `splits`, whole tensors that are sliced, without workers."""
+    """Images that fit into memory. `load` sets `splits`, whole tensors that `read` slices without workers."""
 
     def __init__(self, **keys: Unpack[ImageKeys]):
         super().__init__(**keys)

@@ -22,7 +22,7 @@ Entry = dict[str, Any]  # an image, annotation or category of the json file
 
 
 class Annotations:
-    """The json file with the lists of these `kinds`, and where in it an entry stands."""
+    """A json file with the lists of these `kinds`, which knows the line of each entry."""
 
     def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
         self.file, self.kinds = file, kinds
@@ -52,14 +52,14 @@ class Annotations:
         return entry[key]
 
     def image_path(self, entry: Entry, folder: Path) -> Path:
-        """Raises DataError for a path that leaves the folder."""
+        """The file of an image. Raises DataError for a path that leaves the folder."""
         try:
             return resolve_below(folder, str(self.value(entry, "file_name", "images")))
         except ValueError as error:
             raise DataError(f"{self.place(entry, 'images')}: {error}") from None
 
     def place(self, entry: Entry, kind: str) -> str:
-        """file:line (kind id), for a message."""
+        """The file, line, kind and id of an entry, for a message."""
         start = self.text.find(f'"{kind}"')
         ends = [match.start() for other in self.kinds if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
         end = start + 1 + min(ends, default=len(self.text))
@@ -70,9 +70,9 @@ class Annotations:
 
 
 class CocoBoxes(PhotosWithBoxes):
-    """`train_json` and `test_json`, `train_images` and `test_images`: below `root`; COCO's val is the test split, since
-    the boxes of its own test split are not public. The classes are the categories of the training json in the order of
-    their ids; crowds are ignored objects."""
+    """Photos with the boxes of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test split,
+    since the boxes of its own test split are not public. The classes are the categories of the training json in the
+    order of their ids; crowds are ignored objects."""
 
     def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
                  **keys: Unpack[PhotoBoxKeys]):
@@ -107,7 +107,7 @@ class CocoBoxes(PhotosWithBoxes):
         return photos
 
     def check_size(self, file: Annotations, entry: Entry, image: Path) -> tuple[int, int]:
-        """(width, height) of the image. Raises DataError if the file does not exist or states another size."""
+        """Returns (width, height) of the image. Raises DataError if the file does not exist or states another size."""
         if not image.is_file():
             raise DataError(f"{file.place(entry, 'images')}: no image {image}")
         size = image_size(image)
@@ -140,7 +140,7 @@ class CocoBoxes(PhotosWithBoxes):
         return objects
 
     def clip_corners(self, corners: list[float], box: list[float], size: tuple[int, int]) -> list[float] | None:
-        """(x1, y1, x2, y2), or None if the box is dropped. A rounding error beyond the border is no fault."""
+        """Returns (x1, y1, x2, y2), or None if the box is dropped. A rounding error beyond the border is no fault."""
         _, _, w, h = box
         fault = f"width {w:g} must be above 0" if w <= 0 else f"height {h:g} must be above 0" if h <= 0 else ""
         snapped = [snap_to_border(value, edge) for value, edge in zip(corners, size * 2, strict=True)]
@@ -153,8 +153,8 @@ def snap_to_border(value: float, edge: int) -> float:
 
 
 class CocoCaptions(CaptionedPhotos):
-    """captions_train2017.json and captions_val2017.json, the latter for the test split; the keys are those of
-    CocoBoxes."""
+    """Photos with the captions of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test
+    split."""
 
     def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
                  **keys: Unpack[PhotoCaptionKeys]):

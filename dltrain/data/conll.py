@@ -1,4 +1,4 @@
-"""TaggedSequences words from a person's own files in the columns of CoNLL."""
+"""Tagged words from a person's own files in the columns of CoNLL."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two
 
 
 class Conll(TaggedSequences):
-    """`root`: a folder with a train, a dev or val, and a test file. A line is a word, its columns separated by tabs (or
-    by blanks if the line has no tab); an empty line ends a sentence. CoNLL-U has the word in column 2 and the universal
-    tag in column 4, CoNLL-2003 the word in column 1 and the tag in column 4. Columns count from 1."""
+    """Sentences with a tag per word. `root` is a folder with a train, a dev or val, and a test file. A line is a word,
+    its columns separated by tabs (or by blanks if the line has no tab); an empty line ends a sentence. CoNLL-U has the
+    word in column 2 and the universal tag in column 4, CoNLL-2003 the word in column 1 and the tag in column 4. Columns
+    count from 1."""
 
     def __init__(self, *, root: str | None, encoding: str, word_column: int, tag_column: int, lower: bool,
                  min_count: int, vocab_size: int | None = None, num_classes: int | None = None,

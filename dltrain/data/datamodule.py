@@ -22,7 +22,7 @@ class DataKeys(TypedDict):
 
 
 class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
-    """A subclass gives `load`, `num_samples` and `read`, and whatever else its kind of data has of the methods below.
+    """A data set. A subclass gives `load`, `num_samples` and `read`, and those methods below that its kind of data has.
 
     After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
     kind of text by its name where there is text; vocabularies that are set before `load` are kept.
@@ -75,7 +75,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
 
 
 def require_root(root: str | None, expected: str) -> Path:
-    """The path of `data.root`. `expected`: what it must be, for the message. Raises DataError if it is null."""
+    """Returns `data.root` as a path. Raises DataError if it is null; `expected` says in the message what it must be."""
     if root is None:
         raise DataError(f"data.root must be given: {expected}")
     return Path(root).expanduser()

@@ -1,4 +1,4 @@
-"""Photos of any size with boxes, from files: what is common to their layouts (voc.py, coco.py)."""
+"""Photos of any size with boxes, from files: what their layouts share (voc.py, coco.py)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnnotationError(ValueError):
 
 
 class BoxObject(NamedTuple):
-    """An object of a photo: box (x1, y1, x2, y2) in pixels."""
+    """An annotated object; box (x1, y1, x2, y2) in pixels."""
 
     box: list[float]
     label: int
@@ -33,8 +33,8 @@ class BoxObject(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """size (width, height) in pixels; boxes (N, 4) float; labels (N,); ignored (N,) bool: objects that the benchmark
-    neither rewards nor punishes, such as VOC's difficult ones and COCO's crowds."""
+    """A photo with its boxes; size (width, height) in pixels; boxes (N, 4) float; labels (N,); ignored (N,) bool:
+    objects that the benchmark neither rewards nor punishes, such as VOC's difficult ones and COCO's crowds."""
 
     image: Path
     size: tuple[int, int]
@@ -61,8 +61,8 @@ class PhotoBoxKeys(DataKeys):
 
 
 class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
-    """A subclass gives `find_photos`. If there are no photos for validation, `val_share` of the training photos is held
-    out. Ignored objects are not trained on and do not count in the evaluation.
+    """Photos with boxes from files. A subclass gives `find_photos`. If there are no photos for validation, `val_share`
+    of the training photos is held out. Ignored objects are not trained on and do not count in the evaluation.
 
     `bad_boxes`: a box without area or partly outside of its photo is refused with its file and line, or repaired: cut
     at the border, dropped if no area is left, and counted. `group_by_shape`: photos of similar shape share a batch."""
@@ -84,7 +84,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         raise NotImplementedError
 
     def set_class_names(self, names: list[str]) -> None:
-        """To `names`, or to those of the run. Raises DataError if they are not num_classes."""
+        """Keeps the class names of a run, else sets `names`. Raises DataError if they are not num_classes."""
         self.class_names = self.vocabularies.setdefault("labels", names)
         check_num_classes(self.num_classes, self.class_names, self.root)
 
@@ -95,9 +95,9 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
                                                                 "voc")
 
     def clip_box(self, corners: list[float], size: tuple[int, int], fault: str, text: str) -> list[float] | None:
-        """The box (x1, y1, x2, y2) within a photo of this (width, height), or None if no area is left.
+        """Returns the box (x1, y1, x2, y2) clipped to a photo of this (width, height), or None if no area is left.
 
-        `fault`: why it has no area in the words of its file, "" if it has one; `text`: its numbers there. Raises
+        `fault` says why the box has no area, "" if it has one; `text` is the box as the file has it. Raises
         AnnotationError if the box is bad and `bad_boxes` is refuse."""
         clipped = [min(max(value, 0.0), float(edge)) for value, edge in zip(corners, (*size, *size), strict=True)]
         is_outside = clipped != corners

@@ -19,8 +19,8 @@ TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of all 1,797
 
 
 def read_digits() -> dict[str, Split]:
-    """train 1,257, val 180, test 360, stratified, the same for every seed. Grey values 0 to 16 are scaled to [0,
-    255]."""
+    """Returns 1,257 training, 180 validation and 360 test digits, stratified, the same for every seed. Grey values are
+    scaled from [0, 16] to [0, 255]."""
     source = load_digits()
     images = torch.from_numpy(source.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(source.target).long()

@@ -1,4 +1,4 @@
-"""Fetching files and data sets; what is incomplete or altered never reaches the place of the real file."""
+"""Downloads of files and data sets. An incomplete or altered file never takes the place of the real one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def try_download(url: str, file: Path, size: int, sha256: str) -> str | None:
 
 
 def checksum_fault(file: Path, sha256: str) -> str | None:
-    """How the checksum of the file differs, or None."""
+    """Returns how the checksum of the file differs, or None."""
     content = file.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if actual == sha256:
@@ -60,8 +60,8 @@ def checksum_fault(file: Path, sha256: str) -> str | None:
 
 def download_dataset(construct: Callable[[], DatasetT], name: str, root: Path, instruction: str,
                      may_download: bool) -> DatasetT:
-    """What `construct` returns: a torchvision data set that downloads and checks its own files below `root`. Raises
-    DataError with the `instruction` where it cannot, or must not."""
+    """Returns `construct()`, a torchvision data set that downloads and checks its own files below `root`. Raises
+    DataError with the `instruction` what to do instead if that fails or is not allowed."""
     if not may_download:
         raise DataError(f"{name} is not in {root}: {instruction}")
     print(f"downloading {name} into {root}", flush=True)

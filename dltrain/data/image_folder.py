@@ -27,8 +27,9 @@ ImagesByClass = list[list[Path]]
 
 
 class ImageFolder(LabelledImages):
-    """Classes are the folder names, sorted; hidden files and files that are no images are left out. Where there is no
-    val (or test) folder, `val_share` (or `test_share`) of each class is held out."""
+    """Images whose folder is their class. Classes are the folder names, sorted; hidden files and files that are no
+    images are left out. Where there is no val (or test) folder, `val_share` (or `test_share`) of each class is held
+    out."""
 
     def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
                  **keys: Unpack[ImageKeys]):
@@ -61,7 +62,7 @@ class ImageFolder(LabelledImages):
         check_images([path for split in SPLITS for path in self.paths[split]])
 
     def list_split(self, folder: Path) -> ImagesByClass:
-        """The images of each class. Raises DataError if the classes are not those of the training split."""
+        """Returns the images of each class. Raises DataError if the classes are not those of the training split."""
         names = list_folders(folder)
         if names != self.class_names:
             extra, missing = sorted({*names} - {*self.class_names}), sorted({*self.class_names} - {*names})

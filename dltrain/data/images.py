@@ -1,4 +1,4 @@
-"""Image files: finding, checking, reading and writing them."""
+"""Image files: how they are found, checked, read and written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 def read_image(path: Path, channels: int, px: int | None = None) -> Tensor:
-    """(C, H, W) uint8, rotated upright by its EXIF tag. With `px` the short side is scaled to it and the central square
-    cut out. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
+    """Reads an image as (C, H, W) uint8, rotated upright by its EXIF tag. With `px` the short side is scaled to it and
+    the central square cut out. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
@@ -39,12 +39,12 @@ def read_image(path: Path, channels: int, px: int | None = None) -> Tensor:
 
 
 def read_central_squares(paths: Iterable[Path], channels: int, px: int = 64) -> Tensor:
-    """(N, C, px, px) uint8."""
+    """Reads the central square of each image, scaled, as (N, C, px, px) uint8."""
     return torch.stack([read_image(path, channels, px) for path in paths])
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the header alone. Raises DataError."""
+    """Returns (width, height) in pixels, from the header alone. Raises DataError."""
     try:
         with Image.open(path) as opened:
             return opened.size
@@ -53,7 +53,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """The image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
+    """Lists the image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
     out."""
     return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir())
                   if path.suffix.lower() in IMAGE_SUFFIXES
@@ -61,14 +61,14 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def resolve_below(folder: Path, name: str) -> Path:
-    """The file `name` of a folder. Raises ValueError for a path that leaves the folder."""
+    """Returns the path of `name` in a folder. Raises ValueError for a path that leaves the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"'{name}' must be a name below {folder}")
     return folder / name
 
 
 def read_names(file: Path) -> list[str]:
-    """The name of a photo per line. Raises DataError with the line for a path."""
+    """Reads a list with the name of a photo per line. Raises DataError with the line for a path."""
     names = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         if name := line.strip():
@@ -95,7 +95,7 @@ def check_images(paths: Sequence[Path]) -> None:
 
 
 def join_faults(faults: list[str]) -> str:
-    """The first three, and how many more there are."""
+    """Joins the first three and says how many more there are."""
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return "; ".join(faults[:3]) + more
 

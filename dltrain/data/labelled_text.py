@@ -14,9 +14,9 @@ from dltrain.errors import DataError
 
 
 class LabelledTextFiles(LabelledTexts):
-    """`root`: a folder with a file for each label, a text per line (the label is the file's name); a file of
-    `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without files for the splits,
-    80 % of each label are for training, 10 % for validation and 10 % for the test."""
+    """Labelled texts from `root`: a folder with a file for each label, a text per line (the label is the file's name);
+    a file of `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without files for
+    the splits, 80 % of each label are for training, 10 % for validation and 10 % for the test."""
 
     def __init__(self, *, root: str | None, encoding: str, words: bool, lower: bool, min_count: int, max_length: int,
                  features: None = None, vocab_size: int | None = None, num_classes: int | None = None,

@@ -29,7 +29,7 @@ class StreamKeys(DataKeys):
 
 
 class TextStreams(DataModule[TokenBatch, str]):
-    """A subclass gives `texts`. `window`: T, the number of steps that gradients flow back through."""
+    """Streams of text. A subclass gives `texts`. `window`: T, the number of steps that gradients flow back through."""
 
     batch_type = TokenBatch
     input_kind = "text"
@@ -71,7 +71,7 @@ class TextStreams(DataModule[TokenBatch, str]):
             f" (unknown: {unknown})" if unknown else "")
 
     def encode_inputs(self, inputs: list[str]) -> TokenBatch:
-        """Texts of one length."""
+        """The texts must have the same length."""
         tokens = torch.stack([encode_characters(text, self.vocabularies["characters"]) for text in inputs])
         return TokenBatch(tokens, torch.full_like(tokens, IGNORED_LABEL))
 
@@ -106,8 +106,8 @@ class TextStreams(DataModule[TokenBatch, str]):
 
 
 def encode_characters(text: str, symbols: list[str]) -> Tensor:
-    """(N,) int64: the index of each character, UNKNOWN if it is not among `symbols`, which are SPECIAL_SYMBOLS and then
-    characters sorted by code point."""
+    """Returns (N,) int64, the index of each character, UNKNOWN if it is not among `symbols`, which are SPECIAL_SYMBOLS
+    and then characters sorted by code point."""
     known = np.array([ord(symbol) for symbol in symbols[len(SPECIAL_SYMBOLS) :]], dtype=np.uint32)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     if not len(known):
@@ -118,9 +118,9 @@ def encode_characters(text: str, symbols: list[str]) -> Tensor:
 
 
 def cut_streams(tokens: Tensor, streams: int, whole: bool) -> Tensor:
-    """(N,) to (streams, L + 1). Each row ends with the first symbol of the next row, so that each symbol but the first
-    is predicted once. With `whole` the last row is padded with IGNORED_LABEL; otherwise up to streams - 1 symbols at
-    the end are left out."""
+    """Cuts tokens (N,) into (streams, L + 1). Each row ends with the first symbol of the next row, so that each symbol
+    but the first is predicted once. With `whole` the last row is padded with IGNORED_LABEL; otherwise up to streams - 1
+    symbols at the end are left out."""
     length = -(-(len(tokens) - 1) // streams) if whole else (len(tokens) - 1) // streams
     padded = torch.full((streams * length + 1,), IGNORED_LABEL)
     padded[: min(len(tokens), len(padded))] = tokens[: len(padded)]

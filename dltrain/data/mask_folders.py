@@ -13,9 +13,9 @@ from dltrain.errors import DataError
 
 
 class MaskFolder(PhotosWithMasks):
-    """root/images/*, root/masks/*.png of the same names, and root/classes.txt with the name of each mask value from 0
-    on, one per line. The splits are lists of names in root/{train,val,test}.txt, or random: `test_share` of all photos
-    is the test split."""
+    """A person's own photos and masks: root/images/*, root/masks/*.png of the same names, and root/classes.txt with the
+    name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt, or
+    random: `test_share` of all photos is the test split."""
 
     def __init__(self, *, test_share: float, **keys: Unpack[MaskKeys]):
         super().__init__(**keys)
@@ -47,8 +47,8 @@ class MaskFolder(PhotosWithMasks):
 
 
 class CamVid(PhotosWithMasks):
-    """root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes, and 11 for pixels that are not scored
-    (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
+    """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes, and 11 for pixels that are not
+    scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
 
     ignored_value = 11
 
@@ -60,7 +60,7 @@ class CamVid(PhotosWithMasks):
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """Raises DataError where the folder has no images."""
+    """Returns the images by their names without suffix. Raises DataError where the folder has none."""
     images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
     if not images:
         raise DataError(f"{folder}: no images")

@@ -1,4 +1,4 @@
-"""TextPairs of a source and a target from a person's own files."""
+"""Pairs of a source and a target from a person's own files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dltrain.errors import DataError
 
 
 class PairFiles(TextPairs):
-    """`root`: a file of `source<TAB>target` lines, which is split 80 : 10 : 10; a folder with such a file for each of
-    train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de."""
+    """Pairs from `root`: a file of `source<TAB>target` lines, which is split 80 : 10 : 10; a folder with such a file
+    for each of train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de."""
 
     def __init__(self, *, root: str | None, languages: list[str] | None, encoding: str, num_train: int | None,
                  **keys: Unpack[PairKeys]):

@@ -17,8 +17,8 @@ NUM_EVALUATION = 200  # images of the validation and of the test split
 
 
 class Patterns(InMemoryImages):
-    """`num_train` images to train on. Each kind is equally frequent; an image has two colours, 3 to 6 periods, a random
-    phase and Gaussian noise."""
+    """`num_train` images to train on, NUM_EVALUATION each for validation and test. Each kind is equally frequent; an
+    image has two colours, 3 to 6 periods, a random phase and Gaussian noise."""
 
     def __init__(self, *, num_train: int, **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
@@ -34,7 +34,7 @@ class Patterns(InMemoryImages):
 
 
 def draw_pattern(kind: str, px: int, rng: torch.Generator) -> Tensor:
-    """(3, px, px) uint8."""
+    """Draws a pattern (3, px, px) uint8."""
     periods, a, b, *centre = torch.rand(5, generator=rng).tolist()
     periods, a, b = 3 + 3 * periods, 2 * math.pi * a, 2 * math.pi * b  # a, b: phases
     y, x = torch.meshgrid(*(2 * [torch.linspace(0, 2 * math.pi * periods, px)]), indexing="ij")

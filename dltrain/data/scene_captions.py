@@ -27,7 +27,7 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 
 
 class SceneCaptions(CaptionedImages):
-    """The keys are those of scenes.SceneBoxes and of captioning.CaptionedImages."""
+    """Scenes with their captions; the keys are those of scenes.SceneBoxes and of captioning.CaptionedImages."""
 
     def __init__(self, *, sizes_px: list[int], max_objects: int, num_train: int, **keys: Unpack[CaptionKeys]):
         super().__init__(**keys)
@@ -63,14 +63,14 @@ def centre(obj: SceneObject) -> tuple[float, float]:
 
 
 def name_object(obj: SceneObject, sized: bool = True, article: str = "a") -> str:
-    """`a small red three`; the size only if it is obvious and `sized`."""
+    """Names an object, as `a small red three`; with its size only if it is obvious and `sized`."""
     side = longer_side(obj)
     size = ["small"] if side <= SMALL_PX else ["large"] if side >= LARGE_PX else []
     return " ".join([article, *(size if sized else []), obj.colour, DIGITS[obj.digit]])
 
 
 def relate(first: SceneObject, second: SceneObject) -> str:
-    """The relation of the first object to the second, such as `left of`."""
+    """Returns the relation of the first object to the second, such as `left of`."""
     (x1, y1), (x2, y2) = centre(first), centre(second)
     if abs(x2 - x1) >= abs(y2 - y1):
         return "left of" if x1 < x2 else "right of"
@@ -78,7 +78,7 @@ def relate(first: SceneObject, second: SceneObject) -> str:
 
 
 def write_captions(objects: Sequence[SceneObject]) -> list[str]:
-    """Five captions, in a fixed order of forms; the object on the left, or above, is named first."""
+    """Writes five captions, in a fixed order of forms; the object on the left, or above, is named first."""
     if len(objects) == 1:
         (obj,) = objects
         return [name_object(obj), f"there is {name_object(obj)}", f"{name_object(obj, sized=False)} on dark ground",
@@ -109,8 +109,8 @@ FRAME = re.compile(r"(?:there (?:is|are) |from left to right )?(.*?)(?: on dark 
 
 
 def is_true(sentence: str, objects: Sequence[SceneObject]) -> bool:
-    """Whether the sentence names each object of the scene once, with its digit and colour, and nothing else, and all
-    sizes and relations that it states hold."""
+    """Returns whether the sentence names each object of the scene once, with its digit and colour, and nothing else,
+    and all sizes and relations that it states hold."""
     inverted = INVERSION.fullmatch(sentence)
     framed = FRAME.fullmatch(f"{inverted[3]} {inverted[1]} {inverted[2]}" if inverted else sentence)
     assert framed is not None

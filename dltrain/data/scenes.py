@@ -45,8 +45,9 @@ class Scene(NamedTuple):
 
 
 class Scenes:
-    """Scenes(64, [14, 32]).draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: [min, max] of a digit's
-    side; `max_objects`: of a scene, which has at least one; `digits`: those that occur. Raises ValueError."""
+    """Draws scenes: Scenes(64, [14, 32]).draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: [min,
+    max] of a digit's side; `max_objects`: of a scene, which has at least one; `digits`: those that occur. Raises
+    ValueError."""
 
     def __init__(self, px: int, sizes_px: Sequence[int], max_objects: int = 4, digits: Sequence[int] = range(10)):
         if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
@@ -88,35 +89,37 @@ class Scenes:
         return Scene(image.round().clamp(0, 255).to(torch.uint8), objects, mask)
 
     def draw_background(self, rng: torch.Generator) -> Tensor:
-        """(3, px, px) float: a dark colour with clouds and Gaussian noise."""
+        """Draws (3, px, px) float: a dark colour with clouds and Gaussian noise."""
         base = 30 + 60 * torch.rand(3, 1, 1, generator=rng)
         clouds = F.interpolate(torch.randn(1, 3, 5, 5, generator=rng), size=(self.px, self.px), mode="bicubic")[0]
         return (base + 14 * clouds + 6 * torch.randn(3, self.px, self.px, generator=rng)).clamp(0, 255)
 
     def draw_split(self, split: str, count: int) -> tuple[Tensor, list[Scene]]:
-        """The images (N, 3, px, px) uint8 of the first `count` scenes, and the scenes."""
+        """Returns the images (N, 3, px, px) uint8 of the first `count` scenes, and the scenes."""
         scenes = [self.draw(split, index) for index in range(count)]
         return torch.stack([scene.image for scene in scenes]), scenes
 
 
 def stroke_alpha(image: Tensor, size: int) -> Tensor:
-    """The opacity (size, size) in [0, 1] of a digit (1, 8, 8) uint8."""
+    """Returns the opacity (size, size) in [0, 1] of a digit (1, 8, 8) uint8."""
     larger = F.interpolate(image[None].float() / 255, size=(size, size), mode="bilinear", align_corners=False)[0, 0]
     return ((larger - 0.2) / 0.5).clamp(0, 1)
 
 
 def tight_box(inside: Tensor) -> tuple[int, int, int, int]:
-    """(x1, y1, x2, y2) around the pixels of (H, W) that are True."""
+    """Returns (x1, y1, x2, y2) around the pixels of (H, W) that are True."""
     rows, columns = inside.any(1).nonzero()[:, 0].tolist(), inside.any(0).nonzero()[:, 0].tolist()
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 def counts_by_split(num_train: int) -> dict[str, int]:
+    """The number of scenes of each split."""
     return {"train": num_train, "val": NUM_EVALUATION, "test": NUM_EVALUATION}
 
 
 class SceneBoxes(DataModule[DetectionBatch, Tensor]):
-    """`num_train` scenes to train on, NUM_EVALUATION each for validation and test; the other keys as for Scenes."""
+    """Scenes with boxes: `num_train` to train on, NUM_EVALUATION each for validation and test; the other keys as for
+    Scenes."""
 
     batch_type = DetectionBatch
     input_kind = "image"
@@ -161,7 +164,7 @@ class SceneBoxes(DataModule[DetectionBatch, Tensor]):
 
 
 class SceneMasks(DataModule[SegmentationBatch, Tensor]):
-    """The class of every pixel, the background being one; the keys as for SceneBoxes."""
+    """Scenes with the class of every pixel, the background being one; the keys as for SceneBoxes."""
 
     batch_type = SegmentationBatch
     input_kind = "image"

@@ -1,5 +1,4 @@
-"""Photos with a PNG mask each, which has the class of every pixel: what is common to their layouts (mask_folders.py,
-voc.py).
+"""Photos with a PNG mask each, which has the class of every pixel: what their layouts share (mask_folders.py, voc.py).
 
 A mask is grey or has a palette; the value of a pixel is its class, or IGNORED_PIXEL = 255, which is not scored. The
 size of each mask is compared with its photo's and its values with the classes before the first step.
@@ -45,8 +44,8 @@ class MaskKeys(DataKeys):
 
 
 class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
-    """A subclass gives `find_pairs`. Photos whose long side is above `image_px` are scaled to it; then all are padded
-    below and on the right to the largest one's size, with pixels that are not scored.
+    """Photos with masks from files. A subclass gives `find_pairs`. Photos whose long side is above `image_px` are
+    scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
 
     `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""
 
@@ -63,7 +62,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         self.padded_size = (0, 0)  # height and width of every image of a batch
 
     def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
-        """Sets `class_names`. The pairs of each split; that of val is empty if a share of train is to be held out."""
+        """Sets `class_names` and returns the pairs of each split; that of val is empty if a share of train is to be
+        held out."""
         raise NotImplementedError
 
     def load(self) -> None:
@@ -79,7 +79,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
     def check_pairs(self, pairs: list[MaskPair]) -> list[tuple[int, int]]:
-        """The size (height, width) at which each pair is read. Raises DataError with the first three bad ones."""
+        """Returns the size (height, width) at which each pair is read. Raises DataError with the first three bad
+        ones."""
         sizes, faults = [], []
         with ThreadPoolExecutor(8) as pool:
             for size, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks", len(pairs),
@@ -91,7 +92,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         return sizes
 
     def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], str]:
-        """The size (height, width) at which the pair is read, and what is wrong with it or ""."""
+        """Returns the size (height, width) at which the pair is read, and what is wrong with it or ""."""
         try:
             size = image_size(pair.image)
             mask = read_mask(pair.mask)
@@ -140,7 +141,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
 
 def decode_pair(pair: MaskPair, channels: int, image_px: int, padded_size: tuple[int, int],
                 ignored_value: int | None) -> tuple[Tensor, Tensor]:
-    """image (C, H, W) uint8 and mask (H, W) int64, both padded to `padded_size`."""
+    """Reads image (C, H, W) uint8 and mask (H, W) int64, both padded to `padded_size`."""
     image = scale_image(read_image(pair.image, channels), image_px)
     h, w = image.shape[1:]
     values = Image.fromarray(read_mask(pair.mask)).resize((w, h), Image.Resampling.NEAREST)
@@ -156,7 +157,8 @@ def collate_pairs(samples: list[tuple[Tensor, Tensor]]) -> SegmentationBatch:
 
 
 def without_masks(images: list[Tensor], image_px: int) -> SegmentationBatch:
-    """Images (C, Hi, Wi) uint8 scaled as in training and padded to the largest one's size; no pixel is scored."""
+    """Returns images (C, Hi, Wi) uint8 scaled as in training and padded to the largest one's size; no pixel is
+    scored."""
     scaled = [scale_image(image, image_px) for image in images]
     height, width = (max(image.shape[side] for image in scaled) for side in (1, 2))
     padded = torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in scaled])
@@ -164,13 +166,13 @@ def without_masks(images: list[Tensor], image_px: int) -> SegmentationBatch:
 
 
 def scaled_size(size: tuple[int, int], image_px: int) -> tuple[int, int]:
-    """(width, height) of an image to the (height, width) of the one whose long side is at most image_px."""
+    """Returns the (height, width) of an image (width, height) after its long side is scaled down to image_px."""
     scale = min(1.0, image_px / max(size))
     return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
 
 
 def scale_image(image: Tensor, image_px: int) -> Tensor:
-    """(C, H, W) uint8, its long side scaled to image_px if it is longer."""
+    """Scales an image (C, H, W) uint8 so that its long side has at most image_px."""
     size = scaled_size((image.shape[2], image.shape[1]), image_px)
     if size == tuple(image.shape[1:]):
         return image
@@ -179,7 +181,8 @@ def scale_image(image: Tensor, image_px: int) -> Tensor:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8: the value of each pixel, in an image with a palette its place in the palette. Raises DataError."""
+    """Reads a mask as (H, W) uint8: the value of each pixel, in an image with a palette its place in the palette.
+    Raises DataError."""
     try:
         with Image.open(path) as opened:
             if opened.mode not in ("L", "P", "1"):

@@ -17,7 +17,7 @@ LabelSample = tuple[list[int], int]
 
 
 class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
-    """A subclass gives `texts`. A text is cut to `max_length` symbols."""
+    """Texts with one label each. A subclass gives `texts`. A text is cut to `max_length` symbols."""
 
     batch_type = LabelledBatch
 

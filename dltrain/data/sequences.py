@@ -27,7 +27,7 @@ class SequenceKeys(DataKeys):
 
 
 class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
-    """Samples in memory. A subclass sets `samples` in `load`, and gives `collate` and `hide_target`.
+    """Sequences in memory. A subclass sets `samples` in `load`, and gives `collate` and `hide_target`.
 
     `bucket_by_length`: training samples whose inputs have similar length share a batch."""
 
@@ -56,11 +56,11 @@ class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
         raise NotImplementedError
 
     def hide_target(self, sample: SampleT) -> SampleT:
-        """The sample with a target that is not scored."""
+        """Returns the sample with a target that is not scored."""
         raise NotImplementedError
 
     def describe_counts(self, noun: str) -> str:
-        """The number of samples and of symbols, and the percentage of unknown symbols where there are any."""
+        """States the number of samples and of symbols, and the percentage of unknown symbols where there are any."""
         counts = ", ".join(f"{len(self.samples[split]):,} {split}" for split in SPLITS)
         shares = {split: unknown_share([tokens for tokens, _ in self.samples[split]]) for split in SPLITS}
         unknown = ", ".join(f"{share:.1%} in {split}" for split, share in shares.items() if share)
@@ -74,7 +74,7 @@ def unknown_share(rows: Sequence[list[int]]) -> float:
 
 
 def pad_sequences(rows: Sequence[Sequence[int]], fill: int = PAD) -> tuple[Tensor, tuple[int, ...]]:
-    """(B, T) int64, and the length of each row before padding."""
+    """Returns (B, T) int64, and the length of each row before padding."""
     lengths = tuple(len(row) for row in rows)
     longest = max(lengths)
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows]), lengths
@@ -97,7 +97,7 @@ class Tokenizer:
         return character_vocabulary("".join("".join(self.split(text)) for text in texts))
 
     def encode(self, text: str, indices: dict[str, int]) -> list[int]:
-        """`indices`: of the symbols, as by index_symbols."""
+        """`indices`: those of the symbols, by index_symbols."""
         return encode_symbols(self.split(text), indices)
 
     def join(self, symbols: Sequence[str]) -> str:
@@ -105,19 +105,19 @@ class Tokenizer:
 
 
 def character_vocabulary(text: str) -> list[str]:
-    """The special symbols, then the characters by code point."""
+    """Returns the special symbols, then the characters by code point."""
     return SPECIAL_SYMBOLS + sorted(set(text))
 
 
 def word_vocabulary(sentences: Iterable[Sequence[str]], min_count: int = 1) -> list[str]:
-    """The special symbols, then the words by decreasing count and, among equal counts, by name."""
+    """Returns the special symbols, then the words by decreasing count and, among equal counts, by name."""
     counts = Counter(word for words in sentences for word in words)
     kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
     return SPECIAL_SYMBOLS + kept
 
 
 def index_symbols(vocabulary: list[str]) -> dict[str, int]:
-    """The index of each symbol but the special ones: the letters "<pad>" in a text are not PAD."""
+    """Returns the index of each symbol but the special ones: the letters "<pad>" in a text are not PAD."""
     return {symbol: index for index, symbol in enumerate(vocabulary) if index >= len(SPECIAL_SYMBOLS)}
 
 

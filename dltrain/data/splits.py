@@ -30,7 +30,7 @@ def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,
 
 
 def split_randomly(samples: Sequence[SampleT], labels: Sequence[str] | None = None) -> dict[str, list[SampleT]]:
-    """80 % train, 10 % val, 10 % test; with `labels`, of each label."""
+    """Splits into 80 % train, 10 % val and 10 % test; with `labels`, each label separately."""
     splits: dict[str, list[SampleT]] = {split: [] for split in SPLITS}
     groups: dict[str, list[SampleT]] = {}
     for sample, label in zip(samples, labels or ["0"] * len(samples), strict=True):
@@ -45,8 +45,8 @@ def split_randomly(samples: Sequence[SampleT], labels: Sequence[str] | None = No
 
 
 def stratified_indices(labels: Tensor, count: int) -> Tensor:
-    """Sorted indices of `count` samples. Each class has the proportion that it has in `labels` (N,) (largest remainder
-    method)."""
+    """Returns the sorted indices of `count` samples. Each class has the proportion that it has in `labels` (N,)
+    (largest remainder method)."""
     num_classes = int(labels.max()) + 1
     exact = torch.bincount(labels, minlength=num_classes).double() * count / len(labels)
     counts = exact.floor().long()
@@ -58,6 +58,6 @@ def stratified_indices(labels: Tensor, count: int) -> Tensor:
 
 
 def cut_text(text: str) -> dict[str, str]:
-    """The first 90 % of a running text, the next 5 % and the last 5 %."""
+    """Splits a running text into its first 90 %, the next 5 % and the last 5 %."""
     train_end, val_end = int(len(text) * 0.9), int(len(text) * 0.95)
     return {"train": text[:train_end], "val": text[train_end:val_end], "test": text[val_end:]}

@@ -1,5 +1,5 @@
-"""What the running Python brings with it: its documentation and the source of its library. Both differ a little by
-Python's version."""
+"""Text that comes with Python: its documentation and the source of its library. Both differ slightly between Python
+versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from dltrain.data.tagging import TaggedSequences, TaggedSymbols
 
 
 class Stdlib(TextStreams):
-    """`contents`: `topics`, the texts of help(), or `source`, the modules of the library; in a fixed random order."""
+    """Running text. `contents`: `topics`, the texts of help(), or `source`, the modules of the library; in a fixed
+    random order."""
 
     def __init__(self, *, contents: str, **keys: Unpack[StreamKeys]):
         super().__init__(**keys)
@@ -35,7 +36,7 @@ class Stdlib(TextStreams):
 
 
 def read_topics() -> list[str]:
-    """The texts of help(), sorted by topic; a paragraph that several topics share stands only in the first."""
+    """Returns the texts of help(), sorted by topic. A paragraph of several topics stands only in the first of them."""
     from pydoc_data.topics import topics
 
     known: set[str] = set()
@@ -49,7 +50,7 @@ def read_topics() -> list[str]:
 
 
 def library_files() -> list[Path]:
-    """The modules of the library, sorted, without packages and tests."""
+    """Returns the modules of the library, sorted, without packages and tests."""
     return sorted(file for file in Path(sysconfig.get_paths()["stdlib"]).glob("*.py") if file.stat().st_size > 0)
 
 
@@ -112,8 +113,8 @@ KINDS = {tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.COMMENT:
 
 
 def token_kinds(source: str) -> list[str]:
-    """The kind of each character of Python source: name, keyword, number, string, comment, operator or space. Raises
-    SyntaxError or tokenize.TokenError where it is not Python."""
+    """Returns the kind of each character of Python source: name, keyword, number, string, comment, operator or space.
+    Raises SyntaxError or tokenize.TokenError where it is not Python."""
     line_starts = [0]
     for line in io.StringIO(source):
         line_starts.append(line_starts[-1] + len(line))

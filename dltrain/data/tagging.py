@@ -14,7 +14,7 @@ TagSample = tuple[list[int], list[int]]
 
 
 class TaggedSequences(Sequences[TaggedBatch, TagSample]):
-    """A subclass gives `tagged`, `build_vocabulary` and `split`."""
+    """Sequences with a tag per symbol. A subclass gives `tagged`, `build_vocabulary` and `split`."""
 
     batch_type = TaggedBatch
     reads_whole = False  # whether a person's file is one text, or each of its lines
@@ -31,11 +31,11 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         raise NotImplementedError
 
     def split(self, text: str) -> list[str]:
-        """The symbols of a person's own text."""
+        """Splits a person's own text into symbols."""
         raise NotImplementedError
 
     def normalize(self, symbols: list[str]) -> list[str]:
-        """The symbols as they stand in the vocabulary."""
+        """Returns the symbols as they stand in the vocabulary."""
         return symbols
 
     def load(self) -> None:

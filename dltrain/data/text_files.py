@@ -14,8 +14,8 @@ from dltrain.errors import DataError
 
 
 class TextFiles(TextStreams):
-    """`root`: a file, a folder or a glob; the files are joined in the order of their names. The last tenth of the text
-    is held out, half of it for validation and half for the test."""
+    """Running text from `root`, a file, a folder or a glob; the files are joined in the order of their names. The last
+    tenth of the text is held out, half of it for validation and half for the test."""
 
     def __init__(self, *, root: str | None, encoding: str, **keys: Unpack[StreamKeys]):
         super().__init__(**keys)
@@ -32,7 +32,7 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 
 class Shakespeare(TextStreams):
-    """The plays that A. Karpathy's char-rnn came with; `root` is the folder of shakespeare.txt, or the file. The last
+    """The plays from A. Karpathy's char-rnn; `root` is the folder of shakespeare.txt, or the file. The last
     tenth is the validation split, as elsewhere, and the test split too: there is no third one."""
 
     def __init__(self, *, root: str, download: bool, **keys: Unpack[StreamKeys]):

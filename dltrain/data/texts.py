@@ -1,4 +1,4 @@
-"""Text files: finding and reading them."""
+"""Text files: how they are found and read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid"), "test": ("te
 
 
 def read_text(file: Path, encoding: str = "utf-8") -> str:
-    """The whole file, without a byte order mark and with \\n as line end. Raises DataError with the file, and with the
-    byte where it is not text."""
+    """Reads the whole file, without a byte order mark and with \\n as line end. Raises DataError with the file, and
+    with the byte where it is not text."""
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -37,14 +37,14 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
 
 
 def read_lines(file: Path, encoding: str = "utf-8") -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers from 1 on."""
+    """Reads the lines that are not empty, with their numbers from 1 on."""
     text = read_text(file, encoding)
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def find_text_files(root: Path) -> list[Path]:
-    """`root` itself if it is a file; else the files of the folder or those that match the glob, sorted, hidden ones
-    left out. Raises DataError where there are none."""
+    """Lists `root` itself if it is a file; else the files of the folder, without hidden ones, or those that match the
+    glob, sorted. Raises DataError where there are none."""
     if root.is_file():
         return [root]
     if root.is_dir():
@@ -57,8 +57,8 @@ def find_text_files(root: Path) -> list[Path]:
 
 
 def find_split_files(root: Path, suffixes: Sequence[str] = ()) -> dict[str, Path]:
-    """The file of each split in a folder: train, val (dev, valid) or test is a word of its name, and it ends in one of
-    `suffixes`, if any. Raises DataError where a split has no file or several."""
+    """Finds the file of each split in a folder: train, val (dev, valid) or test is a word of its name, and it ends in
+    one of `suffixes`, if any. Raises DataError where a split has no file or several."""
     files = {}
     for split, names in SPLIT_NAMES.items():
         matches = [file for file in sorted(root.iterdir()) if file.is_file()

@@ -26,9 +26,9 @@ PLACES = {
 
 
 class TorchvisionImages(InMemoryImages):
-    """`source` is the name of the class in torchvision.datasets. A stratified validation split of `num_val` images is
-    held out of the training split (He et al. 2015 on CIFAR: 45k / 5k); of the others `num_train` are trained on, None
-    for all; the test split is torchvision's."""
+    """A data set by the name of its class in torchvision.datasets, `source`. A stratified validation split of `num_val`
+    images is held out of the training split (He et al. 2015 on CIFAR: 45k / 5k); of the others `num_train` are trained
+    on, None for all; the test split is torchvision's."""
 
     def __init__(self, *, source: str, root: str, num_val: int, num_train: int | None = None, download: bool = True,
                  **keys: Unpack[ImageKeys]):
@@ -52,7 +52,7 @@ class TorchvisionImages(InMemoryImages):
                        "test": self.read_split("test")}
 
     def read_split(self, split: str) -> Split:
-        """Also sets `class_names`. Downloads missing files where `download` allows it."""
+        """Reads a split and sets `class_names`. Downloads missing files if `download` allows it."""
         construct = partial(getattr(datasets, self.source), self.root,
                             **{"split": split} if self.source == "SVHN" else {"train": split == "train"})
         place, files, url = PLACES[self.source]

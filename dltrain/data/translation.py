@@ -1,4 +1,4 @@
-"""TextPairs of a source and a target sequence: what the sources share, and dates that are generated."""
+"""Pairs of a source and a target sequence: what the sources share, and dates that are generated."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class PairKeys(SequenceKeys):
 
 
 class TextPairs(Sequences[PairBatch, PairSample]):
-    """A subclass gives `pairs`. A training pair with a side of more than `max_length` symbols is left out; longer pairs
-    of the other splits are read whole."""
+    """Pairs of texts. A subclass gives `pairs`. A training pair with a side of more than `max_length` symbols is left
+    out; longer pairs of the other splits are read whole."""
 
     batch_type = PairBatch
 

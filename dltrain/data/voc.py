@@ -40,15 +40,16 @@ class Element(NamedTuple):
         return next((child for child in self.children if child.name == name), None)
 
     def text(self, name: str) -> str | None:
-        """That of the child of this name."""
+        """The text of the child of this name."""
         child = self.find(name)
         return "".join(child.content).strip() if child else None
 
 
 class VocBoxes(PhotosWithBoxes):
-    """`root`: the folder, or one that contains a single such folder. Its classes.txt, a name per line, lists the
-    classes; without it they are those of the training split, sorted. `train_list`: the list that is trained on. `year`:
-    of the official set, which is downloaded below `root` if it is not there and `download` allows it."""
+    """Photos with boxes. `root` is the folder, or one that contains a single such folder. Its classes.txt, a name per
+    line, lists the classes; without it they are those of the training split, sorted. `train_list`: the list that is
+    trained on. `year`: of the official set, which is downloaded below `root` if it is not there and `download` allows
+    it."""
 
     def __init__(self, *, train_list: str = "train", year: str | None = None, download: bool = False,
                  **keys: Unpack[PhotoBoxKeys]):
@@ -86,7 +87,8 @@ class VocBoxes(PhotosWithBoxes):
         raise DataError(f"data.root={root}: no folder with {LAYOUT}")
 
     def read_list(self, root: Path, split: str) -> list[str]:
-        """The names of a split. Without a test list val is the test split, and a share of train is held out for val."""
+        """Reads the names of a split. Without a test list val is the test split, and a share of train is held out for
+        val."""
         lists = root / "ImageSets/Main"
         has_test = (lists / "test.txt").is_file()
         if not has_test and self.train_list == "trainval":
@@ -125,7 +127,7 @@ class VocBoxes(PhotosWithBoxes):
         return Photo.of(image, (width, height), objects)
 
     def read_box(self, bounds: Element, size: tuple[int, int]) -> list[float] | None:
-        """(x1, y1, x2, y2), or None if the box is dropped."""
+        """Returns (x1, y1, x2, y2), or None if the box is dropped."""
         values = []
         for side in SIDES:
             text = bounds.text(side)
@@ -143,8 +145,8 @@ class VocBoxes(PhotosWithBoxes):
 
 
 class VocMasks(PhotosWithMasks):
-    """root/VOCdevkit/VOC2012. ImageSets/Segmentation's train is trained on, less a share for validation; its val is the
-    test split, since the masks of its own test split are not public."""
+    """Photos with masks in root/VOCdevkit/VOC2012. ImageSets/Segmentation's train is trained on, less a share for
+    validation; its val is the test split, since the masks of its own test split are not public."""
 
     def __init__(self, *, download: bool, **keys: Unpack[MaskKeys]):
         super().__init__(**keys)
@@ -169,7 +171,7 @@ def fetch(dataset: str, root: Path, year: str, image_set: str, may_download: boo
 
 
 def read_xml(file: Path) -> Element:
-    """The root element. Raises DataError with the line."""
+    """Reads the root element. Raises DataError with the line."""
     try:
         raw = file.read_bytes()
     except OSError as error:
