@@ -40,9 +40,9 @@ class Shakespeare(TextStreams):
         self.root, self.download = Path(root).expanduser(), download
 
     def texts(self) -> dict[str, str]:
-        text = self.fetch()
-        train, held_out = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
-        return {"train": train, "val": held_out, "test": held_out}
+        splits = cut_text(self.fetch())
+        held_out = splits["val"] + splits["test"]
+        return {"train": splits["train"], "val": held_out, "test": held_out}
 
     def fetch(self) -> str:
         file = self.root if self.root.is_file() else self.root / "shakespeare.txt"
