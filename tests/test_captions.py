@@ -12,10 +12,12 @@ from PIL import Image
 from dltrain import build, cli, run
 from dltrain.batches import END, PAD, START, BatchError, CaptionBatch, generator
 from dltrain.callbacks.captions import captioned
-from dltrain.data.caption_files import CaptionLines, CocoCaptions, Flickr8k
-from dltrain.data.captioning import stacked
-from dltrain.data.scene_captions import is_true, sentences
-from dltrain.data.scenes import Scenes, Thing
+from dltrain.data.caption_files import CaptionLines, Flickr8k
+from dltrain.data.captioning import stack_captions
+from dltrain.data.coco import CocoCaptions
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.scene_captions import is_true, write_captions
+from dltrain.data.scenes import SceneObject, Scenes
 from dltrain.errors import DataError, UserError
 from dltrain.models.captioner import Captioner
 from dltrain.models.cifar_resnet import CifarResNet
@@ -34,9 +36,9 @@ class FewCaptions:
     def __new__(cls, **keys):
         from dltrain.data.scene_captions import SceneCaptions
 
-        made = SceneCaptions(**keys)
-        made.num_scenes = {"train": made.num_scenes["train"], "val": 8, "test": 8}
-        return made
+        data = SceneCaptions(**keys)
+        data.num_scenes = {"train": data.num_scenes["train"], "val": 8, "test": 8}
+        return data
 
 
 def captioner(**keys) -> Captioner:
@@ -46,26 +48,26 @@ def captioner(**keys) -> Captioner:
                                         "attention_units": 3, **keys})
 
 
-RED, BLUE = Thing(3, "red", (5, 5, 12, 20)), Thing(7, "blue", (30, 10, 42, 35))
+RED, BLUE = SceneObject(3, "red", (5, 5, 12, 20)), SceneObject(7, "blue", (30, 10, 42, 35))
 
 
-def test_sentences_say_digit_colour_size_and_place():
-    assert sentences([RED, BLUE]) == sentences([BLUE, RED])
-    assert sentences([RED, BLUE])[0] == "a small red three left of a large blue seven"
-    assert sentences([RED, BLUE])[1] == "right of a small red three is a large blue seven"
-    assert sentences([RED])[3] == "the digit three in red"
-    under = Thing(7, "blue", (6, 30, 16, 50))
-    assert sentences([under, RED])[0] == "a small red three above a blue seven"
-    assert sentences([under, RED, BLUE])[0] == "a small red three , a blue seven and a large blue seven"
+def test_captions_state_digit_colour_size_and_relation():
+    assert write_captions([RED, BLUE]) == write_captions([BLUE, RED])
+    assert write_captions([RED, BLUE])[0] == "a small red three left of a large blue seven"
+    assert write_captions([RED, BLUE])[1] == "right of a small red three is a large blue seven"
+    assert write_captions([RED])[3] == "the digit three in red"
+    under = SceneObject(7, "blue", (6, 30, 16, 50))
+    assert write_captions([under, RED])[0] == "a small red three above a blue seven"
+    assert write_captions([under, RED, BLUE])[0] == "a small red three , a blue seven and a large blue seven"
 
 
 def test_every_reference_is_true_of_its_scene_and_of_few_others():
     scenes = Scenes(48, (14, 26), 3)
-    things = [scenes.draw("val", index).things for index in range(60)]
-    for number, one in enumerate(things):
-        for sentence in sentences(one):
-            assert is_true(sentence, one), (sentence, one)
-            assert sum(is_true(sentence, other) for other in things) <= 3, (number, sentence)
+    objects = [scenes.draw("val", index).objects for index in range(60)]
+    for index, scene in enumerate(objects):
+        for sentence in write_captions(scene):
+            assert is_true(sentence, scene), (sentence, scene)
+            assert sum(is_true(sentence, other) for other in objects) <= 3, (index, sentence)
 
 
 @pytest.mark.parametrize(("sentence", "true"), [
@@ -84,9 +86,9 @@ def test_truth(sentence, true):
     assert is_true(sentence, [RED, BLUE]) is true
 
 
-def test_sizes_between_are_true_on_their_side_of_the_middle():
-    small, large = Thing(1, "red", (0, 0, 9, 18)), Thing(1, "red", (0, 0, 9, 21))
-    assert sentences([small])[0] == sentences([large])[0] == "a red one"
+def test_a_size_in_between_is_true_on_its_side_of_the_middle():
+    small, large = SceneObject(1, "red", (0, 0, 9, 18)), SceneObject(1, "red", (0, 0, 9, 21))
+    assert write_captions([small])[0] == write_captions([large])[0] == "a red one"
     assert is_true("a small red one", [small])
     assert not is_true("a large red one", [small])
     assert is_true("a large red one", [large])
@@ -116,7 +118,7 @@ def test_padding_never_counts(config):
 
 
 def test_batches_have_every_reference():
-    rows = stacked([[[START, 5, END], [START, 5, 6, END]], [[START, 7, END]], []])
+    rows = stack_captions([[[START, 5, END], [START, 5, 6, END]], [[START, 7, END]], []])
     assert rows.tolist() == [[[START, 5, END, PAD], [START, 5, 6, END]], [[START, 7, END, PAD], [PAD] * 4],
                              [[PAD] * 4, [PAD] * 4]]
     batch = CaptionBatch(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), rows, torch.tensor([0, 1, -1]))
@@ -342,21 +344,21 @@ def photos(tmp_path):
     (tmp_path / "Flickr8k.token.txt").write_text("".join(
         f"{name}#{k}\tA dog number {'one' if k else 'two'} runs , and jumps {name[0]} times .\n"
         for name in names for k in range(2)))
-    for part, some in (("train", names[:6]), ("dev", names[6:8]), ("test", names[8:])):
-        (tmp_path / f"Flickr_8k.{part}Images.txt").write_text("\n".join(some) + "\n")
+    for split, chosen in (("train", names[:6]), ("dev", names[6:8]), ("test", names[8:])):
+        (tmp_path / f"Flickr_8k.{split}Images.txt").write_text("\n".join(chosen) + "\n")
     return tmp_path
 
 
 def files_of(kind, root, **keys):
     return kind(**{"root": str(root), "channels": 3, "image_px": 32, "val_share": 0.2, "bad_captions": "refuse",
-                   "vocab_size": None, "min_count": 1, "max_length": 25, "bucketed": False, "batch_size": 2,
+                   "vocab_size": None, "min_count": 1, "max_length": 25, "bucket_by_length": False, "batch_size": 2,
                    "num_workers": 0, **keys})
 
 
-def test_flickr8ks_files_are_read(photos):
+def test_the_files_of_flickr8k_are_read(photos):
     data = files_of(Flickr8k, photos)
     data.load()
-    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 6, "val": 2, "test": 2}
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 6, "val": 2, "test": 2}
     assert data.references("val", 0)[0] == "a dog number two runs , and jumps 6 times ."
     batch = next(data.read("test", [torch.tensor([1, -1])]))
     assert batch.images.shape == (2, 3, 32, 32)
@@ -366,11 +368,11 @@ def test_flickr8ks_files_are_read(photos):
     (photos / "Flickr_8k.testImages.txt").unlink()
     fewer = files_of(Flickr8k, photos)
     fewer.load()
-    assert {part: fewer.num_samples(part) for part in ("train", "val", "test")} == {"train": 5, "val": 1, "test": 2}
+    assert {split: fewer.num_samples(split) for split in SPLITS} == {"train": 5, "val": 1, "test": 2}
 
 
-def test_captions_of_like_length_come_together_only_where_asked(photos):
-    plain, bucketed = files_of(Flickr8k, photos), files_of(Flickr8k, photos, bucketed=True)
+def test_captions_of_similar_length_share_a_batch_only_with_the_key(photos):
+    plain, bucketed = files_of(Flickr8k, photos), files_of(Flickr8k, photos, bucket_by_length=True)
     plain.load()
     bucketed.load()
     assert plain.lengths() is None
@@ -385,11 +387,11 @@ def test_the_csv_form_and_no_lists(photos):
         f'{n}_ab.jpg,"A dog, number {n} ."\n' for n in range(10)))
     data = files_of(Flickr8k, photos)
     data.load()
-    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 8, "val": 1, "test": 1}
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 8, "val": 1, "test": 1}
     assert data.references("train", 0)[0].startswith("a dog , number")
 
 
-@pytest.mark.parametrize(("file", "old", "new", "said"), [
+@pytest.mark.parametrize(("file", "old", "new", "message"), [
     ("Flickr8k.token.txt", "0_ab.jpg#0\tA dog number two runs , and jumps 0 times .", "0_ab.jpg#0\t ",
      r"token.txt:1: the caption is empty; data.bad_captions=drop"),
     ("Flickr8k.token.txt", "0_ab.jpg#1\tA dog number one", "0_ab.jpg#1\tA dog number two",
@@ -403,11 +405,11 @@ def test_the_csv_form_and_no_lists(photos):
     ("Flickr_8k.testImages.txt", "9_ab.jpg", "0_ab.jpg", r"testImages.txt:2: 0_ab.jpg is in .*trainImages.txt:1 too"),
     ("Flickr_8k.testImages.txt", "9_ab.jpg", "19_ab.jpg", r"testImages.txt:2: 19_ab.jpg has no caption"),
 ])
-def test_each_bad_caption_is_named(photos, file, old, new, said):
+def test_each_bad_caption_is_named(photos, file, old, new, message):
     text = (photos / file).read_text()
     assert old in text
     (photos / file).write_text(text.replace(old, new))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         files_of(Flickr8k, photos).load()
 
 
@@ -420,16 +422,16 @@ def test_bad_captions_are_dropped_and_counted(photos):
     assert data.describe().endswith("2 captions dropped")
 
 
-def test_a_persons_own_lines(photos):
-    (photos / "mine.tsv").write_text("".join(
+def test_lines_of_path_and_caption(photos):
+    (photos / "lines.tsv").write_text("".join(
         f"Flicker8k_Dataset/{n}_ab.jpg\ta dog\nFlicker8k_Dataset/{n}_ab.jpg\tone dog\n" for n in range(10)))
-    data = files_of(CaptionLines, photos / "mine.tsv")
+    data = files_of(CaptionLines, photos / "lines.tsv")
     data.load()
     assert data.num_samples("train") == 8
     assert data.references("test", 0) == ["a dog", "one dog"]
-    (photos / "mine.tsv").write_text("a dog\n")
-    with pytest.raises(DataError, match=r"mine.tsv:1: must be path<TAB>caption, but is 'a dog'"):
-        files_of(CaptionLines, photos / "mine.tsv").load()
+    (photos / "lines.tsv").write_text("a dog\n")
+    with pytest.raises(DataError, match=r"lines.tsv:1: must be path<TAB>caption, but is 'a dog'"):
+        files_of(CaptionLines, photos / "lines.tsv").load()
 
 
 def test_coco_captions(photos):
@@ -445,7 +447,7 @@ def test_coco_captions(photos):
             "test_images": "Flicker8k_Dataset"}
     data = files_of(CocoCaptions, photos, **keys)
     data.load()
-    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 6, "val": 1, "test": 3}
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 6, "val": 1, "test": 3}
     file = photos / "test.json"
     file.write_text(file.read_text().replace('"image_id": 8', '"image_id": 80', 1))
     with pytest.raises(DataError, match=r"test.json:\d+ \(annotations id 80\): no image has the id 80"):
@@ -489,11 +491,11 @@ def test_word_vectors_from_a_file(config, tmp_path):
     assert table[places["red"]].tolist() == [0.5] * 8
     assert table[places["three"]].tolist() == list(range(1, 9))
     assert torch.equal(table[places["blue"]], before[places["blue"]])
-    for text, said in (("red 1 2\n", r"glove.txt:1: 2 values, but model.embedding=8"),
-                       ("red 1 2 3 4 5 6 7 x\n", r"glove.txt: not a file of word vectors"),
-                       ("oui 1 2 3 4 5 6 7 8\n", r"glove.txt: has none of the \d+ words")):
+    for text, message in (("red 1 2\n", r"glove.txt:1: 2 values, but model.embedding=8"),
+                          ("red 1 2 3 4 5 6 7 x\n", r"glove.txt: not a file of word vectors"),
+                          ("oui 1 2 3 4 5 6 7 8\n", r"glove.txt: has none of the \d+ words of the vocabulary")):
         file.write_text(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             task.fit_statistics(data)
     with pytest.raises(DataError, match=r"none.txt: No such file"):
         data.word_vectors(str(tmp_path / "none.txt"), 8)

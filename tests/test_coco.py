@@ -1,4 +1,4 @@
-"""Boxes from COCO's json: what is read, what is mended, what is refused by file and line."""
+"""Boxes from COCO's json: what is read, what is repaired, what is refused by file and line."""
 
 import json
 
@@ -27,30 +27,30 @@ def content() -> dict:
 
 @pytest.fixture
 def root(tmp_path):
-    for part in ("train", "test"):
-        (tmp_path / part).mkdir()
-        (tmp_path / f"{part}.json").write_text(json.dumps(content(), indent=1))
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / f"{split}.json").write_text(json.dumps(content(), indent=1))
         for number in (7, 8, 9):
-            Image.new("RGB", (60, 40), (90, 40, 20)).save(tmp_path / part / f"{number}.jpg")
+            Image.new("RGB", (60, 40), (90, 40, 20)).save(tmp_path / split / f"{number}.jpg")
     return tmp_path
 
 
-def data_of(root, **keys) -> CocoBoxes:
+def coco_boxes(root, **keys) -> CocoBoxes:
     return CocoBoxes(**{"root": str(root), "train_json": "train.json", "train_images": "train",
                         "test_json": "test.json",
                         "test_images": "test", "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.3,
-                        "bad_boxes": "refuse", "num_workers": 0, "same_shape": True, "batch_size": 2, **keys})
+                        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2, **keys})
 
 
-def test_boxes_are_corners_labels_are_places_and_crowds_are_set_aside(root):
-    data = data_of(root)
+def test_boxes_are_corners_labels_are_indices_and_crowds_are_ignored(root):
+    data = coco_boxes(root)
     data.load()
     assert data.class_names == ["cat", "dog"]
-    seven, eight, nine = data.photos["test"]
-    assert seven.boxes.tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]]
-    assert seven.labels.tolist() == [1, 0]
-    assert eight.boxes.shape == (0, 4)
-    assert nine.aside.tolist() == [True]
+    first, second, third = data.photos["test"]
+    assert first.boxes.tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]]
+    assert first.labels.tolist() == [1, 0]
+    assert second.boxes.shape == (0, 4)
+    assert third.ignored.tolist() == [True]
     batch = next(data.read("test", [torch.tensor([0, 1, 2])]))
     batch.check(2)
     assert batch.targets[2]["iscrowd"].tolist() == [1]
@@ -61,15 +61,15 @@ def test_boxes_are_corners_labels_are_places_and_crowds_are_set_aside(root):
 def test_a_test_set_with_other_ids_is_matched_by_name(root):
     other = content()
     other["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
-    for one in other["annotations"]:
-        one["category_id"] = {18: 1, 3: 2}[one["category_id"]]
+    for annotation in other["annotations"]:
+        annotation["category_id"] = {18: 1, 3: 2}[annotation["category_id"]]
     (root / "test.json").write_text(json.dumps(other))
-    data = data_of(root)
+    data = coco_boxes(root)
     data.load()
     assert data.photos["test"][0].labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("kind", "place", "change", "said"), [
+@pytest.mark.parametrize(("kind", "index", "change", "message"), [
     ("annotations", 0, {"bbox": [10, 5, 0, 30]}, "width 0 must be above 0"),
     ("annotations", 1, {"bbox": [10, 5, 20, -1]}, "height -1 must be above 0"),
     ("annotations", 1, {"bbox": [50, 5, 20, 20]}, "the box 50, 5, 20, 20 lies outside of 60 x 40"),
@@ -83,39 +83,39 @@ def test_a_test_set_with_other_ids_is_matched_by_name(root):
     ("images", 2, {"file_name": "../train/9.jpg"}, "'../train/9.jpg' must be a name below"),
     ("images", 2, {"file_name": None}, "must have 'file_name'"),
 ])
-def test_each_bad_entry_is_named_by_its_line(root, kind, place, change, said):
+def test_each_bad_entry_is_named_by_its_line(root, kind, index, change, message):
     broken = content()
-    one = broken[kind][place]
-    one.update(change)
+    entry = broken[kind][index]
+    entry.update(change)
     for key in [key for key, value in change.items() if value is None]:
-        del one[key]
+        del entry[key]
     text = json.dumps(broken, indent=1)
     (root / "test.json").write_text(text)
-    line = 1 + next(number for number, row in enumerate(text.splitlines()) if row.strip() == f'"id": {one["id"]},')
-    with pytest.raises(DataError, match=rf"test.json:{line} \({kind} id {one['id']}\): {said}"):
-        data_of(root).load()
+    line = 1 + next(number for number, row in enumerate(text.splitlines()) if row.strip() == f'"id": {entry["id"]},')
+    with pytest.raises(DataError, match=rf"test.json:{line} \({kind} id {entry['id']}\): {message}"):
+        coco_boxes(root).load()
 
 
-def test_a_file_that_is_none_is_named(root):
+def test_a_file_that_is_not_coco_json_is_named(root):
     (root / "test.json").write_text('{"images": [],\n "annotations": [}')
     with pytest.raises(DataError, match=r"test.json:2: not JSON"):
-        data_of(root).load()
+        coco_boxes(root).load()
     (root / "test.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(DataError, match=r"test.json: must have a list 'categories'"):
-        data_of(root).load()
+        coco_boxes(root).load()
     (root / "test.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(DataError, match=r"test.json: not UTF-8 at byte 7"):
-        data_of(root).load()
+        coco_boxes(root).load()
     with pytest.raises(DataError, match=r"none.json: No such file"):
-        data_of(root, train_json="none.json").load()
+        coco_boxes(root, train_json="none.json").load()
 
 
-def test_mending_clips_drops_and_counts(root):
+def test_repairing_clips_drops_and_counts(root):
     broken = content()
     broken["annotations"][0]["bbox"] = [50, 5, 20, 20]
     broken["annotations"][1]["bbox"] = [5, 5, 0, 20]
     (root / "test.json").write_text(json.dumps(broken))
-    data = data_of(root, bad_boxes="mend")
+    data = coco_boxes(root, bad_boxes="repair")
     data.load()
     assert data.photos["test"][0].boxes.tolist() == [[50, 5, 60, 25]]
     assert data.describe().endswith("boxes 1 clipped, 1 dropped")
@@ -124,7 +124,7 @@ def test_mending_clips_drops_and_counts(root):
 def test_a_detector_trains_on_them(root, config, run_folder):
     words = [f"data.root={root}", "data.train_json=train.json", "data.train_images=train", "data.test_json=test.json",
              "data.test_images=test", "data.num_workers=0", "data.image_px=64"]
-    found = config("model=faster_rcnn", "data=coco", *words, "recipe=none", "model.backbone.depth=8",
-                   "model.hidden=16", "trainer=cpu", "trainer.max_epochs=1", "task.optimizer.lr=0.001")
-    result = run.train(found, run_folder("run"))
+    composed = config("model=faster_rcnn", "data=coco", *words, "recipe=none", "model.backbone.depth=8",
+                      "model.hidden=16", "trainer=cpu", "trainer.max_epochs=1", "task.optimizer.lr=0.001")
+    result = run.train(composed, run_folder("run"))
     assert -1 <= result["test/map_50"] <= 1

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dltrain.config import groups, schema
-from dltrain.config.compose import compose
+from dltrain.config.compose import compose, compose_unchecked
 
 FILES = sorted(groups.CONFIGS.rglob("*.yaml"))
 RECIPES = [name for name in groups.names("recipe") if name != "none"]
@@ -22,7 +22,7 @@ def test_every_value_that_a_person_may_change_states_its_rule():
                 stated.add(key.rpartition(".")[2])
     fixed = {"_target_", "batch_type", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
     for file in FILES:
-        if file.splits[-2] in ("recipe", "experiment"):
+        if file.parts[-2] in ("recipe", "experiment"):
             continue
         for key, found in schema.assignments(file).items():
             name = key.rpartition(".")[2]
@@ -65,8 +65,9 @@ def test_every_model_composes_with_its_natural_data(model):
 def test_batch_type_in_yaml_is_the_class_own(group):
     for name in groups.names(group):
         content = groups.content(groups.CONFIGS / f"{group}/{name}.yaml")
-        node = content.get("data", content)
-        assert hydra.utils.get_class(node["_target_"]).batch_type.__name__ == node["batch_type"], name
+        batch_type = content.get("data", content)["batch_type"]
+        target = compose_unchecked([f"data={name}"]).config.data._target_ if group == "data" else content["_target_"]
+        assert hydra.utils.get_class(target).batch_type.__name__ == batch_type, name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -16,9 +16,9 @@ from torchvision.models.detection import _utils
 from torchvision.ops import box_iou, nms
 
 from dltrain import build, cli, run
-from dltrain.batches import DetectionBatch, generator
+from dltrain.batches import BatchError, DetectionBatch, generator
 from dltrain.callbacks.boxes import drawn
-from dltrain.data.scenes import COLOURS, Scenes, extent
+from dltrain.data.scenes import COLOURS, Scenes, tight_box
 from dltrain.errors import UserError
 from dltrain.models import overfeat
 from dltrain.models.cifar_resnet import CifarResNet
@@ -42,20 +42,20 @@ def detector(**keys) -> FasterRCNN:
 
 
 class FewScenes:
-    """Made in the first test run: 12 + 8 + 8 scenes."""
+    """12 + 8 + 8 scenes."""
 
     def __new__(cls, **keys):
         from dltrain.data.scenes import SceneBoxes
 
-        made = SceneBoxes(**keys)
-        made.num_scenes = {"train": made.num_scenes["train"], "val": 8, "test": 8}
-        return made
+        data = SceneBoxes(**keys)
+        data.num_scenes = {"train": data.num_scenes["train"], "val": 8, "test": 8}
+        return data
 
 
-def test_a_scene_is_a_function_of_part_and_index():
+def test_a_scene_is_a_function_of_split_and_index():
     one, other = Scenes(64, (14, 32)), Scenes(64, (14, 32))
     assert torch.equal(one.draw("train", 7).image, other.draw("train", 7).image)
-    assert one.draw("train", 7).things == other.draw("train", 7).things
+    assert one.draw("train", 7).objects == other.draw("train", 7).objects
     assert not torch.equal(one.draw("train", 7).image, one.draw("train", 8).image)
     assert not torch.equal(one.draw("train", 7).image, one.draw("val", 7).image)
 
@@ -64,23 +64,23 @@ def test_boxes_are_tight_around_strokes_of_the_right_colour():
     scenes = Scenes(64, (14, 32))
     counts = []
     for index in range(60):
-        image, things, mask = scenes.draw("val", index)
+        image, objects, mask = scenes.draw("val", index)
         assert image.shape == (3, 64, 64)
-        counts.append(len(things))
-        if len({thing.digit for thing in things}) < len(things):
+        counts.append(len(objects))
+        if len({one.digit for one in objects}) < len(objects):
             continue
-        for thing in things:
-            own = mask == thing.digit + 1
-            x1, y1, x2, y2 = thing.box
-            inside = torch.zeros_like(own)
+        for one in objects:
+            stroke = mask == one.digit + 1
+            x1, y1, x2, y2 = one.box
+            inside = torch.zeros_like(stroke)
             inside[y1:y2, x1:x2] = True
-            assert own.any()
-            assert not (own & ~inside).any()
-            if all(box_iou(torch.tensor([thing.box]), torch.tensor([o.box])) == 0 for o in things if o is not thing):
-                assert extent(own) == thing.box
-            brightest = image[:, own].float().mean(1)
-            nearest = min(COLOURS, key=lambda name: float((torch.tensor(COLOURS[name]) - brightest).norm()))
-            assert nearest == thing.colour or (brightest < 200).all()
+            assert stroke.any()
+            assert not (stroke & ~inside).any()
+            if all(box_iou(torch.tensor([one.box]), torch.tensor([o.box])) == 0 for o in objects if o is not one):
+                assert tight_box(stroke) == one.box
+            colour = image[:, stroke].float().mean(1)
+            nearest = min(COLOURS, key=lambda name: float((torch.tensor(COLOURS[name]) - colour).norm()))
+            assert nearest == one.colour or (colour < 200).all()
     assert set(counts) == {1, 2, 3, 4}
 
 
@@ -255,7 +255,7 @@ def test_what_breaks_the_promise_is_named(config):
     batch.check(10)
     batch.targets[1]["boxes"] = torch.tensor([[5.0, 5, 2, 9]])
     batch.targets[1]["labels"] = torch.tensor([1])
-    with pytest.raises(Exception, match=r"boxes must be x1 < x2 <= 64, .* of image 1 of the first batch"):
+    with pytest.raises(BatchError, match=r"boxes must be 0 <= x1 < x2 <= 64, .* of image 1 of the first batch"):
         DetectionBatch(*batch).check(10)
 
 
@@ -296,9 +296,9 @@ def test_moments_equal_a_loop():
 
 def test_the_localizer_refuses_scenes_of_several(config, run_folder):
     words = ["model=localizer", *WORDS[1:-2], WORDS[-1], "task.optimizer.lr=0.0001"]
-    with pytest.raises(UserError, match=r"one object an image, but they have 1 to [234]; .*data.most=1"):
+    with pytest.raises(UserError, match=r"one object an image, but they have 1 to [234]; .*data.max_objects=1"):
         run.train(config(*words), run_folder("several"))
-    result = run.train(config(*words, "data.most=1"), run_folder("one"))
+    result = run.train(config(*words, "data.max_objects=1"), run_folder("one"))
     assert 0 <= result["test/map"] <= 1
 
 

@@ -11,9 +11,13 @@ import torch
 
 from dltrain import build, cli, run, run_dir
 from dltrain.batches import IGNORED_LABEL, PAD, BatchError, LabelledBatch, TaggedBatch
-from dltrain.data.digits import Digits
-from dltrain.data.sequence_classification import DigitsRows, LabelledText, Recall
-from dltrain.data.tagging import Conll, StdlibTokens, kinds_of
+from dltrain.data import stdlib
+from dltrain.data.conll import Conll
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.digits import Digits, DigitsRows
+from dltrain.data.labelled_text import LabelledTextFiles
+from dltrain.data.sequence_classification import Recall
+from dltrain.data.stdlib import StdlibTokens, library_files, token_kinds
 from dltrain.errors import DataError
 from dltrain.models.recurrent import SequenceClassifier, Tagger
 from tests.test_resume import assert_a_crash_changes_nothing
@@ -67,8 +71,8 @@ def test_digits_are_read_row_by_row():
     images = Digits(channels=1, num_classes=10, image_px=8, **KEYS)
     rows.load()
     images.load()
-    few = torch.tensor([3, 5, -1])
-    batch, plain = next(rows.read("test", [few])), next(images.read("test", [few]))
+    indices = torch.tensor([3, 5, -1])
+    batch, plain = next(rows.read("test", [indices])), next(images.read("test", [indices]))
     torch.testing.assert_close(batch.tokens, plain.images[:, 0].float() / 255)
     assert batch.labels.tolist() == plain.labels.tolist()
     assert batch.labels[2] == IGNORED_LABEL
@@ -82,57 +86,68 @@ SOURCE = '''def f(x=1.5):  # a "name"
 '''
 
 
-def test_kinds_of_characters():
+def test_each_character_has_the_kind_of_its_token():
     letters = {"space": ".", "name": "n", "keyword": "k", "number": "1", "string": "s", "comment": "c", "operator": "o"}
-    found = "".join(letters[kind] for kind in kinds_of(SOURCE))
-    assert found.split("\n") == [found]  # line ends have a kind as well
-    said = []
-    for line in SOURCE.splitlines(keepends=True):
-        said.append(found[: len(line)])
-        found = found[len(line) :]
-    assert said == ["kkk.nono111oo..cccccccccc.", "....sssssss", "sssssssssssss.",
-                    "....kkkkkk.sss.o.n.kk.kkkk.kkkk.1111."]
+    kinds = "".join(letters[kind] for kind in token_kinds(SOURCE))
+    lines = []
+    for line in SOURCE.splitlines(keepends=True):  # line ends have a kind as well
+        lines.append(kinds[: len(line)])
+        kinds = kinds[len(line) :]
+    assert lines == ["kkk.nono111oo..cccccccccc.", "....sssssss", "sssssssssssss.",
+                     "....kkkkkk.sss.o.n.kk.kkkk.kkkk.1111."]
 
 
 @pytest.mark.parametrize("module", [tokenize, io, keyword, token])
-def test_kinds_equal_the_tokenizers_own_strings(module):
-    """Put together again, the characters of each kind are the tokens of that kind, in order."""
+def test_kinds_equal_the_strings_of_the_tokenizer(module):
+    """The characters of each kind, joined, are the tokens of that kind, in order."""
     with open(module.__file__, encoding="utf-8") as file:
         source = file.read()
-    kinds = kinds_of(source)
-    wanted: dict[str, list[str]] = {"number": [], "comment": [], "name": [], "keyword": []}
-    for one in tokenize.generate_tokens(io.StringIO(source).readline):
-        if one.type == tokenize.NAME:
-            wanted["keyword" if keyword.iskeyword(one.string) else "name"].append(one.string)
-        elif one.type in (tokenize.NUMBER, tokenize.COMMENT):
-            wanted["number" if one.type == tokenize.NUMBER else "comment"].append(one.string)
-    for kind, tokens in wanted.items():
-        assert "".join(c for c, found in zip(source, kinds, strict=True) if found == kind) == "".join(tokens)
+    kinds = token_kinds(source)
+    expected: dict[str, list[str]] = {"number": [], "comment": [], "name": [], "keyword": []}
+    for token_info in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token_info.type == tokenize.NAME:
+            expected["keyword" if keyword.iskeyword(token_info.string) else "name"].append(token_info.string)
+        elif token_info.type in (tokenize.NUMBER, tokenize.COMMENT):
+            expected["number" if token_info.type == tokenize.NUMBER else "comment"].append(token_info.string)
+    for kind, tokens in expected.items():
+        assert "".join(c for c, other in zip(source, kinds, strict=True) if other == kind) == "".join(tokens)
+
+
+@pytest.fixture(autouse=True)
+def few_modules(monkeypatch):
+    """Every eighth module of the library, which are tokenised in an eighth of the time."""
+    files = library_files()[::8]
+    monkeypatch.setattr(stdlib, "library_files", lambda: files)
 
 
 def test_pieces_of_source_are_whole_lines_outside_of_strings():
-    data = StdlibTokens(window=120, num_train=50, **KEYS)
+    data = StdlibTokens(window=120, num_train=150, **KEYS)
     data.load()
     assert data.class_names == ["comment", "keyword", "name", "number", "operator", "space", "string"]
-    assert data.num_samples("train") == 50
-    from dltrain.data.language_modeling import library_files
-
-    sources = {file: file.read_text(encoding="utf-8") for file in library_files()}
-    parts = {part: {"".join(symbols) for symbols, _ in found} for part, found in data.tagged().items()}
-    files = {part: {file for file, text in sources.items() if any(piece in text for piece in pieces if len(piece) > 60)}
-             for part, pieces in parts.items()}
-    assert len(files["train"] & files["test"]) <= 0.2 * len(files["test"])  # a licence's lines may be in both
-    begun_inside = 0
-    for piece in parts["train"]:
+    assert data.num_samples("train") == 150
+    sources = {file: file.read_text(encoding="utf-8") for file in stdlib.library_files()}
+    pieces = {split: {"".join(symbols) for symbols, _ in samples} for split, samples in data.tagged().items()}
+    for piece in pieces["train"]:
         assert len(piece) <= 480
         assert piece.endswith("\n") or len(piece) == 480
         source = next(text for text in sources.values() if piece in text)
-        kinds, place = kinds_of(source), source.index(piece)
-        begun_inside += place > 0 and kinds[place - 1] == kinds[place] == "string"
-    assert begun_inside == 0
-    again = StdlibTokens(window=120, num_train=50, seed=7, **KEYS)
+        kinds, start = token_kinds(source), source.index(piece)
+        assert start == 0 or not kinds[start - 1] == kinds[start] == "string"
+    again = StdlibTokens(window=120, num_train=150, seed=7, **KEYS)
     again.load()
     assert again.samples == data.samples, "the split does not depend on the run's seed"
+
+
+def test_no_module_is_in_two_splits(tmp_path, monkeypatch):
+    files = [tmp_path / f"module{number}.py" for number in range(30)]
+    for number, file in enumerate(files):
+        file.write_text("".join(f"name{number} = {line}  # a comment\n" for line in range(40)))
+    monkeypatch.setattr(stdlib, "library_files", lambda: files)
+    data = StdlibTokens(window=50, num_train=4000, **KEYS)
+    modules = {split: {"".join(symbols).split(" ")[0] for symbols, _ in samples}
+               for split, samples in data.tagged().items()}
+    assert {split: len(names) for split, names in modules.items()} == {"train": 24, "val": 3, "test": 3}
+    assert len(set.union(*modules.values())) == 30
 
 
 CONLLU = """# text = It's fine.
@@ -153,8 +168,8 @@ EU NNP B-NP B-ORG
 
 
 def conll(tmp_path, text: str, **keys) -> Conll:
-    for part in ("train", "dev", "test"):
-        (tmp_path / f"en-{part}.conll").write_text(text)
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"en-{split}.conll").write_text(text)
     return Conll(**{"root": str(tmp_path), "encoding": "utf-8", "word_column": 2, "tag_column": 4, "lower": True,
                     "min_count": 1, **KEYS, **keys})
 
@@ -173,20 +188,20 @@ def test_columns_of_both_kinds(tmp_path):
     assert data.tagged()["train"] == [(["EU", "1996-08-22", "#"], ["B-ORG", "O", "O"])]
 
 
-def test_columns_that_are_not_there_are_named(tmp_path):
+def test_missing_columns_are_named(tmp_path):
     with pytest.raises(DataError, match=r"en-train.conll:1: must have 4 columns, but has 2"):
         conll(tmp_path, "a\tb\n").load()
     data = conll(tmp_path, CONLLU)
     (tmp_path / "en-test.conll").write_text(CONLLU.replace("INTJ", "XXX"))
-    with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split has not"):
+    with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split does not have"):
         data.load()
     (tmp_path / "en-dev.conll").unlink()
     with pytest.raises(DataError, match=r"must have one val file \(val or dev or valid in its name\), but has none"):
         data.load()
 
 
-def labelled(root, **keys) -> LabelledText:
-    return LabelledText(**{"root": str(root), "encoding": "utf-8", "words": True, "lower": True, "min_count": 1,
+def labelled(root, **keys) -> LabelledTextFiles:
+    return LabelledTextFiles(**{"root": str(root), "encoding": "utf-8", "words": True, "lower": True, "min_count": 1,
                            "max_length": 5, **KEYS, **keys})
 
 
@@ -196,9 +211,9 @@ def test_a_file_for_each_label(tmp_path):
     data = labelled(tmp_path)
     data.load()
     assert data.class_names == ["bad", "good"]
-    counts = {part: sorted(label for _, label in data.samples[part]) for part in ("train", "val", "test")}
+    counts = {split: sorted(label for _, label in data.samples[split]) for split in SPLITS}
     assert counts == {"train": [0] * 8 + [1] * 24, "val": [0] + [1] * 3, "test": [0] + [1] * 3}
-    texts = [text for part in data.labelled.values() for text, _ in part]
+    texts = [text for split in SPLITS for text, _ in data.labelled[split]]
     assert len(set(texts)) == len(texts) == 40
     assert all(len(tokens) == 5 for tokens, _ in data.samples["train"]), "cut at max_length"
     again = labelled(tmp_path, seed=5)
@@ -217,11 +232,11 @@ def test_lines_with_labels_and_their_faults(tmp_path):
     file.write_text("spam\tbuy\tthis\nham\thello\n" * 10)
     data = labelled(file)
     assert ("buy\tthis", "spam") in data.texts()["train"]
-    for part, text in (("train", "a\tx\nb\ty\n"), ("val", "a\tx\n"), ("test", "c\tx\n")):
-        (tmp_path / "parts").mkdir(exist_ok=True)
-        (tmp_path / "parts" / f"{part}.tsv").write_text(text)
-    with pytest.raises(DataError, match="the test split has the label 'c', which the training split has not"):
-        labelled(tmp_path / "parts").load()
+    for split, text in (("train", "a\tx\nb\ty\n"), ("val", "a\tx\n"), ("test", "c\tx\n")):
+        (tmp_path / "splits").mkdir(exist_ok=True)
+        (tmp_path / "splits" / f"{split}.tsv").write_text(text)
+    with pytest.raises(DataError, match="the test split has the label 'c', which the training split does not have"):
+        labelled(tmp_path / "splits").load()
     file.write_text("spam\tbuy\nhello\n")
     with pytest.raises(DataError, match=r"all.tsv:2: must be label<TAB>text, but is 'hello'"):
         labelled(file).load()
@@ -238,8 +253,8 @@ def test_the_first_symbol_is_the_label():
     assert data.class_names == list("ABCD")
     for text, label in data.labelled["train"]:
         assert (len(text), text[0]) == (7, label)
-    firsts = [label for _, label in data.labelled["train"]]
-    assert min(firsts.count(label) for label in "ABCD") > 30
+    labels = [label for _, label in data.labelled["train"]]
+    assert min(labels.count(label) for label in "ABCD") > 30
 
 
 def test_batches_that_break_their_promise():
@@ -311,7 +326,7 @@ def test_a_run_labels_new_texts_with_its_own_labels(config, reviews, run_folder,
     (other / "pos.txt").write_text("good film\n" * 10)
     (other / "also.txt").write_text("good film\n" * 10)
     code, _, err = typed("eval", f"run={path}", f"data.root={other}")
-    assert (code, err) == (3, "dltrain: error: the train split has the label 'also', which the run has not\n")
+    assert (code, err) == (3, "dltrain: error: the train split has the label 'also', which the run does not have\n")
 
 
 def test_a_tagger_labels_source_line_by_line_or_in_colour(config, run_folder, typed, monkeypatch, tmp_path):
@@ -340,7 +355,7 @@ def test_digits_by_rows_are_predicted_from_pictures(config, run_folder, typed):
 
 def test_the_loss_is_the_mean_over_what_is_scored(config):
     """One step of the tagger on pieces of different lengths, against a loop over symbols."""
-    found = config("model=tagger", "data.num_train=16", "data.window=40", "model.hidden=8", "recipe=none")
+    found = config("model=tagger", "data.num_train=150", "data.window=40", "model.hidden=8", "recipe=none")
     data, task = build.build_data(found), build.build_task(found).eval()
     batch = next(data.read("train", [torch.arange(6)]))
     assert len(set(batch.lengths)) > 1

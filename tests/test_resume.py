@@ -82,23 +82,23 @@ def assert_equal_tree(a, b, name: str) -> None:
 @pytest.fixture
 def reference(config, run_folder):
     """An uninterrupted run: its folder, the sample indices of its batches, and its result."""
-    FewDigits.seen.clear()
+    FewDigits.history.clear()
     path = run_folder("uninterrupted")
     result = run.train(config(*TINY), path)
-    return path, list(FewDigits.seen), result
+    return path, list(FewDigits.history), result
 
 
 def crash_and_resume(monkeypatch, config, path: Path, hook: str, steps: list[int], *overrides: str) -> list:
     """Runs to the end with one crash at each of `steps`. Returns the sample indices of all batches, including repeated
     steps."""
-    FewDigits.seen.clear()
+    FewDigits.history.clear()
     for step in steps:
         with monkeypatch.context() as patch:
             crash_at(patch, hook, lambda trainer, step=step: trainer.state.fn == "fit" and trainer.global_step == step)
             with pytest.raises(Crash):
                 run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *overrides), path)
     run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *overrides), path)
-    return list(FewDigits.seen)
+    return list(FewDigits.history)
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -15,8 +15,11 @@ from dltrain import build, cli, run
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.callbacks.masks import as_palette_png, compared, overlaid, voc_palette
 from dltrain.data import scenes, voc
-from dltrain.data import segmentation as masks_module
-from dltrain.data.segmentation import CamVid, MaskFolder, VocMasks, read_mask
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.images import read_image
+from dltrain.data.mask_folders import CamVid, MaskFolder
+from dltrain.data.segmentation import read_mask
+from dltrain.data.voc import VocMasks
 from dltrain.errors import DataError, UserError
 from dltrain.models.alexnet import AlexNet
 from dltrain.models.backbones import dilate, maps, shapes
@@ -37,7 +40,7 @@ WORDS = ["data.num_train=12", "data.batch_size=4", "data.image_px=64", "data.siz
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(scenes, "EVALUATED", 4)
+    monkeypatch.setattr(scenes, "NUM_EVALUATION", 4)
 
 
 def lively(net: nn.Module) -> nn.Module:
@@ -197,7 +200,7 @@ def test_a_run_ends_with_its_metrics_and_predicts(model, config, run_folder, cap
     result = run.train(config(f"model={model}", *WORDS, "trainer.max_epochs=1"), path)
     assert 0 <= result["test/mean_iou"] <= 1
     assert 0 <= result["test/pixel_accuracy"] <= 1
-    assert "test/iou/ground" in result
+    assert "test/iou/background" in result
     capsys.readouterr()
     sys_argv = ["dltrain", "predict", f"run={path}", f"input={path}/samples/00.png"]
     import sys
@@ -214,7 +217,7 @@ def test_a_run_ends_with_its_metrics_and_predicts(model, config, run_folder, cap
     assert mask.mode == "P"
     told = json.loads((path / "predictions.json").read_text())[0]
     counts = np.bincount(np.asarray(mask).ravel(), minlength=11) / 64**2
-    names = ["ground", *map(str, range(10))]
+    names = ["background", *map(str, range(10))]
     assert told["shares"] == {names[i]: round(float(c), 4) for i, c in sorted(enumerate(counts), key=lambda x: -x[1])
                               if c}
 
@@ -289,31 +292,31 @@ def folder(tmp_path):
     root = tmp_path / "photos"
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for number, name in enumerate("abcdef"):
         size = (40, 32) if number % 2 else (32, 40)
-        Image.fromarray(draws.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(root / f"images/{name}.jpg")
-        mask = draws.integers(0, 3, (size[1], size[0]), dtype=np.uint8)
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(root / f"images/{name}.jpg")
+        mask = rng.integers(0, 3, (size[1], size[0]), dtype=np.uint8)
         mask[:3] = IGNORED_PIXEL
-        picture = as_palette_png(torch.from_numpy(mask)) if number % 3 else Image.fromarray(mask)
-        picture.save(root / f"masks/{name}.png")
-    (root / "classes.txt").write_text("ground\ncat\ndog\n")
+        png = as_palette_png(torch.from_numpy(mask)) if number % 3 else Image.fromarray(mask)
+        png.save(root / f"masks/{name}.png")
+    (root / "classes.txt").write_text("background\ncat\ndog\n")
     return root
 
 
-def data_of(root, kind=MaskFolder, **keys):
-    made = kind(**{"root": str(root), "channels": 3, "image_px": 40, "num_classes": None, "val_share": 0.25,
+def load_masks(root, kind=MaskFolder, **keys):
+    data = kind(**{"root": str(root), "channels": 3, "image_px": 40, "num_classes": None, "val_share": 0.25,
                    "num_workers": 0, "batch_size": 2, **({"test_share": 0.3} if kind is MaskFolder else {}), **keys})
-    made.load()
-    return made
+    data.load()
+    return data
 
 
-def test_masks_are_read_as_their_numbers_and_filled_up_as_not_scored(folder):
-    data = data_of(folder)
-    assert data.class_names == ["ground", "cat", "dog"]
-    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 3, "val": 1, "test": 2}
-    assert data.frame == (40, 40)
-    pair = data.splits["train"][0]
+def test_mask_values_are_classes_and_padding_is_not_scored(folder):
+    data = load_masks(folder)
+    assert data.class_names == ["background", "cat", "dog"]
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 3, "val": 1, "test": 2}
+    assert data.padded_size == (40, 40)
+    pair = data.pairs["train"][0]
     batch = next(iter(data.read("train", [torch.tensor([0])])))
     batch.check(3)
     truth = np.asarray(Image.open(pair.mask))
@@ -322,85 +325,96 @@ def test_masks_are_read_as_their_numbers_and_filled_up_as_not_scored(folder):
     assert (batch.masks[0, h:] == IGNORED_PIXEL).all()
     assert (batch.masks[0, :, w:] == IGNORED_PIXEL).all()
     assert (batch.images[0, :, h:] == 0).all()
-    assert torch.equal(batch.images[0, :, :h, :w], masks_module.read_image(pair.image, 3))
-    half = data_of(folder, image_px=20)
-    assert half.frame == (20, 20)
+    assert torch.equal(batch.images[0, :, :h, :w], read_image(pair.image, 3))
+    half = load_masks(folder, image_px=20)
+    assert half.padded_size == (20, 20)
     small = next(iter(half.read("train", [torch.tensor([0])]))).masks[0]
     assert set(small.unique().tolist()) <= {0, 1, 2, IGNORED_PIXEL}
 
 
-def test_lists_say_the_parts(folder):
+def test_images_of_two_sizes_become_one_batch_as_in_training(folder):
+    data = load_masks(folder, image_px=20)
+    batch = data.encode_inputs([data.read_input(folder / f"images/{name}.jpg") for name in "ab"])
+    batch.check(3)
+    assert batch.images.shape == (2, 3, 20, 20)
+    assert (batch.masks == IGNORED_PIXEL).all()
+    (split, index), = [(split, index) for split in SPLITS for index, pair in enumerate(data.pairs[split])
+                       if pair.image.stem == "a"]
+    assert torch.equal(batch.images[0], next(data.read(split, [torch.tensor([index])])).images[0])
+
+
+def test_lists_give_the_splits(folder):
     (folder / "train.txt").write_text("a\nb.jpg\n\nc\n")
     (folder / "val.txt").write_text("d\n")
     (folder / "test.txt").write_text("e\nf\n")
-    data = data_of(folder)
-    assert [pair.image.stem for pair in data.splits["train"]] == ["a", "b", "c"]
+    data = load_masks(folder)
+    assert [pair.image.stem for pair in data.pairs["train"]] == ["a", "b", "c"]
     (folder / "test.txt").write_text("e\n../f\n")
     with pytest.raises(DataError, match=r"test.txt:2: '../f' must be a name, not a path"):
-        data_of(folder)
+        load_masks(folder)
     (folder / "test.txt").write_text("nobody\n")
     with pytest.raises(DataError, match=r"test.txt: no image .*images/nobody"):
-        data_of(folder)
+        load_masks(folder)
     (folder / "test.txt").unlink()
-    with pytest.raises(DataError, match=r"has train.txt, val.txt, but train.txt and test.txt are both needed"):
-        data_of(folder)
+    with pytest.raises(DataError, match=r"has train.txt, val.txt, but needs both train.txt and test.txt"):
+        load_masks(folder)
 
 
 def test_what_is_wrong_with_a_mask_is_named_by_its_file(folder):
-    def spoiled(name, picture):
-        picture.save(folder / f"masks/{name}.png")
+    def message_for(name, image):
+        image.save(folder / f"masks/{name}.png")
         with pytest.raises(DataError) as raised:
-            data_of(folder)
+            load_masks(folder)
         return str(raised.value)
 
     good = Image.open(folder / "masks/a.png")
     good.load()
-    assert "a.png: must be 32 x 40 px as a.jpg, but is 40 x 32" in spoiled("a", Image.new("L", (40, 32)))
-    assert "1 of 6 masks do not fit: " in spoiled("a", Image.new("L", (40, 32)))
-    assert "a.png: has 7, but there are 3 classes, from 0 on; 255 is not scored" in spoiled("a", Image.new(
+    assert "a.png: must be 32 x 40 px as a.jpg, but is 40 x 32" in message_for("a", Image.new("L", (40, 32)))
+    assert "1 of 6 masks do not fit: " in message_for("a", Image.new("L", (40, 32)))
+    assert "a.png: has 7, but there are 3 classes, from 0 on; 255 is not scored" in message_for("a", Image.new(
         "L", (32, 40), 7))
-    assert "a.png: a mask must have one number of 8 bits a pixel (grey or palette), but is RGB" in spoiled(
+    assert "a.png: a mask must have one value of 8 bits per pixel (grey or palette), but is RGB" in message_for(
         "a", Image.new("RGB", (32, 40)))
     (folder / "masks/a.png").unlink()
     with pytest.raises(DataError, match=r"no mask .*a.png"):
-        data_of(folder)
+        load_masks(folder)
     good.save(folder / "masks/a.png")
     (folder / "masks/b.png").write_text("no picture")
     with pytest.raises(DataError, match=r"b.png: cannot identify"):
-        data_of(folder)
+        load_masks(folder)
     (folder / "classes.txt").unlink()
-    with pytest.raises(DataError, match=r"no classes.txt; it must have the name of each number"):
-        data_of(folder)
+    with pytest.raises(DataError, match=r"no classes.txt; it must name each mask value"):
+        load_masks(folder)
     (folder / "classes.txt").write_text("a\n")
     for file in (folder / "images").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match=r"images: no pictures"):
-        data_of(folder)
+    with pytest.raises(DataError, match=r"images: no images"):
+        load_masks(folder)
 
 
-def test_camvid_has_its_own_number_for_what_is_not_scored(tmp_path):
-    for part in ("train", "val", "test"):
-        (tmp_path / part).mkdir()
-        (tmp_path / f"{part}annot").mkdir()
-        Image.new("RGB", (32, 24)).save(tmp_path / part / "f1.jpg")
-        Image.fromarray(np.arange(32 * 24, dtype=np.uint8).reshape(24, 32) % 12).save(tmp_path / f"{part}annot/f1.png")
-    data = data_of(tmp_path, CamVid, num_classes=11)
+def test_camvid_has_a_value_of_its_own_for_pixels_that_are_not_scored(tmp_path):
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+        (tmp_path / f"{split}annot").mkdir()
+        Image.new("RGB", (32, 24)).save(tmp_path / split / "f1.jpg")
+        Image.fromarray(np.arange(32 * 24, dtype=np.uint8).reshape(24, 32) % 12).save(tmp_path / f"{split}annot/f1.png")
+    data = load_masks(tmp_path, CamVid, num_classes=11)
     mask = next(iter(data.read("test", [torch.tensor([0])]))).masks[0]
     assert mask[0, 10:13].tolist() == [10, IGNORED_PIXEL, 0]
     assert len(data.class_names) == 11
 
 
-def test_voc_reads_its_lists_and_palettes_and_says_where_to_get_them(tmp_path, monkeypatch):
+def test_voc_lists_and_palettes_are_read_and_missing_ones_named(tmp_path, monkeypatch):
     place = tmp_path / "VOCdevkit/VOC2012"
     with pytest.raises(DataError, match=r"VOC2012 is not in .*: put VOCdevkit/VOC2012 of"):
-        data_of(tmp_path, VocMasks, num_classes=21, download=False)
+        load_masks(tmp_path, VocMasks, num_classes=21, download=False)
 
-    def offline(*given, **keys):
+    def offline(*args, **keys):
         raise OSError("no network")
 
     monkeypatch.setattr(voc.torchvision.datasets, "VOCSegmentation", offline)
-    with pytest.raises(DataError, match=r"it cannot be downloaded \(no network\)"):
-        data_of(tmp_path, VocMasks, num_classes=21, download=True)
+    with pytest.raises(DataError, match=r"and cannot be downloaded \(no network\): put VOC"):
+        load_masks(tmp_path, VocMasks, num_classes=21, download=True)
     for inner in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (place / inner).mkdir(parents=True)
     for name in ("x1", "x2", "x3"):
@@ -408,12 +422,12 @@ def test_voc_reads_its_lists_and_palettes_and_says_where_to_get_them(tmp_path, m
         as_palette_png(torch.tensor([[15] * 29 + [IGNORED_PIXEL]] * 20)).save(place / f"SegmentationClass/{name}.png")
     (place / "ImageSets/Segmentation/train.txt").write_text("x1\nx2\n")
     (place / "ImageSets/Segmentation/val.txt").write_text("x3\n")
-    data = data_of(tmp_path, VocMasks, num_classes=21, download=False)
+    data = load_masks(tmp_path, VocMasks, num_classes=21, download=False)
     assert data.class_names[15] == "person"
     assert next(iter(data.read("test", [torch.tensor([0])]))).masks[0, 0].tolist() == [15] * 29 + [IGNORED_PIXEL]
     monkeypatch.undo()
-    theirs = VOCSegmentation(str(tmp_path), "2012", "val")[0][1]
-    assert np.asarray(theirs).tolist() == read_mask(place / "SegmentationClass/x3.png").tolist()
+    reference = VOCSegmentation(str(tmp_path), "2012", "val")[0][1]
+    assert np.asarray(reference).tolist() == read_mask(place / "SegmentationClass/x3.png").tolist()
 
 
 def test_vocs_colours_are_the_published_ones():

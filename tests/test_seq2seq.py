@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from dltrain import build, cli, run
 from dltrain.batches import END, PAD, START, UNKNOWN, generator
-from dltrain.data.loader import TrainLoader, bucketed
+from dltrain.data.loader import TrainLoader, bucket_by_length
+from dltrain.data.pair_files import PairFiles
 from dltrain.data.sequences import Tokenizer
-from dltrain.data.translation import WAYS, Dates, PairFiles
+from dltrain.data.translation import FORMATS, Dates
 from dltrain.errors import DataError
 from dltrain.models.seq2seq import Seq2Seq
 from dltrain.tasks import decoding
@@ -141,32 +142,32 @@ def test_drawn_symbols_follow_the_chances_and_the_seed():
     assert torch.equal(found, again)
 
 
-def test_dates_are_what_the_calendar_says_and_no_day_is_in_two_parts():
+def test_dates_agree_with_the_calendar_and_no_day_is_in_two_splits():
     data = Dates(words=False, max_length=40, num_train=3000, batch_size=8)
-    found = data.pairs()
-    days = {part: {iso for _, iso in both} for part, both in found.items()}
+    splits = data.pairs()
+    days = {split: {iso for _, iso in pairs} for split, pairs in splits.items()}
     assert not days["train"] & days["test"]
     assert not days["train"] & days["val"]
     assert not days["val"] & days["test"]
     formats = ["%d %B %Y", "%B %d, %Y", "%A, %d %B %Y", "%a %b %d %Y", "%d-%b-%Y", "%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d",
                "%Y, %B %d"]
-    read = 0
-    for text, iso in found["train"]:
+    num_parsed = 0
+    for text, iso in splits["train"]:
         for pattern in formats:
             try:
                 parsed = datetime.datetime.strptime(text, pattern)
             except ValueError:
                 continue
             assert parsed.date().isoformat() == iso, text
-            read += 1
-    assert 0.6 * 3000 < read < 3000
-    assert len({way(datetime.date(1998, 3, 12)) for way in WAYS}) == 12
-    assert WAYS[3](datetime.date(1998, 3, 12)) == "the 12th of March 1998"
-    assert [WAYS[2](datetime.date(1998, 3, day)) for day in (1, 2, 3, 11, 22, 23, 31)] == [
+            num_parsed += 1
+    assert 0.6 * 3000 < num_parsed < 3000
+    assert len({write(datetime.date(1998, 3, 12)) for write in FORMATS}) == 12
+    assert FORMATS[3](datetime.date(1998, 3, 12)) == "the 12th of March 1998"
+    assert [FORMATS[2](datetime.date(1998, 3, day)) for day in (1, 2, 3, 11, 22, 23, 31)] == [
         f"Mar {day}, 1998" for day in ("1st", "2nd", "3rd", "11th", "22nd", "23rd", "31st")]
 
 
-def test_like_lengths_come_together_and_every_sample_once():
+def test_similar_lengths_share_a_batch_and_each_sample_comes_once():
     lengths = torch.randint(1, 60, (1003,), generator=generator("lengths"))
     loader = TrainLoader(iter, 1003, 10, seed=1, lengths=lengths)
     order = loader.order(0)
@@ -176,11 +177,11 @@ def test_like_lengths_come_together_and_every_sample_once():
     spread = [int(lengths[batch].max() - lengths[batch].min()) for batch in order.split(10)]
     plain = TrainLoader(iter, 1003, 10, seed=1).order(0)
     assert sum(spread) < 0.1 * sum(int(lengths[b].max() - lengths[b].min()) for b in plain.split(10))
-    firsts = [float(lengths[batch].float().mean()) for batch in order.split(10)]
-    assert firsts != sorted(firsts), "batches are shuffled"
+    means = [float(lengths[batch].float().mean()) for batch in order.split(10)]
+    assert means != sorted(means), "batches are shuffled"
     later = [float(lengths[batch].float().mean()) for batch in loader.order(1).split(10)]
-    assert [sorted(firsts).index(m) for m in firsts] != [sorted(later).index(m) for m in later], "anew in each epoch"
-    assert len(bucketed(torch.arange(7), torch.arange(7), 10, generator("x"))) == 7
+    assert [sorted(means).index(m) for m in means] != [sorted(later).index(m) for m in later], "anew in each epoch"
+    assert len(bucket_by_length(torch.arange(7), torch.arange(7), 10, generator("x"))) == 7
 
 
 def test_words_and_characters():
@@ -194,7 +195,7 @@ def test_words_and_characters():
 
 @pytest.fixture
 def lines(tmp_path):
-    """A run that turns words around, letter by letter: 60 pairs."""
+    """The arguments of a run that reverses words, letter by letter: 60 pairs."""
     texts = ["".join(letters) for letters in itertools.permutations("abcd", 3)] + ["a", "b", "ab", "ba", "cd", "dc"]
     file = tmp_path / "turned.tsv"
     file.write_text("\n".join(f"{text}\t{text[::-1]}" for text in texts * 2))
@@ -261,37 +262,37 @@ def test_loss_matches_and_bleu_equal_loops(config, tmp_path, run_folder):
     assert result["test/loss"] == pytest.approx(total / count, rel=1e-4)
 
 
-def files(root, **keys) -> PairFiles:
+def pair_files(root, **keys) -> PairFiles:
     return PairFiles(**{"root": str(root), "languages": None, "encoding": "utf-8", "num_train": None, "words": True,
                         "max_length": 9, "batch_size": 2, **keys})
 
 
 def test_parallel_files_and_their_faults(tmp_path):
-    for part, tail, text in [("train", "en", "one\ntwo\n\nfour\n"), ("train", "de", "eins\nzwei\n\nvier\n"),
+    for split, language, text in [("train", "en", "one\ntwo\n\nfour\n"), ("train", "de", "eins\nzwei\n\nvier\n"),
                              ("val", "en", "a\n"), ("val", "de", "b\n"), ("test_2016", "en", "a\n"),
                              ("test_2016", "de", "c\n")]:
-        (tmp_path / f"{part}.{tail}").write_text(text)
-    found = files(tmp_path, languages=["en", "de"]).pairs()
-    assert found == {"train": [("one", "eins"), ("two", "zwei"), ("four", "vier")], "val": [("a", "b")],
+        (tmp_path / f"{split}.{language}").write_text(text)
+    pairs = pair_files(tmp_path, languages=["en", "de"]).pairs()
+    assert pairs == {"train": [("one", "eins"), ("two", "zwei"), ("four", "vier")], "val": [("a", "b")],
                      "test": [("a", "c")]}
     (tmp_path / "train.de").write_text("eins\n\nzwei\nvier\n")
     with pytest.raises(DataError, match=r"train.en and .*train.de must have the same lines, but line 2 is in one only"):
-        files(tmp_path, languages=["en", "de"]).pairs()
+        pair_files(tmp_path, languages=["en", "de"]).pairs()
     with pytest.raises(DataError, match=r"must have one train file .*ending in .fr\), but has none"):
-        files(tmp_path, languages=["en", "fr"]).pairs()
+        pair_files(tmp_path, languages=["en", "fr"]).pairs()
     with pytest.raises(DataError, match=r"must have one train file .* but has train.de, train.en"):
-        files(tmp_path).pairs()
+        pair_files(tmp_path).pairs()
     with pytest.raises(ValueError, match="languages must be two endings"):
-        files(tmp_path, languages=["en"])
+        pair_files(tmp_path, languages=["en"])
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("a\tb\nc d\n", r"x.tsv:2: must be source<TAB>target, but has 1 side"),
     ("a\tb\tc\n", r"x.tsv:1: must be source<TAB>target, but has 3 side"), ("", "x.tsv: empty")])
-def test_lines_that_are_no_pairs_are_named(text, said, tmp_path):
+def test_lines_that_are_not_pairs_are_named(text, message, tmp_path):
     (tmp_path / "x.tsv").write_text(text)
-    with pytest.raises(DataError, match=said):
-        files(tmp_path / "x.tsv").pairs()
+    with pytest.raises(DataError, match=message):
+        pair_files(tmp_path / "x.tsv").pairs()
 
 
 def test_predict_writes_by_each_way_of_decoding(config, lines, run_folder, monkeypatch, capsys):

@@ -98,7 +98,7 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     from dltrain.data import scenes
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "EVALUATED", 3)
+    monkeypatch.setattr(scenes, "NUM_EVALUATION", 3)
     monkeypatch.setattr("sys.argv", ["dltrain", "experiment=rcnn_family", "name=f", "study.epochs=1",
                                      "study.num_train=8", "study.timed_images=2"])
     assert cli.main() == 0
@@ -121,7 +121,7 @@ def test_a_trained_encoder_is_compared(tmp_path, monkeypatch, capsys):
     from dltrain.data import scenes
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "EVALUATED", 4)
+    monkeypatch.setattr(scenes, "NUM_EVALUATION", 4)
     monkeypatch.setattr("sys.argv", ["dltrain", "experiment=caption_transfer", "name=t", "study.classifier_epochs=1",
                                      "study.epochs=1", "study.num_train=32"])
     assert cli.main() == 0

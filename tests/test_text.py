@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import http.server
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ import torch.nn.functional as F
 
 from dltrain import build, run, run_dir
 from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, BatchError, TokenBatch, generator, seed_of
-from dltrain.data import language_modeling as text_module
-from dltrain.data.language_modeling import Shakespeare, Stdlib, TextFiles, side_by_side
-from dltrain.data.vocabulary import characters_of, encoded, read_text
+from dltrain.data import text_files
+from dltrain.data.language_modeling import cut_streams, encode_characters
+from dltrain.data.sequences import character_vocabulary
+from dltrain.data.stdlib import Stdlib
+from dltrain.data.text_files import Shakespeare, TextFiles
+from dltrain.data.texts import read_text
 from dltrain.errors import DataError, UserError
 from dltrain.tasks.language_modeling import continuation
 from tests.test_resume import Crash, assert_a_crash_changes_nothing, assert_same, crash_at, load_last
@@ -32,18 +37,18 @@ def words(tmp_path):
             "task.optimizer.weight_decay=0"]
 
 
-def test_characters_are_numbered_and_unknown_ones_told():
-    symbols = characters_of("banana\n")
+def test_characters_become_indices():
+    symbols = character_vocabulary("banana\n")
     assert symbols[4:] == ["\n", "a", "b", "n"]
-    found = encoded("nab€\U0001f600a", symbols)
-    assert found.tolist() == [symbols.index(c) if c in symbols else UNKNOWN for c in "nab€\U0001f600a"]
-    assert encoded("ab", symbols[:4]).tolist() == [UNKNOWN, UNKNOWN]
+    tokens = encode_characters("nab€\U0001f600a", symbols)
+    assert tokens.tolist() == [symbols.index(c) if c in symbols else UNKNOWN for c in "nab€\U0001f600a"]
+    assert encode_characters("ab", symbols[:4]).tolist() == [UNKNOWN, UNKNOWN]
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_streams_predict_every_symbol_once_and_in_order(whole):
     tokens = torch.arange(103)
-    rows = side_by_side(tokens, 4, whole)
+    rows = cut_streams(tokens, 4, whole)
     targets = rows[:, 1:].flatten()
     scored = targets[targets != IGNORED_LABEL]
     assert scored.tolist() == list(range(1, 103 if whole else 101))
@@ -51,7 +56,7 @@ def test_streams_predict_every_symbol_once_and_in_order(whole):
     assert (scored - inputs).tolist() == [1] * len(scored)
 
 
-def test_windows_go_on_where_the_last_one_ends(config, words):
+def test_a_window_continues_where_the_last_one_ends(config, words):
     data = build.build_data(config(*words))
     batches = list(data.train_dataloader())
     whole = torch.cat([batch.tokens for batch in batches], dim=1)
@@ -155,32 +160,30 @@ def test_another_vocabulary_is_refused_at_resume(config, words, run_folder, tmp_
         run.train(config(*words), path)
 
 
-@pytest.mark.parametrize(("raw", "said"), [
+@pytest.mark.parametrize(("raw", "message"), [
     (b"abc\0\1\2", r"cats.txt: not text \(a zero byte at 3\)"), (b"", "cats.txt: empty"), (b" \n", "cats.txt: empty"),
     (b"one\ntwo\nth\xffree", r"cats.txt:3: not utf-8 \(byte 0xff at offset 10\)"),
     (b"short", "the train split has 4 characters, too few for 4 streams")])
-def test_files_that_are_no_text_are_named(raw, said, config, words, tmp_path):
+def test_files_that_are_not_text_are_named(raw, message, config, words, tmp_path):
     (tmp_path / "cats.txt").write_bytes(raw)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         build.build_data(config(*words))
 
 
-def text_files(root, **more) -> TextFiles:
+def read_files(root, **more) -> TextFiles:
     return TextFiles(root=root, encoding="utf-8", window=5, batch_size=2, **more)
 
 
-def test_a_folder_and_a_glob_are_read_in_order_and_nothing_is_named(tmp_path):
+def test_a_folder_and_a_glob_are_read_in_order_of_names(tmp_path):
     for name in ("b.txt", "a.txt", ".hidden"):
         (tmp_path / name).write_text(name * 30)
     for root in (tmp_path, tmp_path / "*.txt"):
-        assert "".join(text_files(str(root)).texts()) == "a.txt" * 30 + "\n" + "b.txt" * 30
+        assert "".join(read_files(str(root)).texts().values()) == "a.txt" * 30 + "\n" + "b.txt" * 30
     with pytest.raises(DataError, match=r"data.root=.*none\*: no such file"):
-        text_files(str(tmp_path / "none*")).texts()
-    with pytest.raises(DataError, match=r"data.root must be given: a text file"):
-        text_files(None).texts()
+        read_files(str(tmp_path / "none*")).texts()
 
 
-def test_encodings_and_the_mark_at_the_beginning(tmp_path):
+def test_encodings_and_the_byte_order_mark(tmp_path):
     (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfabc\r\nd")
     assert read_text(tmp_path / "mark.txt") == "abc\nd"
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
@@ -197,37 +200,95 @@ def test_unknown_symbols_are_counted(config, words, tmp_path):
     assert (batch.targets == UNKNOWN).sum() == 2
 
 
-@pytest.mark.parametrize("part", ["topics", "source"])
-def test_pythons_own_text_is_there_and_no_paragraph_twice(part):
-    data = Stdlib(part=part, window=64, batch_size=32)
-    train, val, test = data.texts()
-    assert len(train) > 250_000
-    assert 0.04 < len(test) / len(train + val + test) < 0.06
-    if part == "topics":
-        paragraphs = [p for p in "\n\n".join([train, val, test]).split("\n\n") if len(p) > 40]
+def test_inputs_of_predict_become_a_batch_without_targets(config, words):
+    data = build.build_data(config(*words))
+    batch = data.encode_inputs(["the c", "the €"])
+    batch.check(len(data.vocabularies["characters"]))
+    assert batch.tokens[1, 4] == UNKNOWN
+    assert (batch.targets == IGNORED_LABEL).all()
+
+
+@pytest.mark.parametrize("contents", ["topics", "source"])
+def test_the_text_of_python_is_complete_and_has_no_paragraph_twice(contents):
+    texts = Stdlib(contents=contents, window=64, batch_size=32).texts()
+    text = "".join(texts.values())
+    assert len(texts["train"]) > 250_000
+    assert 0.04 < len(texts["test"]) / len(text) < 0.06
+    if contents == "topics":
+        paragraphs = [paragraph for paragraph in text.split("\n\n") if len(paragraph) > 40]
         assert len(set(paragraphs)) > 0.99 * len(paragraphs)
 
 
-def test_shakespeare_is_checked_by_its_sum(tmp_path, monkeypatch):
+def test_shakespeare_is_checked_by_its_checksum(tmp_path, monkeypatch):
     (tmp_path / "shakespeare.txt").write_text(WORDS * 50)
     data = Shakespeare(root=str(tmp_path), download=False, window=5, batch_size=2)
     with pytest.raises(DataError, match=r"shakespeare.txt: 2,550 bytes with sha256 .*must be 86c4e6aa9db7"):
         data.texts()
-    monkeypatch.setattr(text_module, "SHAKESPEARE_SHA256", hashlib.sha256((WORDS * 50).encode()).hexdigest())
-    train, val, test = data.texts()
-    assert train + val == WORDS * 50
-    assert val == test
+    monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", hashlib.sha256((WORDS * 50).encode()).hexdigest())
+    texts = data.texts()
+    assert texts["train"] + texts["val"] == WORDS * 50
+    assert texts["val"] == texts["test"]
     with pytest.raises(DataError, match=r"put https://.*data=stdlib needs no download"):
         Shakespeare(root=str(tmp_path / "no"), download=False, window=5, batch_size=2).texts()
 
 
-def test_an_interrupted_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    (tmp_path / "served.txt").write_bytes(b"half of it")
-    monkeypatch.setattr(text_module, "SHAKESPEARE", (tmp_path / "served.txt").as_uri())
-    data = Shakespeare(root=str(tmp_path / "to"), download=True, window=5, batch_size=2)
-    with pytest.raises(DataError, match="the download: 10 bytes with sha256"):
-        data.texts()
-    assert not (tmp_path / "to").exists()
+@pytest.fixture
+def server():
+    """A local server of the 100,000 bytes of `server.content`, which closes the connection after half of them for the
+    first `server.num_cut` requests."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.server.content)))
+            self.end_headers()
+            self.server.num_requests += 1
+            is_cut = self.server.num_requests <= self.server.num_cut
+            self.wfile.write(self.server.content[: len(self.server.content) // 2 if is_cut else None])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as local:
+        local.content, local.num_cut, local.num_requests = (WORDS * 2000).encode()[:100_000], 0, 0
+        thread = threading.Thread(target=local.serve_forever)
+        thread.start()
+        yield local
+        local.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def shakespeare_of(server, monkeypatch, tmp_path):
+    """The data set, downloaded from the local server."""
+    monkeypatch.setattr(text_files, "SHAKESPEARE", f"http://127.0.0.1:{server.server_port}/shakespeare.txt")
+    monkeypatch.setattr(text_files, "SHAKESPEARE_BYTES", len(server.content))
+    monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", hashlib.sha256(server.content).hexdigest())
+    return lambda: Shakespeare(root=str(tmp_path / "to"), download=True, window=5, batch_size=2)
+
+
+def test_an_interrupted_download_is_tried_three_times(server, shakespeare_of, tmp_path, capsys):
+    server.num_cut = 2
+    assert len("".join(shakespeare_of().texts().values())) > 100_000
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("txt: ")[2] for line in lines[1:]] == [
+        "incomplete (50000 of 100000 bytes), retry 2/3", "incomplete (50000 of 100000 bytes), retry 3/3"]
+    assert [file.name for file in (tmp_path / "to").iterdir()] == ["shakespeare.txt"]
+    shakespeare_of().texts()
+    assert server.num_requests == 3, "the file is there now"
+
+
+def test_a_failed_download_is_one_line_and_leaves_nothing(server, shakespeare_of, tmp_path, monkeypatch):
+    server.num_cut = 9
+    with pytest.raises(DataError, match=r"cannot be downloaded \(incomplete \(50000 of 100000 bytes\)\): put http"):
+        shakespeare_of().texts()
+    server.num_cut, server.content = 0, server.content[::-1]
+    with pytest.raises(DataError, match=r"cannot be downloaded \(100,000 bytes with sha256 .*, must be"):
+        shakespeare_of().texts()
+    monkeypatch.setattr(text_files, "SHAKESPEARE", "http://127.0.0.1:9/nothing")
+    with pytest.raises(DataError, match=r"cannot be downloaded .*refused.*: put http.*data=stdlib needs no download"):
+        shakespeare_of().texts()
+    assert not list((tmp_path / "to").iterdir())
 
 
 class Counting(torch.nn.Module):
@@ -259,7 +320,7 @@ def test_sampling_follows_the_chances():
 
 
 def test_several_devices_are_refused(config, words):
-    data = text_files(None)
+    data = read_files(None)
     data.world_size = 2
     with pytest.raises(DataError, match=r"trainer.devices=1"):
         data.load()

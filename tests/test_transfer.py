@@ -10,7 +10,7 @@ from torch import nn
 
 from dltrain import cli, optim, run
 from dltrain.build import build_data, build_task
-from dltrain.data import scenes
+from dltrain.data import patterns, scenes
 from dltrain.data.patterns import KINDS
 from dltrain.errors import UserError
 from dltrain.models.cifar_resnet import CifarResNet
@@ -26,7 +26,8 @@ PLAIN = [*TINY, "model=resnet20", "model.depth=8"]
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(scenes, "EVALUATED", 16)
+    monkeypatch.setattr(scenes, "NUM_EVALUATION", 16)
+    monkeypatch.setattr(patterns, "NUM_EVALUATION", 16)
 
 
 def trained(path, config, *words):
@@ -139,7 +140,7 @@ def test_a_linear_probe_is_logistic_regression_on_the_mean_of_the_map(config):
 def test_scenes_of_some_digits(config):
     data = build_data(config("data=scene_digits", "data.digits=[7,5]", "data.num_train=20"))
     assert data.class_names == ["5", "7"]
-    assert {thing.digit for i in range(20) for thing in data.scenes.draw("train", i).things} == {5, 7}
+    assert {one.digit for i in range(20) for one in data.scenes.draw("train", i).objects} == {5, 7}
     assert set(data.splits["train"].labels.tolist()) == {0, 1}
     with pytest.raises(UserError, match=r"digits must be two or more of 0 to 9, each once, but are .3, 3."):
         build_data(config("data=scene_digits", "data.digits=[3,3]"))

@@ -287,9 +287,9 @@ model:
 """
 DATA = '''
 import torch
-from dltrain.data.classification import Split, ResidentImages
+from dltrain.data.classification import InMemoryImages, Split
 
-class Stripes(ResidentImages):
+class Stripes(InMemoryImages):
     """Bright rows or bright columns."""
 
     def load(self):

@@ -1,11 +1,12 @@
-"""Photos with boxes from a folder: what is read, what is mended, what is refused by file and line."""
+"""Photos with boxes from a folder: what is read, what is repaired, what is refused by file and line."""
 
 import pytest
 import torch
 from PIL import Image
 
 from dltrain import build, run
-from dltrain.data.voc import VocFolder
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.voc import VocBoxes
 from dltrain.errors import DataError
 
 OBJECT = """  <object>
@@ -31,7 +32,7 @@ def annotate(root, name: str, objects, size=(60, 40), stated=None) -> None:
 
 @pytest.fixture
 def photos(tmp_path):
-    """Four training photos, one of them without objects, two of the test; lying and standing ones."""
+    """Four training photos, one of them without objects, and two test photos; landscape and portrait."""
     root = tmp_path / "photos"
     annotate(root, "a", [("cat", (1, 1, 20, 30), 0), ("dog", (30, 5, 60, 40), 0)])
     annotate(root, "b", [])
@@ -44,20 +45,20 @@ def photos(tmp_path):
     return root
 
 
-def data_of(root, **keys) -> VocFolder:
-    return VocFolder(**{"root": str(root), "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.25,
-                        "bad_boxes": "refuse", "num_workers": 0, "same_shape": True, "batch_size": 2, **keys})
+def voc_boxes(root, **keys) -> VocBoxes:
+    return VocBoxes(**{"root": str(root), "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.25,
+                        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2, **keys})
 
 
-def test_boxes_are_read_from_one_and_difficult_ones_are_set_aside(photos):
-    data = data_of(photos)
+def test_boxes_count_from_one_and_difficult_ones_are_ignored(photos):
+    data = voc_boxes(photos)
     data.load()
     assert data.class_names == ["cat", "dog"]
-    assert {part: data.num_samples(part) for part in ("train", "val", "test")} == {"train": 3, "val": 1, "test": 2}
-    every = {photo.image.stem: photo for part in ("train", "val") for photo in data.photos[part]}
-    assert every["a"].boxes.tolist() == [[0, 0, 20, 30], [29, 4, 60, 40]]
-    assert every["b"].boxes.shape == (0, 4)
-    data.photos["train"] = [every[name] for name in "abcd"]
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 3, "val": 1, "test": 2}
+    by_name = {photo.image.stem: photo for split in ("train", "val") for photo in data.photos[split]}
+    assert by_name["a"].boxes.tolist() == [[0, 0, 20, 30], [29, 4, 60, 40]]
+    assert by_name["b"].boxes.shape == (0, 4)
+    data.photos["train"] = [by_name[name] for name in "abcd"]
     batch = next(data.read("train", [torch.tensor([2, 1])]))
     batch.check(2)
     assert batch.images[0].shape == (3, 60, 40)
@@ -65,10 +66,10 @@ def test_boxes_are_read_from_one_and_difficult_ones_are_set_aside(photos):
     test = next(data.read("test", [torch.tensor([1, -1])]))
     assert test.size == 1
     assert test.targets[0]["iscrowd"].tolist() == [1]
-    assert "4 boxes" in data.describe() or "boxes" in data.describe()
+    assert data.describe() == "4 train (5 boxes), 1 val (2 boxes), 2 test (2 boxes), 2 classes"
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
+@pytest.mark.parametrize(("old", "new", "message"), [
     ("<xmax>20</xmax>", "<xmax>1</xmax>", r"a.xml:7: xmax 1 <= xmin 1"),
     ("<ymax>30</ymax>", "<ymax>0</ymax>", r"a.xml:7: ymax 0 <= ymin 1"),
     ("<xmax>60</xmax>", "<xmax>61</xmax>", r"a.xml:15: the box 30, 5, 61, 40 lies outside of 60 x 40"),
@@ -78,64 +79,66 @@ def test_boxes_are_read_from_one_and_difficult_ones_are_set_aside(photos):
     ("</annotation>", "", r"a.xml:\d+: not XML \(no element found\)"),
     ("<bndbox>", "<box>", r"a.xml:\d+: not XML \(mismatched tag\)"),
 ])
-def test_each_bad_annotation_is_named(old, new, said, photos):
+def test_each_bad_annotation_is_named(old, new, message, photos):
     file = photos / "Annotations/a.xml"
     file.write_text(file.read_text().replace(old, new, 1))
-    with pytest.raises(DataError, match=said):
-        data_of(photos).load()
+    with pytest.raises(DataError, match=message):
+        voc_boxes(photos).load()
 
 
 def test_classes_and_lists_are_named(photos):
     file = photos / "Annotations/e.xml"
     file.write_text(file.read_text().replace("cat", "lorry"))
     with pytest.raises(DataError, match=r"e.xml:4: class 'lorry' is none of cat, dog"):
-        data_of(photos).load()
+        voc_boxes(photos).load()
     (photos / "ImageSets/Main/train.txt").write_text("a\n../../b\n")
     with pytest.raises(DataError, match=r"train.txt:2: '../../b' must be a name, not a path"):
-        data_of(photos).load()
+        voc_boxes(photos).load()
     (photos / "ImageSets/Main/train.txt").write_text("a\nnone\n")
     with pytest.raises(DataError, match=r"none.xml: No such file"):
-        data_of(photos).load()
+        voc_boxes(photos).load()
     with pytest.raises(DataError, match=r"no folder with Annotations"):
-        data_of(photos.parent / "nothing").load()
+        voc_boxes(photos.parent / "nothing").load()
     (photos / "JPEGImages/a.jpg").rename(photos / "a.jpg")
     (photos / "ImageSets/Main/train.txt").write_text("a\n")
     with pytest.raises(DataError, match=r"a.xml: no image .*JPEGImages/a.jpg"):
-        data_of(photos).load()
+        voc_boxes(photos).load()
     (photos / "a.jpg").rename(photos / "JPEGImages/a.JPG")
-    with pytest.raises(DataError, match=r"data.num_classes=5, but .* has cat, dog"):
-        data_of(photos, num_classes=5).load()
+    with pytest.raises(DataError, match=r"data.num_classes=5, but .* has 2 classes: cat, dog"):
+        voc_boxes(photos, num_classes=5).load()
 
 
-def test_a_part_that_is_tested_is_not_trained_on(photos):
+def test_the_test_split_is_not_trained_on(photos):
     (photos / "ImageSets/Main/test.txt").rename(photos / "ImageSets/Main/val.txt")
     (photos / "ImageSets/Main/trainval.txt").write_text("a\nb\nc\nd\ne\nf\n")
     with pytest.raises(DataError, match=r"no test.txt, so val is the test split: data.train_list must be train"):
-        data_of(photos, train_list="trainval").load()
+        voc_boxes(photos, train_list="trainval").load()
 
 
-def test_mending_is_counted(photos):
+def test_repairs_are_counted(photos):
     file = photos / "Annotations/a.xml"
     text = file.read_text().replace("<xmax>60</xmax>", "<xmax>99</xmax>").replace("<xmax>20</xmax>", "<xmax>1</xmax>")
     file.write_text(text)
-    data = data_of(photos, bad_boxes="mend")
+    data = voc_boxes(photos, bad_boxes="repair")
     data.load()
     assert data.describe().endswith("2 classes; boxes 1 clipped, 1 dropped")
-    (photo,) = [p for part in ("train", "val") for p in data.photos[part] if p.image.stem == "a"]
+    (photo,) = [p for split in ("train", "val") for p in data.photos[split] if p.image.stem == "a"]
     assert photo.boxes.tolist() == [[29, 4, 60, 40]]
 
 
-def test_photos_of_one_shape_come_together(photos):
-    data = data_of(photos)
+def test_photos_of_one_shape_share_a_batch(photos):
+    data = voc_boxes(photos)
     data.load()
-    assert len(set(data.lengths().tolist())) == 2 or data.photos["val"][0].image.stem == "c"
-    assert data_of(photos, same_shape=False).lengths() is None
+    data.photos["train"] += data.photos["val"]
+    shapes = dict(zip([photo.image.stem for photo in data.photos["train"]], data.lengths().tolist(), strict=True))
+    assert shapes["a"] == shapes["b"] == shapes["d"] == -shapes["c"] > 0, "c alone is portrait"
+    assert voc_boxes(photos, group_by_shape=False).lengths() is None
 
 
 def test_a_detector_trains_on_them(photos, config, run_folder):
-    found = config("model=faster_rcnn", "data=voc_folder", f"data.root={photos}", "data.num_workers=0", "recipe=none",
-                   "model.backbone.depth=8", "data.image_px=64", "model.hidden=16", "trainer=cpu",
-                   "trainer.max_epochs=1", "task.optimizer.lr=0.001")
-    result = run.train(found, run_folder("run"))
+    composed = config("model=faster_rcnn", "data=voc_folder", f"data.root={photos}", "data.num_workers=0",
+                      "recipe=none", "model.backbone.depth=8", "data.image_px=64", "model.hidden=16", "trainer=cpu",
+                      "trainer.max_epochs=1", "task.optimizer.lr=0.001")
+    result = run.train(composed, run_folder("run"))
     assert 0 <= result["test/map_50"] <= 1
-    assert build.build_data(found).num_samples("train") == 3
+    assert build.build_data(composed).num_samples("train") == 3

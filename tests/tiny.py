@@ -1,4 +1,4 @@
-"""A data set small enough that a whole run takes a fraction of a second, with distinct samples."""
+"""A data set so small that a whole run takes a fraction of a second, with distinct samples."""
 
 from typing import ClassVar
 
@@ -7,25 +7,25 @@ from dltrain.data.digits import Digits
 
 
 class FewDigits(Digits):
-    """The first 96 + 40 + 40 digits. `seen` collects, over all loaders of a process, the labels' sample numbers."""
+    """The first 96 + 40 + 40 digits. `history` has the sample indices of each training batch of this process."""
 
-    seen: ClassVar[list[tuple[int, ...]]] = []
+    history: ClassVar[list[tuple[int, ...]]] = []
 
     def load(self) -> None:
         super().load()
-        self.splits = {name: Split(part.images[:n], part.labels[:n])
-                      for (name, part), n in zip(self.splits.items(), (96, 40, 40), strict=True)}
+        self.splits = {split: Split(samples.images[:count], samples.labels[:count]) for (split, samples), count
+                       in zip(self.splits.items(), (96, 40, 40), strict=True)}
 
     def train_dataloader(self):
-        fresh = self.train_loader is None
+        is_new = self.train_loader is None
         loader = super().train_dataloader()
-        if fresh:
+        if is_new:
             read = loader.read
 
-            def noted(batches):
+            def read_and_note(batches):
                 for indices, batch in zip(batches, read(batches), strict=True):
-                    FewDigits.seen.append(tuple(indices.tolist()))
+                    FewDigits.history.append(tuple(indices.tolist()))
                     yield batch
 
-            loader.read = noted
+            loader.read = read_and_note
         return loader

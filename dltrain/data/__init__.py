@@ -1,1 +1,1 @@
-"""What makes typed batches: one file per batch type and per embedded source."""
+"""Data sets as Lightning data modules: one file per kind of problem, which its sources share, and one per source."""

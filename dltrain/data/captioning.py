@@ -1,62 +1,83 @@
-"""Images with sentences: what is common to the sources (scene_captions.py, caption_files.py).
-
-The words are the training split's; a word is known that comes at least `min_count` times there.
-"""
+"""Images with captions: what the sources share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
-from dltrain.batches import END, START, CaptionBatch
-from dltrain.data.classification import read_image
-from dltrain.data.loader import DataModule
-from dltrain.data.sequences import SPLITS, Tokenizer, encoder, padded
-from dltrain.data.vocabulary import read_vectors
+from dltrain.batches import END, START, UNKNOWN, CaptionBatch
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
+from dltrain.data.decoded import decode_batches
+from dltrain.data.images import check_images, copy_images, read_image
+from dltrain.data.sequences import Tokenizer, index_symbols, pad_sequences
+from dltrain.data.splits import hold_out
+from dltrain.data.texts import read_word_vectors
+from dltrain.errors import DataError
 
 
-class Captions(DataModule):
-    """A subclass says `described` and `pictures`. Longer captions than `max_length` words are not trained on; in the
-    evaluation every reference counts. `bucketed`: training images with captions of like length come together, which
-    saves steps of the decoder; not for an encoder whose batch normalisation trains, since like captions are of like
-    images, and its statistics would then tell it the length."""
+class CaptionKeys(DataKeys):
+    channels: int
+    image_px: int
+    vocab_size: int | None
+    min_count: int
+    max_length: int
+    bucket_by_length: bool
+
+
+class CaptionedImages(DataModule[CaptionBatch, Tensor]):
+    """Images with reference captions. A subclass gives `captions_by_split` and `read_images`. The vocabulary has the
+    words that occur at least `min_count` times in the training captions. Captions of more than `max_length` words are
+    not trained on; every reference counts in evaluation.
+
+    `bucket_by_length`: training images whose captions have similar length share a batch, which saves steps of the
+    decoder. Not for a backbone whose batch normalisation trains: similar captions have similar images, so its batch
+    statistics would reveal the length."""
 
     batch_type = CaptionBatch
+    input_kind = "image"
 
     def __init__(self, *, channels: int, image_px: int, vocab_size: int | None, min_count: int, max_length: int,
-                 bucketed: bool, **keys: Any):
+                 bucket_by_length: bool, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.channels, self.image_px, self.vocab_size, self.max_length = channels, image_px, vocab_size, max_length
-        self.bucketed = bucketed
+        self.bucket_by_length = bucket_by_length
         self.tokenizer = Tokenizer(words=True, lower=True, min_count=min_count)
         self.texts: dict[str, list[list[str]]] = {}  # the references of each image, as they were written
-        self.captions: dict[str, list[list[list[int]]]] = {}
+        self.captions: dict[str, list[list[list[int]]]] = {}  # the same as indices, from START to END
 
-    def described(self) -> dict[str, list[list[str]]]:
+    def captions_by_split(self) -> dict[str, list[list[str]]]:
         """The references of each image, by split."""
         raise NotImplementedError
 
-    def pictures(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
-        """The images (B, C, H, W) uint8 of these indices, none below 0."""
+    def read_images(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
+        """Yields (B, C, H, W) uint8 for each tensor of indices >= 0."""
         raise NotImplementedError
 
     def load(self) -> None:
-        self.texts = self.described()
-        if "words" not in self.vocabularies:
-            self.vocabularies["words"] = self.tokenizer.vocabulary(
-                [text for texts in self.texts["train"] for text in texts])
-        encode = encoder(self.tokenizer, self.vocabularies["words"])
+        self.texts = self.captions_by_split()
+        self.set_vocabulary([text for texts in self.texts["train"] for text in texts])
+        indices = index_symbols(self.vocabularies["words"])
         for split in SPLITS:
-            self.captions[split] = []
-            for texts in self.texts[split]:
-                every = [[START, *encode(text), END] for text in texts]
-                short = [caption for caption in every if split != "train" or len(caption) - 2 <= self.max_length]
-                self.captions[split].append(short or [[*every[0][: self.max_length + 1], END]])
+            max_length = self.max_length if split == "train" else None
+            self.captions[split] = [self.encode_captions(texts, indices, max_length) for texts in self.texts[split]]
+
+    def set_vocabulary(self, texts: list[str]) -> None:
+        """Keeps an existing vocabulary, else sets that of these training captions."""
+        if "words" not in self.vocabularies:
+            self.vocabularies["words"] = self.tokenizer.vocabulary(texts)
+
+    def encode_captions(self, texts: list[str], indices: dict[str, int], max_length: int | None) -> list[list[int]]:
+        """The captions of one image that have up to `max_length` words; if none has, the first one, cut off."""
+        rows = [self.tokenizer.encode(text, indices) for text in texts]
+        short = [row for row in rows if max_length is None or len(row) <= max_length]
+        return [[START, *row, END] for row in short or [rows[0][:max_length]]]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["words"])}
@@ -70,37 +91,145 @@ class Captions(DataModule):
         return len(self.texts[split])
 
     def lengths(self) -> Tensor | None:
-        return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]]) if self.bucketed else None
+        if not self.bucket_by_length:
+            return None
+        return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
-        """An index of -1 gives the first image again, without captions."""
-        for indices, images in zip(batches, self.pictures(split, [batch.clamp_min(0) for batch in batches]),
+        """An index of -1 gives the first image without captions."""
+        for indices, images in zip(batches, self.read_images(split, [batch.clamp_min(0) for batch in batches]),
                                    strict=True):
-            yield CaptionBatch(images, stacked([self.captions[split][i] if i >= 0 else [] for i in indices.tolist()]),
-                               indices)
+            captions = [self.captions[split][i] if i >= 0 else [] for i in indices.tolist()]
+            yield CaptionBatch(images, stack_captions(captions), indices)
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, C, H, W) uint8 of up to 500 training images, for statistics."""
-        few = torch.arange(min(at_most, 500, self.num_samples("train")))
-        return torch.cat(list(self.pictures("train", list(few.split(50)))))
+        """The first images, up to 500."""
+        indices = torch.arange(min(at_most, 500, self.num_samples("train")))
+        return torch.cat(list(self.read_images("train", list(indices.split(50)))))
 
     def read_input(self, path: Path) -> Tensor:
         return read_image(path, self.channels, self.image_px)
 
+    def encode_inputs(self, inputs: list[Tensor]) -> CaptionBatch:
+        return CaptionBatch(torch.stack(inputs), stack_captions([[] for _ in inputs]), torch.full((len(inputs),), -1))
+
     def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]:
-        """The numbers (N,) of the words that the file has, and their vectors (N, size)."""
-        return read_vectors(Path(file).expanduser(), self.vocabularies["words"], size)
+        """Returns the indices (N,) of the words of the vocabulary that the file has, and their vectors (N, size)."""
+        return read_word_vectors(Path(file).expanduser(), index_symbols(self.vocabularies["words"]), size)
 
-    def join(self, numbers: list[int]) -> str:
-        return self.tokenizer.join([self.vocabularies["words"][number] for number in numbers])
+    def join(self, indices: list[int]) -> str:
+        """The sentence of these words."""
+        return self.tokenizer.join([self.vocabularies["words"][index] for index in indices])
 
-    def references(self, split: str, number: int) -> list[str]:
-        """An image's captions as the same tokens that the model writes, blanks between them."""
-        return [self.tokenizer.join(self.tokenizer.split(text)) for text in self.texts[split][number]]
+    def references(self, split: str, index: int) -> list[str]:
+        return [self.tokenizer.join(self.tokenizer.split(text)) for text in self.texts[split][index]]
 
 
-def stacked(captions: list[list[list[int]]]) -> Tensor:
-    """(B, R, T) int64, PAD where there is nothing."""
-    most = max(1, *map(len, captions)) if captions else 1
-    flat, _ = padded([row for one in captions for row in [*one, *[[]] * (most - len(one))]] or [[]])
-    return F.pad(flat, (0, max(0, 2 - flat.shape[1]))).view(len(captions), most, -1).long()
+def stack_captions(captions: list[list[list[int]]]) -> Tensor:
+    """The captions of B images as (B, R, T) int64, padded with PAD; R >= 1, T >= 2."""
+    num_references = max(1, *map(len, captions)) if captions else 1
+    rows = [row for image in captions for row in [*image, *[[]] * (num_references - len(image))]]
+    flat, _ = pad_sequences(rows or [[]])
+    return F.pad(flat, (0, max(0, 2 - flat.shape[1]))).view(len(captions), num_references, -1).long()
+
+
+class Line(NamedTuple):
+    """A caption, and the file and line where it stands."""
+
+    place: str
+    image: Path
+    text: str
+
+
+CaptionsByPhoto = dict[Path, list[Line]]
+
+
+def group_by_photo(lines: Iterable[Line]) -> CaptionsByPhoto:
+    """Groups the captions by photo. Raises DataError for a photo that does not exist."""
+    captions: CaptionsByPhoto = {}
+    for line in lines:
+        if line.image not in captions and not line.image.is_file():
+            raise DataError(f"{line.place}: no image {line.image}")
+        captions.setdefault(line.image, []).append(line)
+    return captions
+
+
+class PhotoCaptionKeys(CaptionKeys):
+    root: str | None
+    val_share: float
+    bad_captions: str
+    num_workers: int
+
+
+class CaptionedPhotos(CaptionedImages):
+    """Photos with captions from files. A subclass gives `find_captions`. Photos are scaled and cut to their central
+    square of image_px.
+
+    `bad_captions`: a caption that is empty, a duplicate or without a known word is refused with its file and line, or
+    dropped and counted."""
+
+    def __init__(self, *, root: str | None, val_share: float, bad_captions: str, num_workers: int,
+                 **keys: Unpack[CaptionKeys]):
+        super().__init__(**keys)
+        self.root, self.val_share, self.num_workers = root, val_share, num_workers
+        self.bad_captions, self.num_dropped = bad_captions, 0
+        self.paths: dict[str, list[Path]] = {}
+
+    def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
+        """The captions of each split; that of val is empty if a share of train is to be held out."""
+        raise NotImplementedError
+
+    def captions_by_split(self) -> dict[str, list[list[str]]]:
+        splits = self.find_captions(require_root(self.root, "the folder or file with the captions of the photos"))
+        if not splits["val"]:
+            train, val = hold_out(list(splits["train"].items()), self.val_share, "val", "photos", "captions")
+            splits["train"], splits["val"] = dict(train), dict(val)
+        kept = {split: {path: self.drop_duplicates(lines) for path, lines in splits[split].items()}
+                for split in SPLITS}
+        self.set_vocabulary([line.text for lines in kept["train"].values() for line in lines])
+        indices = index_symbols(self.vocabularies["words"])
+        texts: dict[str, list[list[str]]] = {}
+        for split in SPLITS:
+            known = {path: self.drop_unknown(lines, indices) for path, lines in kept[split].items()}
+            self.paths[split] = [path for path, lines in known.items() if lines]
+            texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
+        check_images([path for split in SPLITS for path in self.paths[split]])
+        return texts
+
+    def drop_duplicates(self, lines: list[Line]) -> list[Line]:
+        """Returns the captions of a photo without empty and repeated ones."""
+        kept: dict[str, Line] = {}
+        for line in lines:
+            tokens = " ".join(self.tokenizer.split(line.text))
+            if not tokens:
+                self.refuse_or_count(line, "the caption is empty")
+            elif tokens in kept:
+                self.refuse_or_count(line, f"{line.image.name} has this caption already, at {kept[tokens].place}")
+            else:
+                kept[tokens] = line
+        return list(kept.values())
+
+    def drop_unknown(self, lines: list[Line], indices: dict[str, int]) -> list[Line]:
+        """Returns the captions of a photo without those that have no known word."""
+        kept = []
+        for line in lines:
+            if all(index == UNKNOWN for index in self.tokenizer.encode(line.text, indices)):
+                self.refuse_or_count(line, f"no word of {line.text.strip()[:40]!r} is in the vocabulary")
+            else:
+                kept.append(line)
+        return kept
+
+    def refuse_or_count(self, line: Line, fault: str) -> None:
+        if self.bad_captions == "refuse":
+            raise DataError(f"{line.place}: {fault}; data.bad_captions=drop leaves such captions out")
+        self.num_dropped += 1
+
+    def describe(self) -> str:
+        return super().describe() + (f"; {self.num_dropped} captions dropped" if self.num_dropped else "")
+
+    def read_images(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
+        decode = partial(read_image, channels=self.channels, px=self.image_px)
+        return decode_batches(self.paths[split], decode, batches, self.num_workers, default_collate)
+
+    def write_samples(self, folder: Path) -> str:
+        return copy_images(self.paths["test"][:4], folder)

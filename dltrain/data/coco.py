@@ -1,99 +1,34 @@
-"""Photographs with boxes in the form of COCO (T.-Y. Lin et al., 2014, arXiv 1405.0312): a json file of images,
-annotations and categories, and a folder of images. A box there is x, y, width, height, from 0."""
+"""COCO (T.-Y. Lin et al., 2014, arXiv 1405.0312), its boxes and its captions, and a person's own files in its form: a
+json file of images, annotations and categories, and a folder of images. A box there is x, y, width, height, from 0."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from dltrain.data.detection import Fault, Photo, PhotoBoxes, photo, size_of
+import torch
+from torchvision.ops import box_convert
+
+from dltrain.data.captioning import CaptionedPhotos, CaptionsByPhoto, Line, PhotoCaptionKeys, group_by_photo
+from dltrain.data.datamodule import require_root
+from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
+from dltrain.data.images import image_size, resolve_below
 from dltrain.errors import DataError
 
-
-class CocoBoxes(PhotoBoxes):
-    """`train_json` and `test_json` (COCO's val: the test split has no public boxes), `train_images` and `test_images`:
-    below `root`. The classes are the training json's categories in the order of their ids; a crowd is set aside."""
-
-    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str, **keys: Any):
-        super().__init__(**keys)
-        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
-
-    def photos_of(self) -> dict[str, list[Photo]]:
-        if self.root is None:
-            raise DataError("data.root must be given: a folder with the json files and images; see data.train_json")
-        root, found = Path(self.root).expanduser(), {"val": list[Photo]()}
-        for split, (name, images) in self.places.items():
-            file = Annotations(root / name)
-            if split == "train":
-                self.name_classes([str(file.value(one, "name", "categories")) for one in
-                                   sorted(file.all("categories"), key=lambda one: int(one["id"]))])
-            found[split] = self.read_split(file, root / images)
-        return found
-
-    def read_split(self, file: Annotations, images: Path) -> list[Photo]:
-        categories = {one["id"]: str(one["name"]) for one in file.all("categories")}
-        known = {one["id"] for one in file.all("images")}
-        mine: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        for one in file.all("annotations"):
-            if file.value(one, "image_id", "annotations") not in known:
-                raise DataError(f"{file.at(one, 'annotations')}: no image has the id {one['image_id']}")
-            mine[one["image_id"]].append(one)
-        labels = {name: number for number, name in enumerate(self.class_names)}
-        found = []
-        for one in file.all("images"):
-            name = str(file.value(one, "file_name", "images"))
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise DataError(f"{file.at(one, 'images')}: '{name}' must be a name below {images}")
-            if not (images / name).is_file():
-                raise DataError(f"{file.at(one, 'images')}: no image {images / name}")
-            size = size_of(images / name)
-            stated = (one.get("width", size[0]), one.get("height", size[1]))
-            if stated != size:
-                raise DataError(f"{file.at(one, 'images')}: width x height must be {size[0]} x {size[1]} as {name}'s, "
-                                f"but is {stated[0]} x {stated[1]}")
-            objects = []
-            for thing in mine[one["id"]]:
-                category = categories.get(file.value(thing, "category_id", "annotations"))
-                if category not in labels:
-                    raise DataError(f"{file.at(thing, 'annotations')}: category_id {thing['category_id']} is none of "
-                                    f"the {len(labels)} categories ({', '.join(self.class_names[:8])})")
-                try:
-                    box = self.box(file.value(thing, "bbox", "annotations"), size)
-                except Fault as fault:
-                    raise DataError(f"{file.at(thing, 'annotations')}: {fault}") from None
-                if box is not None:
-                    objects.append((box, labels[category], bool(thing.get("iscrowd", 0))))
-            found.append(photo(images / name, size, objects))
-        return found
-
-    def box(self, given: Any, size: tuple[int, int]) -> list[float] | None:
-        """(x1, y1, x2, y2), or None for one that is dropped. What sticks out by a rounding is cut in silence."""
-        if not isinstance(given, list) or len(given) != 4 or not all(
-                isinstance(v, (int, float)) and math.isfinite(v) for v in given):
-            raise Fault(f"bbox must be four numbers, but is {given}")
-        x, y, w, h = given
-        empty = f"width {w:g} must be above 0" if w <= 0 else f"height {h:g} must be above 0" if h <= 0 else ""
-        corners = [cut(value, edge) for value, edge in zip((x, y, x + w, y + h), size * 2, strict=True)]
-        return self.placed(corners, size, empty, ", ".join(f"{v:g}" for v in given))
-
-
-def cut(value: float, edge: int) -> float:
-    """A coordinate that is outside of [0, edge] by less than half a pixel is put on the border."""
-    return min(max(value, 0.0), float(edge)) if -0.5 < value < edge + 0.5 else float(value)
+Entry = dict[str, Any]  # an image, annotation or category of the json file
 
 
 class Annotations:
-    """The json file with the lists of these `kinds`, and where in it something stands."""
+    """A json file with the lists of these `kinds`, which knows the line of each entry."""
 
     def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
         self.file, self.kinds = file, kinds
         try:
             self.text = file.read_text(encoding="utf-8")
-            self.read = json.loads(self.text)
+            self.content = json.loads(self.text)
         except OSError as error:
             raise DataError(f"{file}: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -101,27 +36,142 @@ class Annotations:
         except json.JSONDecodeError as error:
             raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
         for kind in kinds:
-            if not isinstance(self.read, dict) or not isinstance(self.read.get(kind), list):
+            if not isinstance(self.content, dict) or not isinstance(self.content.get(kind), list):
                 raise DataError(f"{file}: must have a list '{kind}'")
-            for one in self.read[kind]:
-                if kind != "annotations" or "id" in one:
-                    self.value(one, "id", kind)
+            for entry in self.content[kind]:
+                if kind != "annotations" or "id" in entry:
+                    self.value(entry, "id", kind)
 
-    def all(self, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.read[kind]
-        return found
+    def entries(self, kind: str) -> list[Entry]:
+        entries: list[Entry] = self.content[kind]
+        return entries
 
-    def value(self, one: dict[str, Any], key: str, kind: str) -> Any:
-        if key not in one:
-            raise DataError(f"{self.at(one, kind)}: must have '{key}'")
-        return one[key]
+    def value(self, entry: Entry, key: str, kind: str) -> Any:
+        if key not in entry:
+            raise DataError(f"{self.place(entry, kind)}: must have '{key}'")
+        return entry[key]
 
-    def at(self, one: dict[str, Any], kind: str) -> str:
-        """file:line (kind id), for a message."""
+    def image_path(self, entry: Entry, folder: Path) -> Path:
+        """The file of an image. Raises DataError for a path that leaves the folder."""
+        try:
+            return resolve_below(folder, str(self.value(entry, "file_name", "images")))
+        except ValueError as error:
+            raise DataError(f"{self.place(entry, 'images')}: {error}") from None
+
+    def place(self, entry: Entry, kind: str) -> str:
+        """The file, line, kind and id of an entry, for a message."""
         start = self.text.find(f'"{kind}"')
-        begins = [match.start() for other in self.kinds
-                  if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
-        end = start + 1 + min(begins, default=len(self.text))
-        said = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(one.get("id")))}\s*[,}}]').search(self.text, start, end)
-        line = self.text.count("\n", 0, said.start() if said else max(start, 0)) + 1
-        return f"{self.file}:{line} ({kind} id {one.get('id')})"
+        ends = [match.start() for other in self.kinds if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
+        end = start + 1 + min(ends, default=len(self.text))
+        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(entry.get("id")))}\s*[,}}]')
+        match = pattern.search(self.text, start, end)
+        line = self.text.count("\n", 0, match.start() if match else max(start, 0)) + 1
+        return f"{self.file}:{line} ({kind} id {entry.get('id')})"
+
+
+class CocoBoxes(PhotosWithBoxes):
+    """Photos with the boxes of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test split,
+    since the boxes of its own test split are not public. The classes are the categories of the training json in the
+    order of their ids; crowds are ignored objects."""
+
+    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+                 **keys: Unpack[PhotoBoxKeys]):
+        super().__init__(**keys)
+        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+
+    def find_photos(self) -> dict[str, list[Photo]]:
+        root = require_root(self.root, "a folder with the json files and images; see data.train_json")
+        photos: dict[str, list[Photo]] = {"val": []}
+        for split, (name, images) in self.places.items():
+            file = Annotations(root / name)
+            if split == "train":
+                self.set_class_names([str(file.value(entry, "name", "categories")) for entry in
+                                      sorted(file.entries("categories"), key=lambda entry: int(entry["id"]))])
+            photos[split] = self.read_split(file, root / images)
+        return photos
+
+    def read_split(self, file: Annotations, images: Path) -> list[Photo]:
+        by_image: dict[int, list[Entry]] = {entry["id"]: [] for entry in file.entries("images")}
+        for entry in file.entries("annotations"):
+            if file.value(entry, "image_id", "annotations") not in by_image:
+                raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
+            by_image[entry["image_id"]].append(entry)
+        classes = {name: label for label, name in enumerate(self.class_names)}
+        labels = {entry["id"]: classes[name] for entry in file.entries("categories")
+                  if (name := str(file.value(entry, "name", "categories"))) in classes}
+        photos = []
+        for entry in file.entries("images"):
+            image = file.image_path(entry, images)
+            size = self.check_size(file, entry, image)
+            photos.append(Photo.of(image, size, self.read_objects(file, by_image[entry["id"]], size, labels)))
+        return photos
+
+    def check_size(self, file: Annotations, entry: Entry, image: Path) -> tuple[int, int]:
+        """Returns (width, height) of the image. Raises DataError if the file does not exist or states another size."""
+        if not image.is_file():
+            raise DataError(f"{file.place(entry, 'images')}: no image {image}")
+        size = image_size(image)
+        stated = (entry.get("width", size[0]), entry.get("height", size[1]))
+        if stated != size:
+            raise DataError(f"{file.place(entry, 'images')}: width x height must be {size[0]} x {size[1]} as "
+                            f"{image.name}'s, but is {stated[0]} x {stated[1]}")
+        return size
+
+    def read_objects(self, file: Annotations, entries: list[Entry], size: tuple[int, int],
+                     labels: dict[int, int]) -> list[BoxObject]:
+        """The objects of one image, without those that are dropped. `labels`: the label of each category id."""
+        for entry in entries:
+            if file.value(entry, "category_id", "annotations") not in labels:
+                raise DataError(f"{file.place(entry, 'annotations')}: category_id {entry['category_id']} is none of "
+                                f"the {len(self.class_names)} categories ({', '.join(self.class_names[:8])})")
+            numbers = file.value(entry, "bbox", "annotations")
+            if not isinstance(numbers, list) or len(numbers) != 4 or not all(
+                    isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+                raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is {numbers}")
+        boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
+        objects = []
+        for entry, corners in zip(entries, box_convert(boxes, "xywh", "xyxy").tolist(), strict=True):
+            try:
+                box = self.clip_corners(corners, entry["bbox"], size)
+            except AnnotationError as error:
+                raise DataError(f"{file.place(entry, 'annotations')}: {error}") from None
+            if box is not None:
+                objects.append(BoxObject(box, labels[entry["category_id"]], bool(entry.get("iscrowd", 0))))
+        return objects
+
+    def clip_corners(self, corners: list[float], box: list[float], size: tuple[int, int]) -> list[float] | None:
+        """Returns (x1, y1, x2, y2), or None if the box is dropped. A rounding error beyond the border is no fault."""
+        _, _, w, h = box
+        fault = f"width {w:g} must be above 0" if w <= 0 else f"height {h:g} must be above 0" if h <= 0 else ""
+        snapped = [snap_to_border(value, edge) for value, edge in zip(corners, size * 2, strict=True)]
+        return self.clip_box(snapped, size, fault, ", ".join(f"{value:g}" for value in box))
+
+
+def snap_to_border(value: float, edge: int) -> float:
+    """Moves a coordinate that is outside of [0, edge] by less than half a pixel onto the border."""
+    return min(max(value, 0.0), float(edge)) if -0.5 < value < edge + 0.5 else value
+
+
+class CocoCaptions(CaptionedPhotos):
+    """Photos with the captions of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test
+    split."""
+
+    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+                 **keys: Unpack[PhotoCaptionKeys]):
+        super().__init__(**keys)
+        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+
+    def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
+        splits: dict[str, CaptionsByPhoto] = {"val": {}}
+        for split, (name, images) in self.places.items():
+            file = Annotations(root / name, ("images", "annotations"))
+            paths = {entry["id"]: file.image_path(entry, root / images) for entry in file.entries("images")}
+            lines = []
+            for entry in file.entries("annotations"):
+                path = paths.get(file.value(entry, "image_id", "annotations"))
+                if path is None:
+                    raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
+                place = f"{file.file} (annotations id {entry.get('id')})"
+                lines.append(Line(place, path, str(file.value(entry, "caption", "annotations"))))
+            splits[split] = group_by_photo(lines)
+        return splits

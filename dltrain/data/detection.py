@@ -1,170 +1,164 @@
-"""Photographs of any size with boxes, from files: what is common to the layouts they come in (voc.py, coco.py)."""
+"""Photos of any size with boxes, from files: what their layouts share (voc.py, coco.py)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dltrain.batches import DetectionBatch, generator
-from dltrain.data.classification import read_image
-from dltrain.data.loader import DataModule
-from dltrain.errors import DataError
+from dltrain.batches import DetectionBatch
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
+from dltrain.data.decoded import decode_batches
+from dltrain.data.images import copy_images, read_central_squares, read_image
+from dltrain.data.splits import hold_out
 
-SPLITS = ("train", "val", "test")
+Target = dict[str, Tensor]
 
 
-class Fault(ValueError):
-    """What is wrong with an annotation; who reads the file knows where it stands."""
+class AnnotationError(ValueError):
+    """What is wrong with an annotation; the caller knows the file and the line."""
+
+
+class BoxObject(NamedTuple):
+    """An annotated object; box (x1, y1, x2, y2) in pixels."""
+
+    box: list[float]
+    label: int
+    ignored: bool
 
 
 class Photo(NamedTuple):
-    """size (width, height) in pixels; boxes (N, 4); labels (N,); aside (N,): those that the benchmark neither rewards
-    nor punishes, VOC's difficult and COCO's crowds."""
+    """A photo with its boxes; size (width, height) in pixels; boxes (N, 4) float; labels (N,); ignored (N,) bool:
+    objects that the benchmark neither rewards nor punishes, such as VOC's difficult ones and COCO's crowds."""
 
     image: Path
     size: tuple[int, int]
     boxes: Tensor
     labels: Tensor
-    aside: Tensor
+    ignored: Tensor
+
+    @classmethod
+    def of(cls, image: Path, size: tuple[int, int], objects: list[BoxObject]) -> Photo:
+        return cls(image, size, torch.tensor([obj.box for obj in objects], dtype=torch.float).reshape(-1, 4),
+                   torch.tensor([obj.label for obj in objects]).long(),
+                   torch.tensor([obj.ignored for obj in objects]).bool())
 
 
-class PhotoBoxes(DataModule):
-    """A subclass says `photos_of`. Where there are no photos for validation a share of the training ones is held out.
-    `bad_boxes`: what is done with a box of no area or outside its photo: refuse names the file and line, mend clips it
-    and drops what has no area, and tells how many. `same_shape`: photos of like shape come together.
+class PhotoBoxKeys(DataKeys):
+    root: str | None
+    channels: int
+    image_px: int
+    num_classes: int | None
+    val_share: float
+    bad_boxes: str
+    num_workers: int
+    group_by_shape: bool
 
-    Objects that are set aside are not trained on, and count neither way in the evaluation."""
+
+class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
+    """Photos with boxes from files. A subclass gives `find_photos`. If there are no photos for validation, `val_share`
+    of the training photos is held out. Ignored objects are not trained on and do not count in the evaluation.
+
+    `bad_boxes`: a box without area or partly outside of its photo is refused with its file and line, or repaired: cut
+    at the border, dropped if no area is left, and counted. `group_by_shape`: photos of similar shape share a batch."""
 
     batch_type = DetectionBatch
+    input_kind = "image"
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
-                 bad_boxes: str, num_workers: int, same_shape: bool, **keys: Any):
+                 bad_boxes: str, num_workers: int, group_by_shape: bool, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.root, self.channels, self.num_classes = root, channels, num_classes
         self.val_share, self.bad_boxes, self.num_workers = val_share, bad_boxes, num_workers
-        self.same_shape = same_shape
+        self.group_by_shape = group_by_shape
         self.photos: dict[str, list[Photo]] = {}
-        self.mended = {"clipped": 0, "dropped": 0}
+        self.num_repaired = {"clipped": 0, "dropped": 0}
 
-    def photos_of(self) -> dict[str, list[Photo]]:
-        """The photos of each split, that of val empty where there are none."""
+    def find_photos(self) -> dict[str, list[Photo]]:
+        """The photos of each split; that of val is empty if there are none. Calls `set_class_names`."""
         raise NotImplementedError
 
-    def name_classes(self, found: list[str]) -> None:
-        """Sets class_names: those found, or a run's own. Raises DataError where they are not num_classes."""
-        self.class_names = self.vocabularies.setdefault("labels", found)
-        if self.num_classes not in (None, len(self.class_names)):
-            raise DataError(f"data.num_classes={self.num_classes}, but {self.root} has {', '.join(self.class_names)}")
+    def set_class_names(self, names: list[str]) -> None:
+        """Keeps the class names of a run, else sets `names`. Raises DataError if they are not num_classes."""
+        self.class_names = self.vocabularies.setdefault("labels", names)
+        check_num_classes(self.num_classes, self.class_names, self.root)
 
     def load(self) -> None:
-        self.photos = self.photos_of()
-        train = self.photos["train"]
-        if not self.photos["val"] and len(train) > 1:
-            order = torch.randperm(len(train), generator=generator("split", "voc")).tolist()
-            held = max(1, round(self.val_share * len(order)))
-            self.photos["val"] = [train[i] for i in sorted(order[:held])]
-            self.photos["train"] = [train[i] for i in sorted(order[held:])]
+        self.photos = self.find_photos()
+        if not self.photos["val"]:
+            self.photos["train"], self.photos["val"] = hold_out(self.photos["train"], self.val_share, "val", "photos",
+                                                                "voc")
 
-    def placed(self, corners: list[float], size: tuple[int, int], empty: str, shown: str) -> list[float] | None:
-        """The box (x1, y1, x2, y2) within its photo, or None for one that is dropped. `empty`: in the file's own words
-        why it has no area, "" where it has; `shown`: its numbers there. Raises Fault, unless it is to be mended."""
-        edges = (*size, *size)
-        inside = [min(max(value, 0.0), float(edge)) for value, edge in zip(corners, edges, strict=True)]
-        outside = inside != corners
-        nothing = bool(empty) or inside[2] <= inside[0] or inside[3] <= inside[1]
-        if (nothing or outside) and self.bad_boxes == "refuse":
-            fault = empty or f"the box {shown} lies outside of {size[0]} x {size[1]}"
-            raise Fault(f"{fault}; data.bad_boxes=mend clips and drops such boxes")
-        self.mended["dropped"] += nothing
-        self.mended["clipped"] += outside and not nothing
-        return None if nothing else inside
+    def clip_box(self, corners: list[float], size: tuple[int, int], fault: str, text: str) -> list[float] | None:
+        """Returns the box (x1, y1, x2, y2) clipped to a photo of this (width, height), or None if no area is left.
+
+        `fault` says why the box has no area, "" if it has one; `text` is the box as the file has it. Raises
+        AnnotationError if the box is bad and `bad_boxes` is refuse."""
+        clipped = [min(max(value, 0.0), float(edge)) for value, edge in zip(corners, (*size, *size), strict=True)]
+        is_outside = clipped != corners
+        is_empty = bool(fault) or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+        if (is_empty or is_outside) and self.bad_boxes == "refuse":
+            fault = fault or f"the box {text} lies outside of {size[0]} x {size[1]}"
+            raise AnnotationError(f"{fault}; data.bad_boxes=repair clips and drops such boxes")
+        self.num_repaired["dropped"] += is_empty
+        self.num_repaired["clipped"] += is_outside and not is_empty
+        return None if is_empty else clipped
 
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}
 
     def describe(self) -> str:
-        boxes = {split: sum(len(photo.labels) for photo in self.photos[split]) for split in SPLITS}
-        told = ", ".join(f"{len(self.photos[split]):,} {split} ({boxes[split]:,} boxes)" for split in SPLITS)
-        mended = ", ".join(f"{count} {what}" for what, count in self.mended.items() if count)
-        return f"{told}, {len(self.class_names)} classes{f'; boxes {mended}' if mended else ''}"
+        num_boxes = {split: sum(len(photo.labels) for photo in self.photos[split]) for split in SPLITS}
+        counts = ", ".join(f"{len(self.photos[split]):,} {split} ({num_boxes[split]:,} boxes)" for split in SPLITS)
+        repaired = ", ".join(f"{count} {action}" for action, count in self.num_repaired.items() if count)
+        return f"{counts}, {len(self.class_names)} classes{f'; boxes {repaired}' if repaired else ''}"
 
     def num_samples(self, split: str) -> int:
         return len(self.photos[split])
 
     def lengths(self) -> Tensor | None:
-        """The photos' shapes by number, so that like ones come in one batch and little is filled up."""
-        if not self.same_shape:
+        """The quantised log aspect ratio; batches of similar shapes need little padding."""
+        if not self.group_by_shape:
             return None
         return torch.tensor([round(16 * math.log2(photo.size[0] / photo.size[1])) for photo in self.photos["train"]])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
-        """Workers read ahead; the batches are the same with any number of them."""
-        loader = DataLoader(Decoded(self.photos[split], self.channels, split == "train"),
-                            batch_sampler=[batch[batch >= 0].tolist() for batch in batches],
-                            num_workers=self.num_workers, collate_fn=as_batch, generator=torch.Generator())
-        yield from loader
+        """An index of -1 gives no sample."""
+        decode = partial(decode_photo, channels=self.channels, training=split == "train")
+        return decode_batches(self.photos[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
+                              collate_photos)
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, C, 64, 64) uint8: the central squares of up to 200 photos, for statistics."""
-        return torch.stack([read_image(photo.image, self.channels, 64) for photo in self.photos["train"][:200]])
+        """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
+        return read_central_squares([photo.image for photo in self.photos["train"][:200]], self.channels)
+
+    def read_input(self, path: Path) -> Tensor:
+        return read_image(path, self.channels)
+
+    def encode_inputs(self, inputs: list[Tensor]) -> DetectionBatch:
+        return without_boxes(inputs)
 
     def write_samples(self, folder: Path) -> str:
-        for photo in self.photos["test"][:4]:
-            (folder / photo.image.name).write_bytes(photo.image.read_bytes())
-        return f"input={folder}"
+        return copy_images([photo.image for photo in self.photos["test"][:4]], folder)
 
 
-class Decoded(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Photos of any size; in training without the objects set aside, in evaluation with them as crowds."""
-
-    def __init__(self, photos: list[Photo], channels: int, training: bool):
-        self.photos, self.channels, self.training = photos, channels, training
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        photo = self.photos[index]
-        image = read_image(photo.image, self.channels)
-        if self.training:
-            kept = ~photo.aside
-            return image, {"boxes": photo.boxes[kept], "labels": photo.labels[kept]}
-        return image, {"boxes": photo.boxes, "labels": photo.labels, "iscrowd": photo.aside.long()}
+def decode_photo(photo: Photo, channels: int, training: bool) -> tuple[Tensor, Target]:
+    """The image (C, H, W) uint8 and its boxes: in training without ignored objects, else with them as crowds."""
+    image = read_image(photo.image, channels)
+    if training:
+        return image, {"boxes": photo.boxes[~photo.ignored], "labels": photo.labels[~photo.ignored]}
+    return image, {"boxes": photo.boxes, "labels": photo.labels, "iscrowd": photo.ignored.long()}
 
 
-def as_batch(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> DetectionBatch:
+def collate_photos(samples: list[tuple[Tensor, Target]]) -> DetectionBatch:
     return DetectionBatch([image for image, _ in samples], [target for _, target in samples])
 
 
-def size_of(image: Path) -> tuple[int, int]:
-    """(width, height) from its header. Raises DataError."""
-    try:
-        with Image.open(image) as opened:
-            return opened.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{image}: {error}") from None
-
-
-def names_in(file: Path) -> list[str]:
-    """A photo's name a line. Raises DataError with the line for a path."""
-    names = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if name := line.strip():
-            if "/" in name or "\\" in name or name.startswith("."):
-                raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
-            names.append(name)
-    return names
-
-
-def photo(image: Path, size: tuple[int, int], objects: list[tuple[list[float], int, bool]]) -> Photo:
-    """`objects`: box, label and whether it is set aside."""
-    return Photo(image, size, torch.tensor([box for box, _, _ in objects], dtype=torch.float).reshape(-1, 4),
-                 torch.tensor([label for _, label, _ in objects]).long(),
-                 torch.tensor([aside for _, _, aside in objects]).bool())
+def without_boxes(images: list[Tensor]) -> DetectionBatch:
+    return DetectionBatch(images, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+                                   for _ in images])

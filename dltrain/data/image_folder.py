@@ -1,141 +1,93 @@
-"""A person's own images: root/{train,val,test}/<class>/*, or root/<class>/* with a split by shares.
+"""A person's own labelled images: root/{train,val,test}/<class>/*, or root/<class>/* with a random split.
 
-Headers are decoded and every class list compared before the first step; pixels are decoded by workers to uint8.
+Headers are read and the classes of the splits compared before the first step; worker processes decode the pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import default_collate
 
-from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
-from dltrain.data.classification import PICTURES, ImageData, read_image
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch
+from dltrain.data.classification import ImageKeys, LabelledImages
+from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
+from dltrain.data.decoded import decode_batches
+from dltrain.data.images import IMAGE_SUFFIXES, check_images, list_images, read_image
+from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
 
-SPLITS = ("train", "val", "test")
-Samples = list[tuple[Path, int]]
+LAYOUT = "{train,val,test}/<class>/* or <class>/*"
+ImagesByClass = list[list[Path]]
 
 
-class Decoded(Dataset[tuple[Tensor, int]]):
-    """One sample: (C, H, W) uint8 and its label. Runs in a worker process."""
+class ImageFolder(LabelledImages):
+    """Images whose folder is their class. Classes are the folder names, sorted; hidden files and files that are no
+    images are left out. Where there is no val (or test) folder, `val_share` (or `test_share`) of each class is held
+    out."""
 
-    def __init__(self, samples: Samples, channels: int, image_px: int):
-        self.samples, self.channels, self.image_px = samples, channels, image_px
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.samples[index]
-        return read_image(path, self.channels, self.image_px), label if index >= 0 else IGNORED_LABEL
-
-
-class ImageFolder(ImageData):
-    """Classes are the folder names, sorted. Hidden files and folders are left out, and files that are no pictures."""
-
-    def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int, **keys: Any):
+    def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
+                 **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
-        self.root, self.val_share, self.test_share, self.num_workers = root, val_share, test_share, num_workers
-        self.samples: dict[str, Samples] = {}
+        self.root, self.shares, self.num_workers = root, {"val": val_share, "test": test_share}, num_workers
+        self.paths: dict[str, list[Path]] = {}
+        self.labels: dict[str, Tensor] = {}
 
     def load(self) -> None:
-        if self.root is None:
-            raise DataError("data=image_folder needs data.root=FOLDER with {train,val,test}/<class>/* or <class>/*; "
-                            "data=digits needs no files")
-        root = Path(self.root).expanduser()
+        root = require_root(self.root, f"a folder with {LAYOUT}; data=digits needs no files")
         if not root.is_dir():
-            raise DataError(f"data.root={root}: no such folder; expected {{train,val,test}}/<class>/* or <class>/*")
-        self.class_names = folders(root / "train" if (root / "train").is_dir() else root)
+            raise DataError(f"data.root={root}: no such folder; it must have {LAYOUT}")
+        has_splits = (root / "train").is_dir()
+        self.class_names = list_folders(root / "train" if has_splits else root)
         if len(self.class_names) < 2:
-            raise DataError(f"data.root={root}: {len(self.class_names)} class folders, at least 2 are needed; expected "
-                            "{train,val,test}/<class>/* or <class>/*")
-        if self.num_classes not in (None, len(self.class_names)):
-            raise DataError(f"data.num_classes={self.num_classes}, but {root} has {len(self.class_names)} classes: "
-                            f"{', '.join(self.class_names[:10])}")
+            raise DataError(f"data.root={root}: must have at least two class folders, but has {len(self.class_names)}; "
+                            f"it must have {LAYOUT}")
+        check_num_classes(self.num_classes, self.class_names, root)
         self.num_classes = len(self.class_names)
-        if (root / "train").is_dir():
-            given = {split: self.listed(root / split) for split in SPLITS if (root / split).is_dir()}
-            train = given["train"]
-        else:
-            given, train = {}, self.listed(root)
-        if "test" not in given:
-            train, given["test"] = split(train, self.test_share, "test")
-        if "val" not in given:
-            train, given["val"] = split(train, self.val_share, "val")
-        self.samples = {"train": train, "val": given["val"], "test": given["test"]}
-        check_headers([path for split in SPLITS for path, _ in self.samples[split]])
+        by_split = {split: self.list_split(root / split) for split in SPLITS if (root / split).is_dir()
+                    } if has_splits else {"train": self.list_split(root)}
+        for split in ("test", "val"):
+            if split not in by_split:
+                parts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
+                         for label, (name, paths) in enumerate(zip(self.class_names, by_split["train"], strict=True))]
+                by_split["train"], by_split[split] = [kept for kept, _ in parts], [held for _, held in parts]
+        for split, by_class in by_split.items():
+            self.paths[split] = [path for paths in by_class for path in paths]
+            self.labels[split] = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths])
+        check_images([path for split in SPLITS for path in self.paths[split]])
 
-    def listed(self, folder: Path) -> Samples:
-        """The pictures of a split with their labels. Raises DataError if its classes are not the training split's."""
-        mine = folders(folder)
-        if mine != self.class_names:
-            unknown, missing = sorted({*mine} - {*self.class_names}), sorted({*self.class_names} - {*mine})
-            said = [f"classes that train does not have: {', '.join(unknown)}"] if unknown else []
-            said += [f"no folder for: {', '.join(missing)}"] if missing else []
-            raise DataError(f"{folder}: {'; '.join(said)}")
-        found: Samples = []
-        for label, name in enumerate(self.class_names):
-            pictures = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in PICTURES
-                              and not any(name.startswith(".") for name in path.relative_to(folder).parts))
-            if not pictures:
-                raise DataError(f"{folder / name}: no pictures in this class ({', '.join(sorted(PICTURES))})")
-            found += [(path, label) for path in pictures]
-        return found
+    def list_split(self, folder: Path) -> ImagesByClass:
+        """Returns the images of each class. Raises DataError if the classes are not those of the training split."""
+        names = list_folders(folder)
+        if names != self.class_names:
+            extra, missing = sorted({*names} - {*self.class_names}), sorted({*self.class_names} - {*names})
+            faults = [f"classes that train does not have: {', '.join(extra)}"] if extra else []
+            faults += [f"no folder for: {', '.join(missing)}"] if missing else []
+            raise DataError(f"{folder}: {'; '.join(faults)}")
+        by_class = [list_images(folder / name, recursive=True) for name in names]
+        for name, paths in zip(names, by_class, strict=True):
+            if not paths:
+                raise DataError(f"{folder / name}: no images in this class ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return by_class
 
     def num_samples(self, split: str) -> int:
-        return len(self.samples[split])
+        return len(self.paths[split])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
-        """Workers read ahead; the batches are the same, in the same order, with any number of them."""
-        decoded = Decoded(self.samples[split], self.channels, self.image_px)
-        loader = DataLoader(decoded, batch_sampler=[batch.tolist() for batch in batches], num_workers=self.num_workers,
-                            generator=torch.Generator())
-        for images, labels in loader:
+        decode = partial(read_image, channels=self.channels, px=self.image_px)
+        for indices, images in zip(batches, decode_batches(self.paths[split], decode, batches, self.num_workers,
+                                                           default_collate), strict=True):
+            labels = self.labels[split][indices].masked_fill(indices < 0, IGNORED_LABEL)
             yield ClassificationBatch(images, labels)
 
     def training_pixels(self, at_most: int) -> Tensor:
-        return super().training_pixels(min(at_most, 2_000))  # decoding more would take minutes and move little
+        return super().training_pixels(min(at_most, 2_000))  # more would take minutes and change little
 
 
-def folders(root: Path) -> list[str]:
+def list_folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def split(samples: Samples, share: float, purpose: str) -> tuple[Samples, Samples]:
-    """The rest, and a share of every class (at least one picture), the same for every run."""
-    rest: Samples = []
-    cut: Samples = []
-    for label in sorted({label for _, label in samples}):
-        mine = [sample for sample in samples if sample[1] == label]
-        order = torch.randperm(len(mine), generator=generator("split", purpose, label)).tolist()
-        count = max(1, round(share * len(mine)))
-        if count >= len(mine):
-            raise DataError(f"{mine[0][0].parent}: {len(mine)} pictures are too few to cut a {purpose} split from")
-        chosen = {*order[:count]}
-        cut += [sample for number, sample in enumerate(mine) if number in chosen]
-        rest += [sample for number, sample in enumerate(mine) if number not in chosen]
-    return rest, cut
-
-
-def check_headers(paths: list[Path]) -> None:
-    """Opens every file once and reads its header. Raises DataError that names the first bad ones and counts all."""
-
-    def fault(path: Path) -> str | None:
-        try:
-            with Image.open(path):
-                return None
-        except Exception as error:
-            return f"{path}: {'empty' if path.stat().st_size == 0 else str(error) or type(error).__name__}"
-
-    with ThreadPoolExecutor(8) as pool:
-        bad = [said for said in pool.map(fault, paths) if said]
-    if bad:
-        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise DataError(f"{len(bad)} of {len(paths)} pictures cannot be read: {'; '.join(bad[:3])}{more}")

@@ -1,11 +1,10 @@
-"""Which samples, in which order, from which step on: the part of exact resume that belongs to data; and what every
-data module is."""
+"""Sample order: which samples form which batch, and from which batch a resumed run continues."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -13,20 +12,23 @@ from torch import Tensor
 
 from dltrain.batches import generator
 
-Read = Callable[[list[Tensor]], Iterable[Any]]  # the indices of each batch to come -> the batches
+BatchT = TypeVar("BatchT")
+Read = Callable[[list[Tensor]], Iterable[BatchT]]  # the sample indices of each coming batch -> those batches
 
 
-class TrainLoader:
-    """Yields an epoch's batches in an order that is a function of (seed, epoch), each sample once.
+class TrainLoader(Generic[BatchT]):
+    """Yields the batches of an epoch in an order that is a function of (seed, epoch); each sample comes once.
 
-    `position` counts the batches yielded since the run began, so that it alone says where to go on: epoch
-    `position // len(self)`, batch `position % len(self)`. Workers that read ahead do not change it.
-    With several processes each takes its stride of the common order; what does not divide is left out that epoch.
-    With `lengths` (N,) samples of like length come in one batch, so that little is filled up.
+    `position` counts the batches yielded since the start of the run. It is all that a resumed run needs: it continues
+    with batch `position % len(self)` of epoch `position // len(self)`. Worker processes that read ahead do not change
+    it. Each of `world_size` processes takes every world_size-th sample of the common order; the remainder is left out
+    in that epoch.
+    With `lengths` (N,), samples of similar length share a batch, which reduces padding.
     """
 
-    def __init__(self, read: Read, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-                 max_batches: int | None = None, shuffled: bool = True, lengths: Tensor | None = None):
+    def __init__(self, read: Read[BatchT], num_samples: int, batch_size: int, seed: int, rank: int = 0,
+                 world_size: int = 1, max_batches: int | None = None, shuffled: bool = True,
+                 lengths: Tensor | None = None):
         self.read, self.seed, self.rank, self.world_size = read, seed, rank, world_size
         self.shuffled, self.lengths = shuffled, lengths
         self.num_samples, self.batch_size = num_samples, batch_size
@@ -39,21 +41,21 @@ class TrainLoader:
         return self.num_batches
 
     def order(self, epoch: int) -> Tensor:
-        """The sample indices of this process in one epoch."""
+        """The sample indices of this process in one epoch, (N // world_size,) int64."""
         if not self.shuffled:
             return torch.arange(self.num_samples)
         shuffled = torch.randperm(self.num_samples, generator=generator("order", self.seed, epoch))
         even = self.num_samples - self.num_samples % self.world_size
-        own = shuffled[:even][self.rank :: self.world_size]
+        indices = shuffled[:even][self.rank :: self.world_size]
         if self.lengths is None:
-            return own
-        return bucketed(own, self.lengths, self.batch_size, generator("buckets", self.seed, epoch))
+            return indices
+        return bucket_by_length(indices, self.lengths, self.batch_size, generator("buckets", self.seed, epoch))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[BatchT]:
         epoch, start = divmod(self.position, len(self))
         batches = self.order(epoch).split(self.batch_size)[start : len(self)]
         for batch in self.read(list(batches)):
-            self.position += 1  # before the step: what is saved at the step's end counts this batch as done
+            self.position += 1  # before the step: a checkpoint at the end of the step counts this batch as done
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -63,21 +65,21 @@ class TrainLoader:
         self.position = state["position"]
 
 
-def bucketed(order: Tensor, lengths: Tensor, batch_size: int, draws: torch.Generator, pool: int = 50) -> Tensor:
-    """The order with every `pool` batches of it sorted by length, and then whole batches shuffled (I. Sutskever et al.,
-    2014, arXiv 1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
-    sorted_pools = [split[lengths[split].argsort(stable=True)] for split in order.split(batch_size * pool)]
-    whole, rest = len(order) // batch_size, len(order) % batch_size
+def bucket_by_length(order: Tensor, lengths: Tensor, batch_size: int, rng: torch.Generator, pool: int = 50) -> Tensor:
+    """Sorts each `pool` batches of the order by length, then shuffles the batches (I. Sutskever et al., 2014, arXiv
+    1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
+    sorted_pools = [indices[lengths[indices].argsort(stable=True)] for indices in order.split(batch_size * pool)]
+    num_full, remainder = len(order) // batch_size, len(order) % batch_size
     batches = torch.cat(sorted_pools)
-    shuffled = batches[: whole * batch_size].view(whole, batch_size)[torch.randperm(whole, generator=draws)]
-    return torch.cat([shuffled.flatten(), batches[len(order) - rest :]])
+    shuffled = batches[: num_full * batch_size].view(num_full, batch_size)[torch.randperm(num_full, generator=rng)]
+    return torch.cat([shuffled.flatten(), batches[len(order) - remainder :]])
 
 
-class EvalLoader:
-    """Yields a split once, in its own order. With several processes each takes a stride; the last is filled up with -1,
-    which `read` must turn into samples that are not scored."""
+class EvalLoader(Generic[BatchT]):
+    """Yields a split once, in the order of its indices. Each of `world_size` processes takes every world_size-th
+    sample; the index -1 fills the last ones up, and `read` must turn it into a sample that is not scored."""
 
-    def __init__(self, read: Read, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1,
+    def __init__(self, read: Read[BatchT], num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1,
                  max_batches: int | None = None):
         padded = torch.arange(-(-num_samples // world_size) * world_size)
         padded[num_samples:] = -1
@@ -87,76 +89,54 @@ class EvalLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[BatchT]:
         return iter(self.read(self.batches))
 
 
-class DataModule(pl.LightningDataModule):
-    """Samples in the splits train, val, test, as batches of `batch_type`. A subclass has `load`, `num_samples`, `read`
+class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
+    """Lightning's hooks for the loaders of the three splits. Of these a checkpoint saves only the training position.
 
-    After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
-    kind of text, by its name, where there is text: set before `load`, they are kept. The test split is read only by
-    `test_dataloader`.
-    """
+    A subclass gives `num_samples` and `read`. The test split is read only by `test_dataloader`."""
 
-    batch_type: type
-    shuffled = True  # the training samples, anew in each epoch
+    shuffled = True  # whether the training samples come in a new order in each epoch
 
     def __init__(self, *, batch_size: int, seed: int = 0):
         super().__init__()
         self.batch_size, self.eval_batch_size, self.seed = batch_size, batch_size, seed
-        self.class_names: list[str] = []
-        self.vocabularies: dict[str, list[str]] = {}
-        self.max_batches: int | None = None  # a smoke run's limit on every split
-        self.rank, self.world_size = 0, 1  # this process's number, and how many train together
-        self.train_loader: TrainLoader | None = None
-
-    def load(self) -> None:
-        """Finds, checks and, where it fits, reads everything. Raises DataError with the file and the remedy."""
-        raise NotImplementedError
+        self.max_batches: int | None = None  # of every split, in a smoke run
+        self.rank, self.world_size = 0, 1  # the index of this process, and how many train together
+        self.train_loader: TrainLoader[BatchT] | None = None
 
     def num_samples(self, split: str) -> int:
         raise NotImplementedError
 
     def lengths(self) -> Tensor | None:
-        """(N,) of the training samples, where those of like length should come together."""
+        """(N,) of the training samples if samples of similar length shall share a batch, else None."""
         return None
 
-    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
-        """The batches of these indices; an index of -1 gives a sample that is not scored."""
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[BatchT]:
+        """Yields the batch of each tensor of sample indices; an index of -1 gives a sample that is not scored."""
         raise NotImplementedError
 
-    def sizes(self) -> dict[str, int]:
-        """The keys of data.* that only the files know."""
-        return {}
-
-    def describe(self) -> str:
-        """The data in a few words."""
-        return ", ".join(f"{self.num_samples(split):,} {split}" for split in ("train", "val", "test"))
-
-    def write_samples(self, folder: Path) -> str:
-        """Leaves something in `folder` that `predict` can be tried on; returns the words to type after run=."""
-        return ""
-
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> TrainLoader[BatchT]:
         if self.train_loader is None:
-            self.train_loader = TrainLoader(lambda batches: self.read("train", batches), self.num_samples("train"),
-                                            self.batch_size, self.seed, self.rank, self.world_size,
-                                            self.max_batches, self.shuffled, self.lengths())
+            self.train_loader = TrainLoader(partial(self.read, "train"), self.num_samples("train"), self.batch_size,
+                                            self.seed, self.rank, self.world_size, self.max_batches, self.shuffled,
+                                            self.lengths())
         return self.train_loader
 
-    def eval_loader(self, split: str) -> EvalLoader:
-        return EvalLoader(lambda batches: self.read(split, batches), self.num_samples(split), self.eval_batch_size,
-                          self.rank, self.world_size, self.max_batches)
+    def eval_loader(self, split: str) -> EvalLoader[BatchT]:
+        return EvalLoader(partial(self.read, split), self.num_samples(split), self.eval_batch_size, self.rank,
+                          self.world_size, self.max_batches)
 
-    def val_dataloader(self) -> EvalLoader:
+    def val_dataloader(self) -> EvalLoader[BatchT]:
         return self.eval_loader("val")
 
-    def test_dataloader(self) -> EvalLoader:
+    def test_dataloader(self) -> EvalLoader[BatchT]:
         return self.eval_loader("test")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         return {"position": self.train_loader.position if self.train_loader else 0}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.train_dataloader().position = state["position"]

@@ -1,149 +1,145 @@
-"""Scenes in words: five sentences of each, of digit, colour, size and place; and whether a sentence is true of one.
+"""Scenes with captions: five sentences of digit, colour, size and position for each scene, and a check whether a
+sentence is true of a scene.
 
-Sizes are said only where they are plain, as people do: a digit of up to SMALL_PX is small, from LARGE_PX on large. Of
-two digits the place of one to the other is left, right, above or below, along the longer way between their centres.
+The size is stated only where it is obvious: a digit of up to SMALL_PX is small, one from LARGE_PX on large. The
+relation of two digits is left, right, above or below, along the axis on which their centres are further apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from dltrain.data import scenes
-from dltrain.data.captioning import Captions
-from dltrain.data.scenes import COLOURS, Scenes, Thing
-from dltrain.data.sequences import SPLITS
+from dltrain.data.captioning import CaptionedImages, CaptionKeys
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.images import write_images
+from dltrain.data.scenes import COLOURS, SceneObject, Scenes, counts_by_split
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SMALL_PX, LARGE_PX = 16, 23  # of the longer side; between them no size is said, and in between of both is the middle
+SMALL_PX, LARGE_PX = 16, 23  # of the longer side
+MIDDLE_PX = (SMALL_PX + LARGE_PX) / 2  # between the two, `small` is true below this and `large` above it
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-class SceneCaptions(Captions):
-    """`num_train` scenes and EVALUATED each for validation and test; the other keys as SceneBoxes."""
+class SceneCaptions(CaptionedImages):
+    """Scenes with their captions; the keys are those of scenes.SceneBoxes and of captioning.CaptionedImages."""
 
-    def __init__(self, *, sizes_px: list[int], most: int, num_train: int, **keys: Any):
+    def __init__(self, *, sizes_px: list[int], max_objects: int, num_train: int, **keys: Unpack[CaptionKeys]):
         super().__init__(**keys)
-        if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
-            raise ValueError(f"sizes_px must be [least, most], but is {sizes_px}")
-        self.scenes = Scenes(self.image_px, (sizes_px[0], sizes_px[1]), most)
-        self.num_scenes = {"train": num_train, "val": scenes.EVALUATED, "test": scenes.EVALUATED}
+        self.scenes, self.num_scenes = Scenes(self.image_px, sizes_px, max_objects), counts_by_split(num_train)
         self.images: dict[str, Tensor] = {}
-        self.things: dict[str, list[list[Thing]]] = {}
+        self.objects: dict[str, list[list[SceneObject]]] = {}
 
-    def described(self) -> dict[str, list[list[str]]]:
+    def captions_by_split(self) -> dict[str, list[list[str]]]:
         for split in SPLITS:
-            drawn = [self.scenes.draw(split, index) for index in range(self.num_scenes[split])]
-            self.images[split] = torch.stack([scene.image for scene in drawn])
-            self.things[split] = [scene.things for scene in drawn]
-        return {split: [sentences(things) for things in self.things[split]] for split in SPLITS}
+            self.images[split], scenes = self.scenes.draw_split(split, self.num_scenes[split])
+            self.objects[split] = [scene.objects for scene in scenes]
+        return {split: [write_captions(objects) for objects in self.objects[split]] for split in SPLITS}
 
-    def pictures(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
+    def read_images(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
         for indices in batches:
             yield self.images[split][indices]
 
-    def is_true(self, split: str, number: int, sentence: str) -> bool:
-        return is_true(sentence, self.things[split][number])
+    def is_true(self, split: str, index: int, sentence: str) -> bool:
+        return is_true(sentence, self.objects[split][index])
 
     def write_samples(self, folder: Path) -> str:
-        for number, image in enumerate(self.images["test"][:8]):
-            to_pil_image(image).save(folder / f"{number:02d}.png")
-        return f"input={folder}"
+        return write_images(self.images["test"][:8], folder)
 
 
-def longer_side(thing: Thing) -> int:
-    x1, y1, x2, y2 = thing.box
+def longer_side(obj: SceneObject) -> int:
+    x1, y1, x2, y2 = obj.box
     return max(x2 - x1, y2 - y1)
 
 
-def centre(thing: Thing) -> tuple[float, float]:
-    x1, y1, x2, y2 = thing.box
+def centre(obj: SceneObject) -> tuple[float, float]:
+    x1, y1, x2, y2 = obj.box
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
-def called(thing: Thing, sized: bool = True, article: str = "a") -> str:
-    """`a small red three`; without a size where none is plain."""
-    side = longer_side(thing)
+def name_object(obj: SceneObject, sized: bool = True, article: str = "a") -> str:
+    """Names an object, as `a small red three`; with its size only if it is obvious and `sized`."""
+    side = longer_side(obj)
     size = ["small"] if side <= SMALL_PX else ["large"] if side >= LARGE_PX else []
-    return " ".join([article, *(size if sized else []), thing.colour, DIGITS[thing.digit]])
+    return " ".join([article, *(size if sized else []), obj.colour, DIGITS[obj.digit]])
 
 
-def place(one: Thing, other: Thing) -> str:
-    (x, y), (u, v) = centre(one), centre(other)
-    if abs(u - x) >= abs(v - y):
-        return "left of" if x < u else "right of"
-    return "above" if y < v else "below"
+def relate(first: SceneObject, second: SceneObject) -> str:
+    """Returns the relation of the first object to the second, such as `left of`."""
+    (x1, y1), (x2, y2) = centre(first), centre(second)
+    if abs(x2 - x1) >= abs(y2 - y1):
+        return "left of" if x1 < x2 else "right of"
+    return "above" if y1 < y2 else "below"
 
 
-def sentences(things: list[Thing]) -> list[str]:
-    """Five of a scene, always in the same order; the digit on the left, or above, is named first."""
-    if len(things) == 1:
-        (one,) = things
-        return [called(one), f"there is {called(one)}", f"{called(one, sized=False)} on dark ground",
-                f"the digit {DIGITS[one.digit]} in {one.colour}", f"{called(one)} alone"]
-    if len(things) == 2:
-        one, other = things if place(*things) in ("left of", "above") else reversed(things)
-        way = place(one, other)
-        return [f"{called(one)} {way} {called(other)}", f"{OPPOSITE[way]} {called(one)} is {called(other)}",
-                f"{called(one, False)} and {called(other, False)}",
-                f"there is {called(one, False)} {way} {called(other, False)}",
-                f"{called(one, False, 'the')} is {way} {called(other, False, 'the')}"]
-    inorder = sorted(things, key=centre)
-    sized, plain = [called(thing) for thing in inorder], [called(thing, False) for thing in inorder]
-    return [listed(sized), listed(plain), f"there are {listed(sized)}", f"there are {listed(plain)}",
-            f"from left to right {listed(plain)}"]
+def write_captions(objects: Sequence[SceneObject]) -> list[str]:
+    """Writes five captions, in a fixed order of forms; the object on the left, or above, is named first."""
+    if len(objects) == 1:
+        (obj,) = objects
+        return [name_object(obj), f"there is {name_object(obj)}", f"{name_object(obj, sized=False)} on dark ground",
+                f"the digit {DIGITS[obj.digit]} in {obj.colour}", f"{name_object(obj)} alone"]
+    if len(objects) == 2:
+        first, second = objects if relate(*objects) in ("left of", "above") else reversed(objects)
+        relation = relate(first, second)
+        return [f"{name_object(first)} {relation} {name_object(second)}",
+                f"{OPPOSITE[relation]} {name_object(first)} is {name_object(second)}",
+                f"{name_object(first, False)} and {name_object(second, False)}",
+                f"there is {name_object(first, False)} {relation} {name_object(second, False)}",
+                f"{name_object(first, False, 'the')} is {relation} {name_object(second, False, 'the')}"]
+    in_order = sorted(objects, key=centre)
+    sized, plain = [name_object(obj) for obj in in_order], [name_object(obj, False) for obj in in_order]
+    return [join_names(sized), join_names(plain), f"there are {join_names(sized)}", f"there are {join_names(plain)}",
+            f"from left to right {join_names(plain)}"]
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     return f"{' , '.join(names[:-1])} and {names[-1]}"
 
 
 NAME = re.compile(rf"(?:a|the) (?:(small|large) )?({'|'.join(COLOURS)}) ({'|'.join(DIGITS)})"
                   rf"|the digit ({'|'.join(DIGITS)}) in ({'|'.join(COLOURS)})")
-GLUE = re.compile(rf" (?:is )?({'|'.join(OPPOSITE)}) | and | , ")
-BEFORE = re.compile(rf"({'|'.join(OPPOSITE)}) (.*) is (.*)")
+SEPARATOR = re.compile(rf" (?:is )?({'|'.join(OPPOSITE)}) | and | , ")
+INVERSION = re.compile(rf"({'|'.join(OPPOSITE)}) (.*) is (.*)")
 FRAME = re.compile(r"(?:there (?:is|are) |from left to right )?(.*?)(?: on dark ground| alone)?")
 
 
-def is_true(sentence: str, things: list[Thing]) -> bool:
-    """Whether the sentence names every thing of the scene once and nothing else, with its digit and colour, and all
-    that it says of sizes and places holds: small and large on their side of the middle, a place by the centres."""
-    turned = BEFORE.fullmatch(sentence)
-    framed = FRAME.fullmatch(f"{turned[3]} {turned[1]} {turned[2]}" if turned else sentence)
+def is_true(sentence: str, objects: Sequence[SceneObject]) -> bool:
+    """Returns whether the sentence names each object of the scene once, with its digit and colour, and nothing else,
+    and all sizes and relations that it states hold."""
+    inverted = INVERSION.fullmatch(sentence)
+    framed = FRAME.fullmatch(f"{inverted[3]} {inverted[1]} {inverted[2]}" if inverted else sentence)
     assert framed is not None
-    rest, names, ways = framed[1], [], []
-    while (found := NAME.match(rest)) is not None:
-        size, colour, digit = found[1], found[2] or found[5], found[3] or found[4]
+    remaining, names, relations = framed[1], [], []
+    while (match := NAME.match(remaining)) is not None:
+        size, colour, digit = match[1], match[2] or match[5], match[3] or match[4]
         names.append((size, colour, DIGITS.index(digit)))
-        rest = rest[found.end() :]
-        glue = GLUE.match(rest)
-        if glue is None:
+        remaining = remaining[match.end() :]
+        separator = SEPARATOR.match(remaining)
+        if separator is None:
             break
-        ways.append(glue[1])
-        rest = rest[glue.end() :]
-    if rest or len(names) != len(things) or len(ways) != len(names) - 1:
+        relations.append(separator[1])
+        remaining = remaining[separator.end() :]
+    if remaining or len(names) != len(objects) or len(relations) != len(names) - 1:
         return False
-    return any(all(fits(name, thing) for name, thing in zip(names, order, strict=True))
-               and all(way is None or holds(way, *order[n : n + 2]) for n, way in enumerate(ways))
+    return any(all(name_fits(name, obj) for name, obj in zip(names, order, strict=True))
+               and all(relation is None or relation_holds(relation, *order[n : n + 2])
+                       for n, relation in enumerate(relations))
                and (not sentence.startswith("from left") or list(order) == sorted(order, key=centre))
-               for order in permutations(things))
+               for order in permutations(objects))
 
 
-def fits(name: tuple[str | None, str, int], thing: Thing) -> bool:
+def name_fits(name: tuple[str | None, str, int], obj: SceneObject) -> bool:
     size, colour, digit = name
-    middle = (SMALL_PX + LARGE_PX) / 2
-    side = longer_side(thing)
-    return colour == thing.colour and digit == thing.digit and (
-        size is None or (size == "small" and side < middle) or (size == "large" and side > middle))
+    side = longer_side(obj)
+    return colour == obj.colour and digit == obj.digit and (
+        size is None or (size == "small" and side < MIDDLE_PX) or (size == "large" and side > MIDDLE_PX))
 
 
-def holds(way: str, one: Thing, other: Thing) -> bool:
-    (x, y), (u, v) = centre(one), centre(other)
-    return {"left of": x < u, "right of": x > u, "above": y < v, "below": y > v}[way]
+def relation_holds(relation: str, first: SceneObject, second: SceneObject) -> bool:
+    (x1, y1), (x2, y2) = centre(first), centre(second)
+    return {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[relation]

@@ -1,32 +1,35 @@
-"""Scenes: one to four real handwritten digits, coloured and scaled, on textured ground; boxes, masks and words from one
-description. A scene is a pure function of (split, index), and no digit's image is in two splits."""
+"""Scenes: real handwritten digits, coloured and scaled, on a textured background. One description gives the boxes, the
+masks, the labels and (scene_captions.py) the captions. A scene is a pure function of (split, index), and no image of a
+digit is in two splits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
-from torchvision.transforms.functional import to_pil_image
 
-from dltrain.batches import DetectionBatch, generator
-from dltrain.data.classification import Split
-from dltrain.data.digits import Digits
-from dltrain.data.loader import DataModule
+from dltrain.batches import DetectionBatch, SegmentationBatch, generator
+from dltrain.data.classification import ImageKeys, InMemoryImages, Split
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
+from dltrain.data.detection import without_boxes
+from dltrain.data.digits import read_digits
+from dltrain.data.images import read_image, write_images
+from dltrain.data.segmentation import without_masks
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}
-EVALUATED = 200  # scenes of the validation and of the test split
-LEAST_ALPHA = 0.35  # what of a digit's stroke counts as its own pixel
+NUM_EVALUATION = 200  # scenes of the validation and of the test split
+MIN_ALPHA = 0.35  # opacity from which on a pixel belongs to a digit's stroke
 
 
-class Thing(NamedTuple):
-    """A digit in a scene; box (x1, y1, x2, y2) in pixels, tight around its stroke."""
+class SceneObject(NamedTuple):
+    """A digit of a scene; box (x1, y1, x2, y2) in pixels, tight around its stroke."""
 
     digit: int
     colour: str
@@ -34,112 +37,190 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """image (3, px, px) uint8; mask (px, px) int64: 0 for the ground, the digit + 1 on its stroke."""
+    """image (3, px, px) uint8; mask (px, px) int64: 0 for the background, digit + 1 on its stroke."""
 
     image: Tensor
-    things: list[Thing]
+    objects: list[SceneObject]
     mask: Tensor
 
 
 class Scenes:
-    """scenes.draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: least and most side of a digit;
-    `most`: digits of a scene; `among`: the digits that may be in one."""
+    """Draws scenes: Scenes(64, [14, 32]).draw("train", 5) -> Scene. `px`: the side of the square; `sizes_px`: [min,
+    max] of a digit's side; `max_objects`: of a scene, which has at least one; `digits`: those that occur. Raises
+    ValueError."""
 
-    def __init__(self, px: int, sizes_px: tuple[int, int], most: int = 4, among: Sequence[int] = range(10)):
+    def __init__(self, px: int, sizes_px: Sequence[int], max_objects: int = 4, digits: Sequence[int] = range(10)):
+        if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
+            raise ValueError(f"sizes_px must be [min, max], but is {list(sizes_px)}")
         if sizes_px[1] > px:
             raise ValueError(f"sizes_px must be at most px={px}, but is {list(sizes_px)}")
-        self.px, self.sizes_px, self.most, self.among = px, sizes_px, most, among
+        self.px, self.sizes_px, self.max_objects, self.digits = px, sizes_px, max_objects, digits
 
     @cached_property
-    def digits(self) -> Digits:
-        found = Digits(channels=1, num_classes=10, image_px=8, batch_size=1)
-        found.load()
-        for split, (images, labels) in found.splits.items():
-            kept = torch.isin(labels, torch.tensor(self.among))
-            found.splits[split] = Split(images[kept], labels[kept])
-        return found
+    def sources(self) -> dict[str, Split]:
+        """The images of `digits` that the scenes of each split are made of."""
+        splits = {}
+        for split, (images, labels) in read_digits().items():
+            kept = torch.isin(labels, torch.tensor(self.digits))
+            splits[split] = Split(images[kept], labels[kept])
+        return splits
 
     def draw(self, split: str, index: int) -> Scene:
-        draws = generator("scene", split, index)
-        image, mask = self.ground(draws), torch.zeros(self.px, self.px, dtype=torch.long)
-        things: list[Thing] = []
-        images, labels = self.digits.splits[split]
-        for _ in range(int(torch.randint(1, self.most + 1, (), generator=draws))):
-            number = int(torch.randint(len(labels), (), generator=draws))
-            colour = list(COLOURS)[int(torch.randint(len(COLOURS), (), generator=draws))]
-            for _ in range(20):  # until there is room
-                size = int(torch.randint(self.sizes_px[0], self.sizes_px[1] + 1, (), generator=draws))
-                x, y = torch.randint(0, self.px - size + 1, (2,), generator=draws).tolist()
-                alpha = F.pad(stroke(images[number], size), (x, self.px - size - x, y, self.px - size - y))
-                box = extent(alpha > LEAST_ALPHA)
-                if not things or float(box_iou(torch.tensor([box]), torch.tensor([t.box for t in things])).max()) < .05:
+        rng = generator("scene", split, index)
+        image, mask = self.draw_background(rng), torch.zeros(self.px, self.px, dtype=torch.long)
+        objects: list[SceneObject] = []
+        images, labels = self.sources[split]
+        for _ in range(int(torch.randint(1, self.max_objects + 1, (), generator=rng))):
+            source = int(torch.randint(len(labels), (), generator=rng))
+            digit = int(labels[source])
+            colour = list(COLOURS)[int(torch.randint(len(COLOURS), (), generator=rng))]
+            for _ in range(20):  # until there is a free place
+                size = int(torch.randint(self.sizes_px[0], self.sizes_px[1] + 1, (), generator=rng))
+                x, y = torch.randint(0, self.px - size + 1, (2,), generator=rng).tolist()
+                alpha = F.pad(stroke_alpha(images[source], size), (x, self.px - size - x, y, self.px - size - y))
+                box = tight_box(alpha > MIN_ALPHA)
+                boxes = torch.tensor([other.box for other in objects]).reshape(-1, 4)
+                if not objects or float(box_iou(torch.tensor([box]), boxes).max()) < 0.05:
                     paint = torch.tensor(COLOURS[colour], dtype=torch.float)[:, None, None]
                     image = image * (1 - alpha) + paint * alpha
-                    mask[alpha > LEAST_ALPHA] = int(labels[number]) + 1
-                    things.append(Thing(int(labels[number]), colour, box))
+                    mask[alpha > MIN_ALPHA] = digit + 1
+                    objects.append(SceneObject(digit, colour, box))
                     break
-        return Scene(image.round().clamp(0, 255).to(torch.uint8), things, mask)
+        return Scene(image.round().clamp(0, 255).to(torch.uint8), objects, mask)
 
-    def ground(self, draws: torch.Generator) -> Tensor:
-        """(3, px, px) float: a dark colour, clouds of it and grain."""
-        base = 30 + 60 * torch.rand(3, 1, 1, generator=draws)
-        clouds = F.interpolate(torch.randn(1, 3, 5, 5, generator=draws), size=(self.px, self.px), mode="bicubic")[0]
-        return (base + 14 * clouds + 6 * torch.randn(3, self.px, self.px, generator=draws)).clamp(0, 255)
+    def draw_background(self, rng: torch.Generator) -> Tensor:
+        """Draws (3, px, px) float: a dark colour with clouds and Gaussian noise."""
+        base = 30 + 60 * torch.rand(3, 1, 1, generator=rng)
+        clouds = F.interpolate(torch.randn(1, 3, 5, 5, generator=rng), size=(self.px, self.px), mode="bicubic")[0]
+        return (base + 14 * clouds + 6 * torch.randn(3, self.px, self.px, generator=rng)).clamp(0, 255)
+
+    def draw_split(self, split: str, count: int) -> tuple[Tensor, list[Scene]]:
+        """Returns the images (N, 3, px, px) uint8 of the first `count` scenes, and the scenes."""
+        scenes = [self.draw(split, index) for index in range(count)]
+        return torch.stack([scene.image for scene in scenes]), scenes
 
 
-def stroke(image: Tensor, size: int) -> Tensor:
-    """A digit (1, 8, 8) uint8 as its opacity (size, size) in [0, 1]."""
+def stroke_alpha(image: Tensor, size: int) -> Tensor:
+    """Returns the opacity (size, size) in [0, 1] of a digit (1, 8, 8) uint8."""
     larger = F.interpolate(image[None].float() / 255, size=(size, size), mode="bilinear", align_corners=False)[0, 0]
     return ((larger - 0.2) / 0.5).clamp(0, 1)
 
 
-def extent(inside: Tensor) -> tuple[int, int, int, int]:
-    """The tight box (x1, y1, x2, y2) around what is True."""
+def tight_box(inside: Tensor) -> tuple[int, int, int, int]:
+    """Returns (x1, y1, x2, y2) around the pixels of (H, W) that are True."""
     rows, columns = inside.any(1).nonzero()[:, 0].tolist(), inside.any(0).nonzero()[:, 0].tolist()
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
-class SceneBoxes(DataModule):
-    """Scenes with their boxes; the class is the digit. `num_train` scenes, EVALUATED each for validation and test."""
+def counts_by_split(num_train: int) -> dict[str, int]:
+    """The number of scenes of each split."""
+    return {"train": num_train, "val": NUM_EVALUATION, "test": NUM_EVALUATION}
 
-    batch_type: type = DetectionBatch
 
-    def __init__(self, *, image_px: int, channels: int, num_classes: int, sizes_px: list[int], most: int,
-                 num_train: int, **keys: Any):
+class SceneBoxes(DataModule[DetectionBatch, Tensor]):
+    """Scenes with boxes: `num_train` to train on, NUM_EVALUATION each for validation and test; the other keys as for
+    Scenes."""
+
+    batch_type = DetectionBatch
+    input_kind = "image"
+
+    def __init__(self, *, channels: int, num_classes: int, image_px: int, sizes_px: list[int], max_objects: int,
+                 num_train: int, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
-        if len(sizes_px) != 2 or sizes_px[0] > sizes_px[1]:
-            raise ValueError(f"sizes_px must be [least, most], but is {sizes_px}")
-        self.scenes = Scenes(image_px, (sizes_px[0], sizes_px[1]), most)
-        self.num_scenes = {"train": num_train, "val": EVALUATED, "test": EVALUATED}
+        self.scenes, self.num_scenes = Scenes(image_px, sizes_px, max_objects), counts_by_split(num_train)
+        self.channels = channels
         self.images: dict[str, Tensor] = {}
         self.targets: dict[str, list[dict[str, Tensor]]] = {}
 
     def load(self) -> None:
         self.class_names = [str(digit) for digit in range(10)]
-        for split, count in self.num_scenes.items():
-            drawn = [self.scenes.draw(split, index) for index in range(count)]
-            self.images[split] = torch.stack([scene.image for scene in drawn])
-            self.targets[split] = [as_target(scene.things) for scene in drawn]
+        for split in SPLITS:
+            self.images[split], scenes = self.scenes.draw_split(split, self.num_scenes[split])
+            self.targets[split] = [{"boxes": torch.tensor([obj.box for obj in scene.objects]).float().reshape(-1, 4),
+                                    "labels": torch.tensor([obj.digit for obj in scene.objects]).long()}
+                                   for scene in scenes]
 
     def num_samples(self, split: str) -> int:
         return len(self.targets[split])
 
-    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
-        for indices in batches:
-            known = indices[indices >= 0].tolist()  # -1 fills the last batch among several processes
-            yield DetectionBatch([self.images[split][i] for i in known],
-                                 [dict(self.targets[split][i]) for i in known])
-
-    def write_samples(self, folder: Path) -> str:
-        for number, image in enumerate(self.images["test"][:8]):
-            to_pil_image(image).save(folder / f"{number:02d}.png")
-        return f"input={folder}"
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
+        """An index of -1 gives no sample."""
+        for batch in batches:
+            indices = batch[batch >= 0].tolist()
+            yield DetectionBatch([self.images[split][i] for i in indices],
+                                 [dict(self.targets[split][i]) for i in indices])
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, 3, px, px) uint8 of the training split, for statistics."""
         return self.images["train"][:at_most]
 
+    def read_input(self, path: Path) -> Tensor:
+        return read_image(path, self.channels)
 
-def as_target(things: list[Thing]) -> dict[str, Tensor]:
-    boxes = torch.tensor([thing.box for thing in things], dtype=torch.float).reshape(-1, 4)
-    return {"boxes": boxes, "labels": torch.tensor([thing.digit for thing in things], dtype=torch.long)}
+    def encode_inputs(self, inputs: list[Tensor]) -> DetectionBatch:
+        return without_boxes(inputs)
+
+    def write_samples(self, folder: Path) -> str:
+        return write_images(self.images["test"][:8], folder)
+
+
+class SceneMasks(DataModule[SegmentationBatch, Tensor]):
+    """Scenes with the class of every pixel, the background being one; the keys as for SceneBoxes."""
+
+    batch_type = SegmentationBatch
+    input_kind = "image"
+
+    def __init__(self, *, channels: int, num_classes: int, image_px: int, sizes_px: list[int], max_objects: int,
+                 num_train: int, **keys: Unpack[DataKeys]):
+        super().__init__(**keys)
+        self.scenes, self.num_scenes = Scenes(image_px, sizes_px, max_objects), counts_by_split(num_train)
+        self.channels, self.image_px = channels, image_px
+        self.images: dict[str, Tensor] = {}
+        self.masks: dict[str, Tensor] = {}
+
+    def load(self) -> None:
+        self.class_names = ["background", *(str(digit) for digit in range(10))]
+        for split in SPLITS:
+            self.images[split], scenes = self.scenes.draw_split(split, self.num_scenes[split])
+            self.masks[split] = torch.stack([scene.mask for scene in scenes])
+
+    def num_samples(self, split: str) -> int:
+        return len(self.masks[split])
+
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
+        """An index of -1 gives no sample."""
+        for batch in batches:
+            indices = batch[batch >= 0]
+            yield SegmentationBatch(self.images[split][indices], self.masks[split][indices])
+
+    def training_pixels(self, at_most: int) -> Tensor:
+        return self.images["train"][:at_most]
+
+    def read_input(self, path: Path) -> Tensor:
+        return read_image(path, self.channels)
+
+    def encode_inputs(self, inputs: list[Tensor]) -> SegmentationBatch:
+        return without_masks(inputs, self.image_px)
+
+    def write_samples(self, folder: Path) -> str:
+        return write_images(self.images["test"][:8], folder)
+
+
+class SceneDigits(InMemoryImages):
+    """Scenes of one digit each, which is the label. `digits`: the classes, two or more of 0 to 9, each once; a
+    classifier of these is a pretrained backbone for models of other scenes. Raises ValueError."""
+
+    def __init__(self, *, sizes_px: list[int], num_train: int, digits: Sequence[int] = range(10),
+                 **keys: Unpack[ImageKeys]):
+        super().__init__(**keys)
+        if len({*digits}) != len(digits) or len(digits) < 2 or not {*digits} <= {*range(10)}:
+            raise ValueError(f"digits must be two or more of 0 to 9, each once, but are {list(digits)}")
+        self.digits = sorted(digits)
+        self.num_classes = len(digits)
+        self.scenes, self.num_scenes = Scenes(self.image_px, sizes_px, 1, digits), counts_by_split(num_train)
+
+    def load(self) -> None:
+        self.class_names = [str(digit) for digit in self.digits]
+        for split in SPLITS:
+            images, scenes = self.scenes.draw_split(split, self.num_scenes[split])
+            labels = torch.tensor([self.digits.index(scene.objects[0].digit) for scene in scenes])
+            self.splits[split] = Split(images, labels)

@@ -1,7 +1,7 @@
-"""Photographs with a PNG mask each, the class of every pixel: a person's own folder, CamVid, PASCAL VOC.
+"""Photos with a PNG mask each, which has the class of every pixel: what their layouts share (mask_folders.py, voc.py).
 
-A mask has one number a pixel, grey or by a palette: the class, or IGNORED_PIXEL = 255, which is not scored. Every pair
-of files is held against each other, and every mask's numbers against the classes, before the first step.
+A mask is grey or has a palette; the value of a pixel is its class, or IGNORED_PIXEL = 255, which is not scored. The
+size of each mask is compared with its photo's and its values with the classes before the first step.
 """
 
 from __future__ import annotations
@@ -9,153 +9,170 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
-from dltrain.data.classification import PICTURES, read_image
-from dltrain.data.detection import SPLITS, names_in, size_of
-from dltrain.data.loader import DataModule
-from dltrain.data.voc import fetch
+from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
+from dltrain.data.decoded import decode_batches
+from dltrain.data.images import copy_images, image_size, join_faults, read_central_squares, read_image
+from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
 
 
-class Pair(NamedTuple):
+class MaskPair(NamedTuple):
     image: Path
     mask: Path
 
 
-class PhotoMasks(DataModule):
-    """A subclass says `pairs` and sets `class_names`. Photos whose long side is above `image_px` are scaled to it, then
-    all are filled up below and on the right to one size, the largest; what is filled up is not scored.
+class MaskKeys(DataKeys):
+    root: str | None
+    channels: int
+    image_px: int
+    num_classes: int | None
+    val_share: float
+    num_workers: int
 
-    `not_scored`: a number in the masks that is read as IGNORED_PIXEL."""
+
+class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
+    """Photos with masks from files. A subclass gives `find_pairs`. Photos whose long side is above `image_px` are
+    scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
+
+    `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""
 
     batch_type = SegmentationBatch
-    not_scored: int | None = None
+    input_kind = "image"
+    ignored_value: int | None = None
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
-                 num_workers: int, **keys: Any):
+                 num_workers: int, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.root, self.channels, self.image_px, self.num_classes = root, channels, image_px, num_classes
         self.val_share, self.num_workers = val_share, num_workers
-        self.splits: dict[str, list[Pair]] = {}
-        self.frame = (0, 0)  # height and width of every image of a batch
+        self.pairs: dict[str, list[MaskPair]] = {}
+        self.padded_size = (0, 0)  # height and width of every image of a batch
 
-    def pairs(self, root: Path) -> dict[str, list[Pair]]:
-        """The pairs of each split, that of val empty where a share of train is to be held out."""
+    def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
+        """Sets `class_names` and returns the pairs of each split; that of val is empty if a share of train is to be
+        held out."""
         raise NotImplementedError
 
-    def find(self) -> Path:
-        if self.root is None:
-            raise DataError("data.root must be given: the folder with the images and masks")
-        root = Path(self.root).expanduser()
+    def load(self) -> None:
+        root = require_root(self.root, "the folder with the images and masks")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
-        return root
+        self.pairs = self.find_pairs(root)
+        if not self.pairs["val"]:
+            self.pairs["train"], self.pairs["val"] = hold_out(self.pairs["train"], self.val_share, "val", "images",
+                                                              "val", "masks")
+        check_num_classes(self.num_classes, self.class_names, self.root)
+        sizes = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
-    def load(self) -> None:
-        self.splits = self.pairs(self.find())
-        if not self.splits["val"]:
-            self.splits["train"], self.splits["val"] = held_out(self.splits["train"], self.val_share, "val")
-        if self.num_classes not in (None, len(self.class_names)):
-            raise DataError(f"data.num_classes={self.num_classes}, but {self.root} has {len(self.class_names)} classes")
-        pairs = [pair for split in SPLITS for pair in self.splits[split]]
+    def check_pairs(self, pairs: list[MaskPair]) -> list[tuple[int, int]]:
+        """Returns the size (height, width) at which each pair is read. Raises DataError with the first three bad
+        ones."""
+        sizes, faults = [], []
         with ThreadPoolExecutor(8) as pool:
-            looks = pool.map(self.looked_at, pairs)
-            seen = list(track(looks, f"checking {len(pairs)} masks", len(pairs), transient=True,
-                              disable=not sys.stdout.isatty()))
-        if faults := [one for one in seen if isinstance(one, str)]:
-            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-            raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {'; '.join(faults[:3])}{more}")
-        sizes = [one for one in seen if not isinstance(one, str)]
-        self.frame = (max(h for h, _ in sizes), max(w for _, w in sizes))
+            for size, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks", len(pairs),
+                                     transient=True, disable=not sys.stdout.isatty()):
+                sizes.append(size)
+                faults += [fault] if fault else []
+        if faults:
+            raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {join_faults(faults)}")
+        return sizes
 
-    def looked_at(self, pair: Pair) -> tuple[int, int] | str:
-        """The size (height, width) at which a pair is read, or what is wrong with it."""
+    def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], str]:
+        """Returns the size (height, width) at which the pair is read, and what is wrong with it or ""."""
         try:
-            size = size_of(pair.image)
+            size = image_size(pair.image)
             mask = read_mask(pair.mask)
         except DataError as error:
-            return str(error)
+            return (0, 0), str(error)
         if mask.shape[::-1] != size:
-            return (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is "
-                    f"{mask.shape[1]} x {mask.shape[0]}")
+            return (0, 0), (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is "
+                            f"{mask.shape[1]} x {mask.shape[0]}")
         wrong = [int(value) for value in np.unique(mask)
-                 if value >= len(self.class_names) and value not in (IGNORED_PIXEL, self.not_scored)]
+                 if value >= len(self.class_names) and value not in (IGNORED_PIXEL, self.ignored_value)]
         if wrong:
-            return (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are {len(self.class_names)} "
-                    f"classes, from 0 on; {IGNORED_PIXEL} is not scored")
-        return scaled_size(size, self.image_px)
+            return (0, 0), (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are "
+                            f"{len(self.class_names)} classes, from 0 on; {IGNORED_PIXEL} is not scored")
+        return scaled_size(size, self.image_px), ""
 
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}
 
     def describe(self) -> str:
-        return f"{super().describe()}, {len(self.class_names)} classes, {self.frame[1]} x {self.frame[0]} px"
+        height, width = self.padded_size
+        return f"{super().describe()}, {len(self.class_names)} classes, {width} x {height} px"
 
     def num_samples(self, split: str) -> int:
-        return len(self.splits[split])
+        return len(self.pairs[split])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
-        """Workers read ahead; the batches are the same with any number of them."""
-        decoded = Decoded(self.splits[split], self.channels, self.image_px, self.frame, self.not_scored)
-        yield from DataLoader(decoded, batch_sampler=[batch[batch >= 0].tolist() for batch in batches],
-                              num_workers=self.num_workers, collate_fn=as_batch, generator=torch.Generator())
+        """An index of -1 gives no sample."""
+        decode = partial(decode_pair, channels=self.channels, image_px=self.image_px, padded_size=self.padded_size,
+                         ignored_value=self.ignored_value)
+        return decode_batches(self.pairs[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
+                              collate_pairs)
 
     def training_pixels(self, at_most: int) -> Tensor:
-        """(N, C, 64, 64) uint8: the central squares of up to 200 photos, for statistics."""
-        return torch.stack([read_image(pair.image, self.channels, 64) for pair in self.splits["train"][:200]])
+        """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
+        return read_central_squares([pair.image for pair in self.pairs["train"][:200]], self.channels)
+
+    def read_input(self, path: Path) -> Tensor:
+        return read_image(path, self.channels)
+
+    def encode_inputs(self, inputs: list[Tensor]) -> SegmentationBatch:
+        return without_masks(inputs, self.image_px)
 
     def write_samples(self, folder: Path) -> str:
-        for pair in self.splits["test"][:4]:
-            (folder / pair.image.name).write_bytes(pair.image.read_bytes())
-        return f"input={folder}"
+        return copy_images([pair.image for pair in self.pairs["test"][:4]], folder)
 
 
-class Decoded(Dataset[tuple[Tensor, Tensor]]):
-    """image (C, H, W) uint8 and mask (H, W) int64 of one pair, in the frame. Runs in a worker process."""
-
-    def __init__(self, pairs: list[Pair], channels: int, image_px: int, frame: tuple[int, int],
-                 not_scored: int | None):
-        self.pairs, self.channels, self.image_px = pairs, channels, image_px
-        self.frame, self.not_scored = frame, not_scored
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pair = self.pairs[index]
-        image = scaled_image(read_image(pair.image, self.channels), self.image_px)
-        h, w = image.shape[1:]
-        numbers = Image.fromarray(read_mask(pair.mask)).resize((w, h), Image.Resampling.NEAREST)
-        mask = torch.from_numpy(np.asarray(numbers).copy()).long()
-        if self.not_scored is not None:
-            mask[mask == self.not_scored] = IGNORED_PIXEL
-        below = (0, self.frame[1] - w, 0, self.frame[0] - h)
-        return F.pad(image, below), F.pad(mask, below, value=IGNORED_PIXEL)
+def decode_pair(pair: MaskPair, channels: int, image_px: int, padded_size: tuple[int, int],
+                ignored_value: int | None) -> tuple[Tensor, Tensor]:
+    """Reads image (C, H, W) uint8 and mask (H, W) int64, both padded to `padded_size`."""
+    image = scale_image(read_image(pair.image, channels), image_px)
+    h, w = image.shape[1:]
+    values = Image.fromarray(read_mask(pair.mask)).resize((w, h), Image.Resampling.NEAREST)
+    mask = torch.from_numpy(np.asarray(values).copy()).long()
+    if ignored_value is not None:
+        mask[mask == ignored_value] = IGNORED_PIXEL
+    padding = (0, padded_size[1] - w, 0, padded_size[0] - h)
+    return F.pad(image, padding), F.pad(mask, padding, value=IGNORED_PIXEL)
 
 
-def as_batch(samples: list[tuple[Tensor, Tensor]]) -> SegmentationBatch:
+def collate_pairs(samples: list[tuple[Tensor, Tensor]]) -> SegmentationBatch:
     return SegmentationBatch(torch.stack([image for image, _ in samples]), torch.stack([mask for _, mask in samples]))
 
 
+def without_masks(images: list[Tensor], image_px: int) -> SegmentationBatch:
+    """Returns images (C, Hi, Wi) uint8 scaled as in training and padded to the largest one's size; no pixel is
+    scored."""
+    scaled = [scale_image(image, image_px) for image in images]
+    height, width = (max(image.shape[side] for image in scaled) for side in (1, 2))
+    padded = torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in scaled])
+    return SegmentationBatch(padded, torch.full((len(images), height, width), IGNORED_PIXEL))
+
+
 def scaled_size(size: tuple[int, int], image_px: int) -> tuple[int, int]:
-    """(width, height) to (height, width) of the image whose long side is at most image_px."""
+    """Returns the (height, width) of an image (width, height) after its long side is scaled down to image_px."""
     scale = min(1.0, image_px / max(size))
     return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
 
 
-def scaled_image(image: Tensor, image_px: int) -> Tensor:
-    """(C, H, W) uint8 with its long side scaled to image_px where it is longer."""
+def scale_image(image: Tensor, image_px: int) -> Tensor:
+    """Scales an image (C, H, W) uint8 so that its long side has at most image_px."""
     size = scaled_size((image.shape[2], image.shape[1]), image_px)
     if size == tuple(image.shape[1:]):
         return image
@@ -163,102 +180,16 @@ def scaled_image(image: Tensor, image_px: int) -> Tensor:
     return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
-def read_mask(path: Path) -> Any:
-    """(H, W) uint8: the number of each pixel, of a palette image its place in the palette. Raises DataError."""
+def read_mask(path: Path) -> npt.NDArray[np.uint8]:
+    """Reads a mask as (H, W) uint8: the value of each pixel, in an image with a palette its place in the palette.
+    Raises DataError."""
     try:
         with Image.open(path) as opened:
             if opened.mode not in ("L", "P", "1"):
-                raise DataError(f"{path}: a mask must have one number of 8 bits a pixel (grey or palette), but is "
+                raise DataError(f"{path}: a mask must have one value of 8 bits per pixel (grey or palette), but is "
                                 f"{opened.mode}")
             return np.asarray(opened).astype(np.uint8)
     except FileNotFoundError:
         raise DataError(f"no mask {path}") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
-
-
-def held_out(pairs: list[Pair], share: float, purpose: str) -> tuple[list[Pair], list[Pair]]:
-    """The rest, and a share of at least one, the same for every run. Raises DataError where nothing would be left."""
-    count = max(1, round(share * len(pairs)))
-    if count >= len(pairs):
-        raise DataError(f"{len(pairs)} images are too few to hold a {purpose} split out")
-    order = torch.randperm(len(pairs), generator=generator("split", purpose, "masks")).tolist()
-    return [pairs[i] for i in sorted(order[count:])], [pairs[i] for i in sorted(order[:count])]
-
-
-def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their names, hidden ones left out. Raises DataError where there are none."""
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES
-             and not path.name.startswith(".")} if folder.is_dir() else {}
-    if not found:
-        raise DataError(f"{folder}: no pictures")
-    return found
-
-
-class MaskFolder(PhotoMasks):
-    """A person's own: root/images/*, root/masks/*.png of the same names, root/classes.txt with a name a line for the
-    numbers from 0 on; root/{train,val,test}.txt with names, or a split by shares."""
-
-    def __init__(self, *, test_share: float, **keys: Any):
-        super().__init__(**keys)
-        self.test_share = test_share
-
-    def pairs(self, root: Path) -> dict[str, list[Pair]]:
-        if not (root / "classes.txt").is_file():
-            raise DataError(f"{root}: no classes.txt; it must have the name of each number in the masks, a line each, "
-                            "from 0 on")
-        names = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
-        self.class_names = self.vocabularies.setdefault("labels", [name.strip() for name in names if name.strip()])
-        images = pictures_by_stem(root / "images")
-        every = {name: Pair(image, root / f"masks/{name}.png") for name, image in images.items()}
-        lists = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
-        if lists and not {"train", "test"} <= {*lists}:
-            raise DataError(f"{root}: has {', '.join(f'{split}.txt' for split in lists)}, but needs both train.txt and "
-                            "test.txt")
-        found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-        for split, file in lists.items():
-            for name in names_in(file):
-                stem = name if name in every else Path(name).stem
-                if stem not in every:
-                    raise DataError(f"{file}: no image {root}/images/{name}")
-                found[split].append(every[stem])
-        if not lists:
-            found["train"], found["test"] = held_out(list(every.values()), self.test_share, "test")
-        return found
-
-
-class CamVid(PhotoMasks):
-    """root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes and 11 for what is not scored (G.
-    Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
-
-    not_scored = 11
-
-    def pairs(self, root: Path) -> dict[str, list[Pair]]:
-        self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
-                            "bicyclist"]
-        return {split: [Pair(image, root / f"{split}annot/{name}.png")
-                       for name, image in pictures_by_stem(root / split).items()] for split in SPLITS}
-
-
-VOC_CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-               "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-               "tvmonitor"]
-
-
-class VocMasks(PhotoMasks):
-    """root/VOCdevkit/VOC2012: ImageSets/Segmentation's train is trained on, less a share for validation, its val is the
-    test split, whose own masks are not public (M. Everingham et al., 2010)."""
-
-    def __init__(self, *, download: bool, **keys: Any):
-        super().__init__(**keys)
-        self.download = download
-
-    def pairs(self, root: Path) -> dict[str, list[Pair]]:
-        place = root / "VOCdevkit/VOC2012"
-        if not (place / "SegmentationClass").is_dir():
-            fetch("VOCSegmentation", root, "2012", ("trainval",), self.download)
-        self.class_names = list(VOC_CLASSES)
-        lists = place / "ImageSets/Segmentation"
-        return {split: [Pair(place / f"JPEGImages/{name}.jpg", place / f"SegmentationClass/{name}.png")
-                       for name in names_in(lists / f"{listed}.txt")] if listed else []
-                for split, listed in (("train", "train"), ("val", ""), ("test", "val"))}

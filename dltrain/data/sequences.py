@@ -1,80 +1,88 @@
-"""What sequences of different lengths share: samples as lists of numbers in memory, padded to a batch's longest.
+"""Sequences of different lengths: texts to symbols, symbols to indices, indices to padded batches.
 
-A subclass reads its samples, a tuple of number lists each, makes batches of them and says what a person's own text
-becomes. `Tokenizer` turns texts to symbols and back, by characters or by words.
+A vocabulary is the list of symbols of the training split, behind SPECIAL_SYMBOLS; it is kept with the run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, NotRequired, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
-from dltrain.batches import PAD, UNKNOWN, generator
-from dltrain.data.loader import DataModule
-from dltrain.data.vocabulary import SPECIAL, characters_of, numbered, read_text, words_of
-from dltrain.errors import DataError
+from dltrain.batches import PAD, UNKNOWN
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
+from dltrain.data.loader import BatchT
 
-SPLITS = ("train", "val", "test")
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # words, and marks by themselves
-Sample = tuple[Any, ...]
+SPECIAL_SYMBOLS = ["<pad>", "<unk>", "<start>", "<end>"]  # at PAD, UNKNOWN, START, END
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # a word or a punctuation mark
+SampleT = TypeVar("SampleT", bound=tuple[list[int], object])  # the input's indices, and the target
 
 
-class Sequences(DataModule):
-    """`bucketed`: training samples of like length come together."""
+class SequenceKeys(DataKeys):
+    bucket_by_length: NotRequired[bool]
 
-    def __init__(self, *, bucketed: bool = True, **keys: Any):
+
+class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
+    """Sequences in memory. A subclass sets `samples` in `load`, and gives `collate` and `hide_target`.
+
+    `bucket_by_length`: training samples whose inputs have similar length share a batch."""
+
+    input_kind = "text"
+
+    def __init__(self, *, bucket_by_length: bool = True, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
-        self.bucketed = bucketed
+        self.bucket_by_length = bucket_by_length
         self.eval_batch_size = max(self.batch_size, 128)
-        self.samples: dict[str, list[Sample]] = {}  # the first of each is what is read
+        self.samples: dict[str, list[SampleT]] = {}
 
     def num_samples(self, split: str) -> int:
         return len(self.samples[split])
 
     def lengths(self) -> Tensor | None:
-        return torch.tensor([len(sample[0]) for sample in self.samples["train"]]) if self.bucketed else None
+        if not self.bucket_by_length:
+            return None
+        return torch.tensor([len(tokens) for tokens, _ in self.samples["train"]])
 
-    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]:
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[BatchT]:
         samples = self.samples[split]
         for indices in batches:
-            yield self.batch([samples[i] if i >= 0 else self.unscored(samples[0]) for i in indices.tolist()])
+            yield self.collate([samples[i] if i >= 0 else self.hide_target(samples[0]) for i in indices.tolist()])
 
-    def batch(self, samples: list[Sample]) -> Any:
+    def collate(self, samples: list[SampleT]) -> BatchT:
         raise NotImplementedError
 
-    def unscored(self, sample: Sample) -> Sample:
-        """One like this that only fills a batch."""
+    def hide_target(self, sample: SampleT) -> SampleT:
+        """Returns the sample with a target that is not scored."""
         raise NotImplementedError
 
-    def counted(self, what: str) -> str:
-        """The sizes, and what share of the symbols of the held-out splits the vocabulary has not."""
-        sizes = ", ".join(f"{len(self.samples[split]):,} {split}" for split in SPLITS)
-        unknown = {split: share_unknown(self.samples[split]) for split in SPLITS}
-        told = ", ".join(f"{share:.1%} in {split}" for split, share in unknown.items() if share)
-        symbols = " and ".join(f"{len(found):,}" for name, found in self.vocabularies.items() if name != "labels")
-        return f"{sizes} {what} of {symbols} symbols" + (f" (unknown: {told})" if told else "")
+    def describe_counts(self, noun: str) -> str:
+        """States the number of samples and of symbols, and the percentage of unknown symbols where there are any."""
+        counts = ", ".join(f"{len(self.samples[split]):,} {split}" for split in SPLITS)
+        shares = {split: unknown_share([tokens for tokens, _ in self.samples[split]]) for split in SPLITS}
+        unknown = ", ".join(f"{share:.1%} in {split}" for split, share in shares.items() if share)
+        sizes = " and ".join(f"{len(symbols):,}" for name, symbols in self.vocabularies.items() if name != "labels")
+        return f"{counts} {noun} of {sizes} symbols" + (f" (unknown: {unknown})" if unknown else "")
 
 
-def share_unknown(samples: list[Sample]) -> float:
-    count = sum(len(sample[0]) for sample in samples)
-    return sum(sample[0].count(UNKNOWN) for sample in samples) / max(count, 1)
+def unknown_share(rows: Sequence[list[int]]) -> float:
+    count = sum(map(len, rows))
+    return sum(row.count(UNKNOWN) for row in rows) / max(count, 1)
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int = PAD) -> tuple[Tensor, tuple[int, ...]]:
-    """(B, T) int64, and the rows' own lengths."""
+def pad_sequences(rows: Sequence[Sequence[int]], fill: int = PAD) -> tuple[Tensor, tuple[int, ...]]:
+    """Returns (B, T) int64, and the length of each row before padding."""
     lengths = tuple(len(row) for row in rows)
     longest = max(lengths)
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows]), lengths
 
 
 class Tokenizer:
-    """By characters or, with `words`, by words and marks; all in lower case where `lower`. A word is known that comes
-    at least `min_count` times in the training split; a character, once."""
+    """Splits a text into characters or, with `words`, into words and punctuation marks; with `lower` in lower case.
+    Words that occur fewer than `min_count` times in the training split are unknown."""
 
     def __init__(self, words: bool, lower: bool = False, min_count: int = 1):
         self.words, self.lower, self.min_count = words, lower, min_count
@@ -85,54 +93,33 @@ class Tokenizer:
 
     def vocabulary(self, texts: Sequence[str]) -> list[str]:
         if self.words:
-            return words_of(map(self.split, texts), self.min_count)
-        return characters_of("".join("".join(self.split(text)) for text in texts))
+            return word_vocabulary(map(self.split, texts), self.min_count)
+        return character_vocabulary("".join("".join(self.split(text)) for text in texts))
+
+    def encode(self, text: str, indices: dict[str, int]) -> list[int]:
+        """`indices`: those of the symbols, by index_symbols."""
+        return encode_symbols(self.split(text), indices)
 
     def join(self, symbols: Sequence[str]) -> str:
         return (" " if self.words else "").join(symbols)
 
 
-def places_of(symbols: list[str]) -> dict[str, int]:
-    """Each symbol's number, the special ones left out: a text that says <pad> means its letters."""
-    return {symbol: number for number, symbol in enumerate(symbols) if number >= len(SPECIAL)}
+def character_vocabulary(text: str) -> list[str]:
+    """Returns the special symbols, then the characters by code point."""
+    return SPECIAL_SYMBOLS + sorted(set(text))
 
 
-def encoder(tokenizer: Tokenizer, symbols: list[str]) -> Callable[[str], list[int]]:
-    places = places_of(symbols)
-    return lambda text: numbered(tokenizer.split(text), places)
+def word_vocabulary(sentences: Iterable[Sequence[str]], min_count: int = 1) -> list[str]:
+    """Returns the special symbols, then the words by decreasing count and, among equal counts, by name."""
+    counts = Counter(word for words in sentences for word in words)
+    kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+    return SPECIAL_SYMBOLS + kept
 
 
-def lines_of(file: Path, encoding: str) -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers."""
-    text = read_text(file, encoding)
-    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+def index_symbols(vocabulary: list[str]) -> dict[str, int]:
+    """Returns the index of each symbol but the special ones: the letters "<pad>" in a text are not PAD."""
+    return {symbol: index for index, symbol in enumerate(vocabulary) if index >= len(SPECIAL_SYMBOLS)}
 
 
-def drawn_splits(samples: list[Sample], labels: Sequence[Any] | None = None) -> dict[str, list[Sample]]:
-    """80 % train, 10 % val, 10 % test, the same for every seed; of each label its own share, where there are labels."""
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-    groups: dict[Any, list[Sample]] = {}
-    for sample, label in zip(samples, labels or [0] * len(samples), strict=True):
-        groups.setdefault(label, []).append(sample)
-    for label in sorted(groups):
-        group = groups[label]
-        order = torch.randperm(len(group), generator=generator("split", str(label))).tolist()
-        one, two = round(len(group) * 0.8), round(len(group) * 0.9)
-        for split, chosen in zip(SPLITS, (order[:one], order[one:two], order[two:]), strict=True):
-            splits[split] += [group[i] for i in sorted(chosen)]
-    return splits
-
-
-def found_splits(root: Path, tails: Sequence[str], key: str) -> dict[str, Path]:
-    """The files of the three splits in a folder, by the beginning or middle of their names. Raises DataError."""
-    found = {}
-    for split, names in (("train", ("train",)), ("val", ("val", "dev", "valid")), ("test", ("test",))):
-        fits = [file for file in sorted(root.iterdir()) if file.is_file()
-                and any(name in re.split(r"[^a-z]+", file.stem.lower()) for name in names)
-                and (not tails or file.name.endswith(tuple(tails)))]
-        if len(fits) != 1:
-            said = "none" if not fits else ", ".join(file.name for file in fits[:4])
-            raise DataError(f"{key}={root}: must have one {split} file ({' or '.join(names)} in its name"
-                            f"{', ending in ' + ' or '.join(tails) if tails else ''}), but has {said}")
-        found[split] = fits[0]
-    return found
+def encode_symbols(symbols: Sequence[str], indices: dict[str, int]) -> list[int]:
+    return [indices.get(symbol, UNKNOWN) for symbol in symbols]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import urllib.error
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision import datasets
 
-from dltrain.batches import generator
-from dltrain.data.classification import ResidentImages, Split
+from dltrain.data.classification import ImageKeys, InMemoryImages, Split
+from dltrain.data.download import download_dataset
+from dltrain.data.splits import stratified_indices
 from dltrain.errors import DataError
 
-# where torchvision looks, below root; and where the files come from (facts of the data sets' own pages)
+# where torchvision looks, below root; and where the files come from (as the pages of the data sets say)
 PLACES = {
     "MNIST": ("MNIST/raw", "train-images-idx3-ubyte and three more", datasets.MNIST.mirrors[-1]),
     "FashionMNIST": ("FashionMNIST/raw", "train-images-idx3-ubyte and three more", datasets.FashionMNIST.mirrors[0]),
@@ -23,80 +23,54 @@ PLACES = {
     "CIFAR100": ("cifar-100-python", "train and test", datasets.CIFAR100.url),
     "SVHN": ("", "train_32x32.mat and test_32x32.mat", datasets.SVHN.split_list["train"][0]),
 }
-SPLIT_SEED = 0  # the validation cut is the same for every run, so that runs can be compared
 
 
-class TorchvisionImages(ResidentImages):
-    """`source` is the class's name in torchvision.datasets. A stratified validation split of `num_val` images is cut
-    from the training split (He et al. 2015 on CIFAR: 45k / 5k); of the rest `num_train` are kept, None for all; the
-    test split is torchvision's."""
+class TorchvisionImages(InMemoryImages):
+    """A data set by the name of its class in torchvision.datasets, `source`. A stratified validation split of `num_val`
+    images is held out of the training split (He et al. 2015 on CIFAR: 45k / 5k); of the others `num_train` are trained
+    on, None for all; the test split is torchvision's."""
 
     def __init__(self, *, source: str, root: str, num_val: int, num_train: int | None = None, download: bool = True,
-                 **keys: Any):
+                 **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
         self.num_train = num_train
         self.source, self.root, self.num_val, self.download = source, Path(root).expanduser(), num_val, download
 
     def load(self) -> None:
-        images, labels, self.class_names = self.fetch(train=True)
+        images, labels = self.read_split("train")
         if not 0 < self.num_val < len(labels):
             raise DataError(f"data.num_val={self.num_val}: must be above 0 and below the {len(labels):,} training "
                             "images")
-        val = stratified(labels, self.num_val)
-        train = torch.ones(len(labels), dtype=torch.bool)
-        train[val] = False
+        val = stratified_indices(labels, self.num_val)
+        train = torch.ones(len(labels), dtype=torch.bool).scatter_(0, val, False).nonzero().flatten()
         if self.num_train is not None:
-            rest = train.nonzero().flatten()
-            if not self.num_train <= len(rest):
-                raise DataError(f"data.num_train={self.num_train}: must be at most the {len(rest):,} images that are "
-                                "left of the training split")
-            kept = rest[stratified(labels[rest], self.num_train)]
-            train = torch.zeros_like(train).scatter_(0, kept, True)
-        test_images, test_labels, _ = self.fetch(train=False)
+            if not self.num_train <= len(train):
+                raise DataError(f"data.num_train={self.num_train}: must be at most the {len(train):,} training images "
+                                "that are not held out for validation")
+            train = train[stratified_indices(labels[train], self.num_train)]
         self.splits = {"train": Split(images[train], labels[train]), "val": Split(images[val], labels[val]),
-                      "test": Split(test_images, test_labels)}
+                       "test": self.read_split("test")}
 
-    def fetch(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-        """images (N, C, H, W) uint8, labels (N,) int64, class names. Downloads what is missing, if it may."""
-        which: dict[str, Any] = {"split": "train" if train else "test"} if self.source == "SVHN" else {"train": train}
-        make = getattr(datasets, self.source)
+    def read_split(self, split: str) -> Split:
+        """Reads a split and sets `class_names`. Downloads missing files if `download` allows it."""
+        construct = partial(getattr(datasets, self.source), self.root,
+                            **{"split": split} if self.source == "SVHN" else {"train": split == "train"})
+        place, files, url = PLACES[self.source]
         try:
-            found = make(self.root, download=False, **which)
+            source = construct(download=False)
         except RuntimeError:
-            found = self.fetched(make, which)
+            source = download_dataset(
+                partial(construct, download=True), self.source, self.root,
+                f"put {url} unpacked into {self.root / place} ({files}), or set data.root; data=digits needs no "
+                "download", self.download)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{self.root}: {self.source} cannot be read: {error}") from error
-        pixels = torch.as_tensor(np.asarray(found.data))
+        pixels = torch.as_tensor(np.asarray(source.data))
         if pixels.dim() == 3:  # (N, H, W)
             pixels = pixels.unsqueeze(1)
         elif pixels.shape[3] == 3:  # (N, H, W, 3)
             pixels = pixels.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(np.asarray(found.labels if self.source == "SVHN" else found.targets)).long()
-        names = list(getattr(found, "classes", [str(digit) for digit in range(10)]))
-        return pixels.contiguous(), labels, [name.partition(" - ")[0] for name in names]
-
-    def fetched(self, make: Any, which: dict[str, Any]) -> Any:
-        place, files, address = PLACES[self.source]
-        where = f"{address} unpacked into {self.root / place} ({files})"
-        free = "data=digits needs no download"
-        if not self.download:
-            raise DataError(f"{self.source} is not in {self.root}: put {where}; {free}")
-        print(f"downloading {self.source} into {self.root}", flush=True)
-        try:
-            return make(self.root, download=True, **which)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())[:80]
-            raise DataError(f"{self.source} is not in {self.root} and cannot be downloaded ({reason}): put {where}, "
-                            f"or set data.root; {free}") from None
-
-
-def stratified(labels: Tensor, count: int) -> Tensor:
-    """Sorted indices of `count` samples, the classes in the shares that they have in `labels` (largest remainder)."""
-    num_classes = int(labels.max()) + 1
-    exact = torch.bincount(labels, minlength=num_classes).double() * count / len(labels)
-    taken = exact.floor().long()
-    for index in (exact - taken).argsort(descending=True, stable=True)[: count - int(taken.sum())]:
-        taken[index] += 1
-    shuffled = torch.randperm(len(labels), generator=generator("split", SPLIT_SEED))
-    chosen = [shuffled[labels[shuffled] == c][: int(taken[c])] for c in range(num_classes)]
-    return torch.cat(chosen).sort().values
+        labels = source.labels if self.source == "SVHN" else source.targets
+        names = map(str, range(10)) if self.source == "SVHN" else source.classes
+        self.class_names = [name.partition(" - ")[0] for name in names]
+        return Split(pixels.contiguous(), torch.as_tensor(np.asarray(labels)).long())

@@ -1,74 +1,84 @@
-"""Pairs of sequences: dates as people write them and as ISO 8601 does, or a person's own lines."""
+"""Pairs of a source and a target sequence: what the sources share, and dates that are generated."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Unpack
 
 import torch
 
 from dltrain.batches import END, START, PairBatch, generator
-from dltrain.data import sequences
-from dltrain.data.sequences import SPLITS, Sample, Sequences, Tokenizer, encoder, padded
-from dltrain.errors import DataError
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
 
-Pair = tuple[str, str]
+TextPair = tuple[str, str]
+PairSample = tuple[list[int], list[int]]  # the target with START and END
 
 
-class Pairs(Sequences):
-    """A subclass says `pairs`. A training pair with a side of more than `max_length` symbols is left out; of the
-    others, what is longer is read whole."""
+class PairKeys(SequenceKeys):
+    words: bool
+    max_length: int
+    lower: NotRequired[bool]
+    min_count: NotRequired[int]
+    vocab_size: NotRequired[int | None]
+    target_vocab_size: NotRequired[int | None]
+
+
+class TextPairs(Sequences[PairBatch, PairSample]):
+    """Pairs of texts. A subclass gives `pairs`. A training pair with a side of more than `max_length` symbols is left
+    out; longer pairs of the other splits are read whole."""
 
     batch_type = PairBatch
 
     def __init__(self, *, words: bool, max_length: int, lower: bool = False, min_count: int = 1,
-                 vocab_size: int | None = None, target_vocab_size: int | None = None, **keys: Any):
+                 vocab_size: int | None = None, target_vocab_size: int | None = None, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)
         self.tokenizer, self.max_length = Tokenizer(words, lower, min_count), max_length
         self.vocab_size, self.target_vocab_size = vocab_size, target_vocab_size
+        self.texts: dict[str, list[TextPair]] = {}
 
-    def pairs(self) -> dict[str, list[Pair]]:
-        """The splits, as texts."""
+    def pairs(self) -> dict[str, list[TextPair]]:
+        """The texts of each split."""
         raise NotImplementedError
 
     def load(self) -> None:
         self.texts = self.pairs()
-        for place, name in enumerate(("source", "target")):
+        for side, name in enumerate(("source", "target")):
             if name not in self.vocabularies:
-                self.vocabularies[name] = self.tokenizer.vocabulary([pair[place] for pair in self.texts["train"]])
-        source, target = (encoder(self.tokenizer, self.vocabularies[name]) for name in ("source", "target"))
+                self.vocabularies[name] = self.tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])
+        source_indices, target_indices = (index_symbols(self.vocabularies[name]) for name in ("source", "target"))
         for split in SPLITS:
-            both = [(source(one), [START, *target(other), END]) for one, other in self.texts[split]]
-            if split == "train":
-                both = [pair for pair in both if max(len(pair[0]), len(pair[1]) - 2) <= self.max_length]
-            self.samples[split] = [pair for pair in both if pair[0]]
+            pairs = [(self.tokenizer.encode(source, source_indices), self.tokenizer.encode(target, target_indices))
+                     for source, target in self.texts[split]]
+            self.samples[split] = [(source, [START, *target, END]) for source, target in pairs if source and (
+                split != "train" or max(len(source), len(target)) <= self.max_length)]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["source"]), "target_vocab_size": len(self.vocabularies["target"])}
 
     def describe(self) -> str:
-        return self.counted("pairs")
+        return self.describe_counts("pairs")
 
-    def batch(self, samples: list[Sample]) -> PairBatch:
-        source, source_lengths = padded([sample[0] for sample in samples])
-        target, target_lengths = padded([sample[1] for sample in samples])
+    def collate(self, samples: list[PairSample]) -> PairBatch:
+        source, source_lengths = pad_sequences([source for source, _ in samples])
+        target, target_lengths = pad_sequences([target for _, target in samples])
         return PairBatch(source, source_lengths, target, target_lengths)
 
-    def unscored(self, sample: Sample) -> Sample:
-        return (sample[0], [START])
+    def hide_target(self, sample: PairSample) -> PairSample:
+        return sample[0], [START]
 
-    def encode_inputs(self, texts: list[str]) -> PairBatch:
-        """A person's own sources as a batch, without targets."""
-        source = encoder(self.tokenizer, self.vocabularies["source"])
-        return self.batch([(source(text), [START]) for text in texts])
+    def encode_inputs(self, inputs: list[str]) -> PairBatch:
+        indices = index_symbols(self.vocabularies["source"])
+        return self.collate([(self.tokenizer.encode(text, indices), [START]) for text in inputs])
 
-    def join(self, side: str, numbers: list[int]) -> str:
-        return self.tokenizer.join([self.vocabularies[side][number] for number in numbers])
+    def join(self, side: str, indices: list[int]) -> str:
+        """The text of these symbols; `side`: source or target."""
+        return self.tokenizer.join([self.vocabularies[side][index] for index in indices])
 
     def write_samples(self, folder: Path) -> str:
-        (folder / "sources.txt").write_text("\n".join(one for one, _ in self.texts["test"][:10]) + "\n",
+        (folder / "sources.txt").write_text("\n".join(source for source, _ in self.texts["test"][:10]) + "\n",
                                             encoding="utf-8")
         return f"input={folder}/sources.txt decode=beam"
 
@@ -80,11 +90,11 @@ FIRST_DAY, LAST_DAY = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 
 
 def ordinal(day: int) -> str:
-    tail = "th" if day in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
-    return f"{day}{tail}"
+    suffix = "th" if day in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+    return f"{day}{suffix}"
 
 
-WAYS: list[Callable[[datetime.date], str]] = [
+FORMATS: list[Callable[[datetime.date], str]] = [
     lambda d: f"{d.day} {MONTHS[d.month - 1]} {d.year}",
     lambda d: f"{MONTHS[d.month - 1]} {d.day}, {d.year}",
     lambda d: f"{MONTHS[d.month - 1][:3]} {ordinal(d.day)}, {d.year}",
@@ -100,66 +110,19 @@ WAYS: list[Callable[[datetime.date], str]] = [
 ]
 
 
-class Dates(Pairs):
-    """`3rd of March 1998` and eleven other ways to `1998-03-03`, of the days from 1900 to 2099; 3/12/1998 is the
-    American way, in March. 1,000 days each are held out for validation and test, drawn once for all."""
+class Dates(TextPairs):
+    """`3rd of March 1998`, or the date in one of eleven other formats, to `1998-03-03`, for days from 1900 to 2099;
+    3/12/1998 is the American format, in March. 1,000 days each are held out for validation and test, the same for every
+    seed."""
 
-    def __init__(self, *, num_train: int, **keys: Any):
+    def __init__(self, *, num_train: int, **keys: Unpack[PairKeys]):
         super().__init__(**keys)
         self.num_train = num_train
 
-    def pairs(self) -> dict[str, list[Pair]]:
-        draws = generator("split", "dates")
-        order = torch.randperm((LAST_DAY - FIRST_DAY).days + 1, generator=draws)
-        ways = torch.randint(len(WAYS), (len(order),), generator=draws).tolist()
-        days = [FIRST_DAY + datetime.timedelta(days=number) for number in order.tolist()]
-        both = [(WAYS[way](day), day.isoformat()) for way, day in zip(ways, days, strict=True)]
-        return {"test": both[:1000], "val": both[1000:2000], "train": both[2000 : 2000 + self.num_train]}
-
-
-class PairFiles(Pairs):
-    """`root`: a file of `source<TAB>target` lines, of which 80 % are trained on; a folder with such a file for each of
-    train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de."""
-
-    def __init__(self, *, root: str | None, languages: list[str] | None, encoding: str, num_train: int | None,
-                 **keys: Any):
-        super().__init__(**keys)
-        self.root, self.languages, self.encoding, self.num_train = root, languages, encoding, num_train
-        if languages is not None and len(languages) != 2:
-            raise ValueError(f"languages must be two endings of file names, as [en, de], but is {languages}")
-
-    def pairs(self) -> dict[str, list[Pair]]:
-        if self.root is None:
-            raise DataError("data.root must be given: a file of source<TAB>target lines, or a folder with train, val "
-                            "and test files")
-        root = Path(self.root).expanduser()
-        if root.is_file():
-            both: list[Any] = self.tab_separated(root)
-            found: dict[str, list[Pair]] = sequences.drawn_splits(both)
-        elif not root.is_dir():
-            raise DataError(f"data.root={root}: no such file or folder")
-        elif self.languages is None:
-            files = sequences.found_splits(root, [], "data.root")
-            found = {split: self.tab_separated(file) for split, file in files.items()}
-        else:
-            one, other = (sequences.found_splits(root, [f".{tail}"], "data.root") for tail in self.languages)
-            found = {split: self.parallel(one[split], other[split]) for split in SPLITS}
-        found["train"] = found["train"][: self.num_train]
-        return found
-
-    def tab_separated(self, file: Path) -> list[Pair]:
-        both = []
-        for number, line in sequences.lines_of(file, self.encoding):
-            sides = [side.strip() for side in line.split("\t")]
-            if len(sides) != 2 or not all(sides):
-                raise DataError(f"{file}:{number}: must be source<TAB>target, but has {len([s for s in sides if s])} "
-                                f"side(s): {line.strip()[:40]!r}")
-            both.append((sides[0], sides[1]))
-        return both
-
-    def parallel(self, one: Path, other: Path) -> list[Pair]:
-        sides = [dict(sequences.lines_of(file, self.encoding)) for file in (one, other)]
-        if sides[0].keys() != sides[1].keys():
-            number = min(sides[0].keys() ^ sides[1].keys())
-            raise DataError(f"{one} and {other} must have the same lines, but line {number} is in one only")
-        return [(sides[0][number].strip(), sides[1][number].strip()) for number in sides[0]]
+    def pairs(self) -> dict[str, list[TextPair]]:
+        rng = generator("split", "dates")
+        order = torch.randperm((LAST_DAY - FIRST_DAY).days + 1, generator=rng)
+        formats = torch.randint(len(FORMATS), (len(order),), generator=rng).tolist()
+        days = [FIRST_DAY + datetime.timedelta(days=offset) for offset in order.tolist()]
+        pairs = [(FORMATS[index](day), day.isoformat()) for index, day in zip(formats, days, strict=True)]
+        return {"test": pairs[:1000], "val": pairs[1000:2000], "train": pairs[2000 : 2000 + self.num_train]}

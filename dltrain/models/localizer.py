@@ -44,7 +44,7 @@ class Localizer(nn.Module):
         counts = [len(target["labels"]) for target in targets]
         if min(counts) != 1 or max(counts) != 1:
             raise ValueError(f"the localizer needs one object an image, but they have {min(counts)} to {max(counts)}; "
-                             "scenes have one with data.most=1")
+                             "scenes have one with data.max_objects=1")
         logits, boxes = self.both(images)
         labels = torch.cat([target["labels"] for target in targets])
         wanted = coded(torch.cat([target["boxes"] for target in targets]), images[0])

@@ -1,0 +1,88 @@
+"""What every data set offers: samples in the splits train, val and test, as batches of one type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
+
+from torch import Tensor
+
+from dltrain.data.loader import BatchT, SplitLoaders
+from dltrain.errors import DataError
+
+SPLITS = ("train", "val", "test")
+InputT = TypeVar("InputT")  # what a person gives to `predict`: Tensor for an image, str for a text
+
+
+class DataKeys(TypedDict):
+    """The keys of every data set."""
+
+    batch_size: int
+    seed: NotRequired[int]
+
+
+class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
+    """A data set. A subclass gives `load`, `num_samples` and `read`, and those methods below that its kind of data has.
+
+    After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
+    kind of text by its name where there is text; vocabularies that are set before `load` are kept.
+    """
+
+    batch_type: type
+    input_kind: ClassVar[Literal["image", "text"]]  # what `predict` reads
+
+    def __init__(self, *, batch_size: int, seed: int = 0):
+        super().__init__(batch_size=batch_size, seed=seed)
+        self.class_names: list[str] = []
+        self.vocabularies: dict[str, list[str]] = {}
+
+    def load(self) -> None:
+        """Finds and checks all samples and, where they fit into memory, reads them. Raises DataError with the file and
+        what to do."""
+        raise NotImplementedError
+
+    def sizes(self) -> dict[str, int]:
+        """Values of the data.* keys that only the files know, such as num_classes."""
+        return {}
+
+    def describe(self) -> str:
+        """The size of the data, on one line."""
+        return ", ".join(f"{self.num_samples(split):,} {split}" for split in SPLITS)
+
+    def training_pixels(self, at_most: int) -> Tensor:
+        """(N, C, H, W) uint8, up to `at_most` images of the training split, for the statistics of normalisation."""
+        raise NotImplementedError
+
+    def write_samples(self, folder: Path) -> str:
+        """Writes test samples into `folder` to try `predict` on. Returns the arguments to type after run=."""
+        return ""
+
+    def read_input(self, path: Path) -> Tensor:
+        """A person's image file as (C, H, W) uint8, in the size that the model predicts on. Raises DataError."""
+        raise NotImplementedError
+
+    def encode_inputs(self, inputs: list[InputT]) -> BatchT:
+        """A person's own texts, or images from `read_input`, as a batch without targets."""
+        raise NotImplementedError
+
+    def references(self, split: str, index: int) -> list[str]:
+        """The reference sentences of a sample, their tokens separated by blanks."""
+        raise NotImplementedError
+
+    def is_true(self, split: str, index: int, sentence: str) -> bool | None:
+        """Whether the sentence is true of the sample; None where the data cannot tell."""
+        return None
+
+
+def require_root(root: str | None, expected: str) -> Path:
+    """Returns `data.root` as a path. Raises DataError if it is null; `expected` says in the message what it must be."""
+    if root is None:
+        raise DataError(f"data.root must be given: {expected}")
+    return Path(root).expanduser()
+
+
+def check_num_classes(num_classes: int | None, class_names: list[str], root: str | Path | None) -> None:
+    """Raises DataError where `data.num_classes` is given and `root` has another number of classes."""
+    if num_classes not in (None, len(class_names)):
+        raise DataError(f"data.num_classes={num_classes}, but {root} has {len(class_names)} classes: "
+                        f"{', '.join(class_names[:10])}")

@@ -1,0 +1,114 @@
+"""Image files: how they are found, checked, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from dltrain.errors import DataError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def read_image(path: Path, channels: int, px: int | None = None) -> Tensor:
+    """Reads an image as (C, H, W) uint8, rotated upright by its EXIF tag. With `px` the short side is scaled to it and
+    the central square cut out. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16") or image.mode == "I":
+                image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+            image = image.convert("L" if channels == 1 else "RGB")
+            if px is not None and image.size != (px, px):
+                image = ImageOps.fit(image, (px, px), method=Image.Resampling.BILINEAR)
+    except FileNotFoundError:
+        raise DataError(f"no file {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
+    array = np.asarray(image).copy()
+    return torch.from_numpy(array).reshape(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def read_central_squares(paths: Iterable[Path], channels: int, px: int = 64) -> Tensor:
+    """Reads the central square of each image, scaled, as (N, C, px, px) uint8."""
+    return torch.stack([read_image(path, channels, px) for path in paths])
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) in pixels, from the header alone. Raises DataError."""
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def list_images(folder: Path, recursive: bool = False) -> list[Path]:
+    """Lists the image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
+    out."""
+    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir())
+                  if path.suffix.lower() in IMAGE_SUFFIXES
+                  and not any(name.startswith(".") for name in path.relative_to(folder).parts))
+
+
+def resolve_below(folder: Path, name: str) -> Path:
+    """Returns the path of `name` in a folder. Raises ValueError for a path that leaves the folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"'{name}' must be a name below {folder}")
+    return folder / name
+
+
+def read_names(file: Path) -> list[str]:
+    """Reads a list with the name of a photo per line. Raises DataError with the line for a path."""
+    names = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if name := line.strip():
+            if "/" in name or "\\" in name or name.startswith("."):
+                raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
+            names.append(name)
+    return names
+
+
+def check_images(paths: Sequence[Path]) -> None:
+    """Reads the header of every file. Raises DataError with the first three bad ones and the count of all."""
+
+    def find_fault(path: Path) -> str | None:
+        try:
+            with Image.open(path):
+                return None
+        except Exception as error:
+            return f"{path}: {'empty' if path.stat().st_size == 0 else str(error) or type(error).__name__}"
+
+    with ThreadPoolExecutor(8) as pool:
+        faults = [fault for fault in pool.map(find_fault, paths) if fault]
+    if faults:
+        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults(faults)}")
+
+
+def join_faults(faults: list[str]) -> str:
+    """Joins the first three and says how many more there are."""
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return "; ".join(faults[:3]) + more
+
+
+def write_images(images: Iterable[Tensor], folder: Path) -> str:
+    """Writes each (C, H, W) uint8 as 00.png, 01.png, ... Returns the argument of `predict` that reads them."""
+    for index, image in enumerate(images):
+        to_pil_image(image).save(folder / f"{index:02d}.png")
+    return f"input={folder}"
+
+
+def copy_images(paths: Iterable[Path], folder: Path) -> str:
+    """Copies the files. Returns the argument of `predict` that reads them."""
+    for path in paths:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return f"input={folder}"

@@ -1,0 +1,53 @@
+"""A person's own texts with one label each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from dltrain.data.datamodule import require_root
+from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
+from dltrain.data.sequences import SequenceKeys, Tokenizer
+from dltrain.data.splits import split_randomly
+from dltrain.data.texts import find_split_files, read_lines
+from dltrain.errors import DataError
+
+
+class LabelledTextFiles(LabelledTexts):
+    """Labelled texts from `root`: a folder with a file for each label, a text per line (the label is the file's name);
+    a file of `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without files for
+    the splits, 80 % of each label are for training, 10 % for validation and 10 % for the test."""
+
+    def __init__(self, *, root: str | None, encoding: str, words: bool, lower: bool, min_count: int, max_length: int,
+                 features: None = None, vocab_size: int | None = None, num_classes: int | None = None,
+                 **keys: Unpack[SequenceKeys]):
+        super().__init__(tokenizer=Tokenizer(words, lower, min_count), max_length=max_length, **keys)
+        self.root, self.encoding = root, encoding
+
+    def texts(self) -> dict[str, list[TextAndLabel]]:
+        root = require_root(self.root, "a folder with a text file for each label, or a file of label<TAB>text lines")
+        if root.is_file():
+            return split_by_label(self.read_labelled_lines(root))
+        if not root.is_dir():
+            raise DataError(f"data.root={root}: no such file or folder")
+        files = sorted(file for file in root.iterdir() if file.is_file() and not file.name.startswith("."))
+        if any("train" in file.stem.lower() for file in files):
+            return {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+        if len(files) < 2:
+            raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")
+        by_stem = len({file.stem for file in files}) == len(files)
+        return split_by_label([(line.strip(), file.stem if by_stem else file.name) for file in files
+                               for _, line in read_lines(file, self.encoding)])
+
+    def read_labelled_lines(self, file: Path) -> list[TextAndLabel]:
+        samples = []
+        for number, line in read_lines(file, self.encoding):
+            label, tab, text = line.partition("\t")
+            if not tab or not label.strip() or not text.strip():
+                raise DataError(f"{file}:{number}: must be label<TAB>text, but is {line.strip()[:40]!r}")
+            samples.append((text.strip(), label.strip()))
+        return samples
+
+
+def split_by_label(samples: list[TextAndLabel]) -> dict[str, list[TextAndLabel]]:
+    return split_randomly(samples, [label for _, label in samples])

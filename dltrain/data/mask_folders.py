@@ -1,0 +1,67 @@
+"""Photos with masks in folders: a person's own, or CamVid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from dltrain.data.datamodule import SPLITS
+from dltrain.data.images import list_images, read_names
+from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
+from dltrain.data.splits import hold_out
+from dltrain.errors import DataError
+
+
+class MaskFolder(PhotosWithMasks):
+    """A person's own photos and masks: root/images/*, root/masks/*.png of the same names, and root/classes.txt with the
+    name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt, or
+    random: `test_share` of all photos is the test split."""
+
+    def __init__(self, *, test_share: float, **keys: Unpack[MaskKeys]):
+        super().__init__(**keys)
+        self.test_share = test_share
+
+    def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
+        classes = root / "classes.txt"
+        if not classes.is_file():
+            raise DataError(f"{root}: no classes.txt; it must name each mask value, one per line, from 0 on")
+        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        self.class_names = self.vocabularies.setdefault("labels", names)
+        pairs = {name: MaskPair(image, root / f"masks/{name}.png") for name, image in
+                 images_by_stem(root / "images").items()}
+        lists = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
+        if not lists:
+            train, test = hold_out(list(pairs.values()), self.test_share, "test", "images", "test", "masks")
+            return {"train": train, "val": [], "test": test}
+        if not {"train", "test"} <= {*lists}:
+            raise DataError(f"{root}: has {', '.join(f'{split}.txt' for split in lists)}, but needs both train.txt and "
+                            "test.txt")
+        splits: dict[str, list[MaskPair]] = {split: [] for split in SPLITS}
+        for split, file in lists.items():
+            for name in read_names(file):
+                stem = name if name in pairs else Path(name).stem
+                if stem not in pairs:
+                    raise DataError(f"{file}: no image {root}/images/{name}")
+                splits[split].append(pairs[stem])
+        return splits
+
+
+class CamVid(PhotosWithMasks):
+    """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes, and 11 for pixels that are not
+    scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
+
+    ignored_value = 11
+
+    def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
+        self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+                            "bicyclist"]
+        return {split: [MaskPair(image, root / f"{split}annot/{name}.png")
+                        for name, image in images_by_stem(root / split).items()] for split in SPLITS}
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Returns the images by their names without suffix. Raises DataError where the folder has none."""
+    images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+    if not images:
+        raise DataError(f"{folder}: no images")
+    return images

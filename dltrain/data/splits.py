@@ -1,0 +1,63 @@
+"""Which samples are held out for validation and test. Each split is the same for every run, whatever its seed, so that
+runs can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dltrain.batches import generator
+from dltrain.data.datamodule import SPLITS
+from dltrain.errors import DataError
+
+SampleT = TypeVar("SampleT")
+
+
+def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,
+             *purpose: int | str) -> tuple[list[SampleT], list[SampleT]]:
+    """Returns the samples that are kept and those held out, `fraction` of all but at least one, both in their order.
+
+    `purpose` names the random permutation. `split` and `noun` ("images") are for the message. Raises DataError where
+    none would be kept."""
+    count = max(1, round(fraction * len(samples)))
+    if count >= len(samples):
+        raise DataError(f"{len(samples)} {noun} are too few to hold out a {split} split")
+    order = torch.randperm(len(samples), generator=generator("split", *purpose)).tolist()
+    return [samples[i] for i in sorted(order[count:])], [samples[i] for i in sorted(order[:count])]
+
+
+def split_randomly(samples: Sequence[SampleT], labels: Sequence[str] | None = None) -> dict[str, list[SampleT]]:
+    """Splits into 80 % train, 10 % val and 10 % test; with `labels`, each label separately."""
+    splits: dict[str, list[SampleT]] = {split: [] for split in SPLITS}
+    groups: dict[str, list[SampleT]] = {}
+    for sample, label in zip(samples, labels or ["0"] * len(samples), strict=True):
+        groups.setdefault(label, []).append(sample)
+    for label in sorted(groups):
+        group = groups[label]
+        order = torch.randperm(len(group), generator=generator("split", label)).tolist()
+        train_end, val_end = round(len(group) * 0.8), round(len(group) * 0.9)
+        for split, indices in zip(SPLITS, (order[:train_end], order[train_end:val_end], order[val_end:]), strict=True):
+            splits[split] += [group[i] for i in sorted(indices)]
+    return splits
+
+
+def stratified_indices(labels: Tensor, count: int) -> Tensor:
+    """Returns the sorted indices of `count` samples. Each class has the proportion that it has in `labels` (N,)
+    (largest remainder method)."""
+    num_classes = int(labels.max()) + 1
+    exact = torch.bincount(labels, minlength=num_classes).double() * count / len(labels)
+    counts = exact.floor().long()
+    for index in (exact - counts).argsort(descending=True, stable=True)[: count - int(counts.sum())]:
+        counts[index] += 1
+    shuffled = torch.randperm(len(labels), generator=generator("split", 0))
+    indices = [shuffled[labels[shuffled] == label][: int(counts[label])] for label in range(num_classes)]
+    return torch.cat(indices).sort().values
+
+
+def cut_text(text: str) -> dict[str, str]:
+    """Splits a running text into its first 90 %, the next 5 % and the last 5 %."""
+    train_end, val_end = int(len(text) * 0.9), int(len(text) * 0.95)
+    return {"train": text[:train_end], "val": text[train_end:val_end], "test": text[val_end:]}

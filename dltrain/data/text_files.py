@@ -1,0 +1,57 @@
+"""Running text from files: a person's own, or Shakespeare's plays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from dltrain.data.datamodule import require_root
+from dltrain.data.download import checksum_fault, download
+from dltrain.data.language_modeling import StreamKeys, TextStreams
+from dltrain.data.splits import cut_text
+from dltrain.data.texts import find_text_files, read_text
+from dltrain.errors import DataError
+
+
+class TextFiles(TextStreams):
+    """Running text from `root`, a file, a folder or a glob; the files are joined in the order of their names. The last
+    tenth of the text is held out, half of it for validation and half for the test."""
+
+    def __init__(self, *, root: str | None, encoding: str, **keys: Unpack[StreamKeys]):
+        super().__init__(**keys)
+        self.root, self.encoding = root, encoding
+
+    def texts(self) -> dict[str, str]:
+        root = require_root(self.root, "a text file, a folder of them or a glob, as data.root='notes/*.md'")
+        return cut_text("\n".join(read_text(file, self.encoding) for file in find_text_files(root)))
+
+
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_BYTES = 1_115_394
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+class Shakespeare(TextStreams):
+    """The plays from A. Karpathy's char-rnn; `root` is the folder of shakespeare.txt, or the file. The last
+    tenth is the validation split, as elsewhere, and the test split too: there is no third one."""
+
+    def __init__(self, *, root: str, download: bool, **keys: Unpack[StreamKeys]):
+        super().__init__(**keys)
+        self.root, self.download = Path(root).expanduser(), download
+
+    def texts(self) -> dict[str, str]:
+        splits = cut_text(self.fetch())
+        held_out = splits["val"] + splits["test"]
+        return {"train": splits["train"], "val": held_out, "test": held_out}
+
+    def fetch(self) -> str:
+        file = self.root if self.root.is_file() else self.root / "shakespeare.txt"
+        instruction = f"put {SHAKESPEARE} there, or set data.root; data=stdlib needs no download"
+        if file.is_file():
+            if fault := checksum_fault(file, SHAKESPEARE_SHA256):
+                raise DataError(f"{file}: {fault}; delete it, or read it with data=text")
+        elif self.download:
+            download(SHAKESPEARE, file, SHAKESPEARE_BYTES, SHAKESPEARE_SHA256, instruction)
+        else:
+            raise DataError(f"no file {file}: {instruction}")
+        return read_text(file)

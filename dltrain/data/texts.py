@@ -1,0 +1,96 @@
+"""Text files: how they are found and read."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import DataError
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid"), "test": ("test",)}
+
+
+def read_text(file: Path, encoding: str = "utf-8") -> str:
+    """Reads the whole file, without a byte order mark and with \\n as line end. Raises DataError with the file, and
+    with the byte where it is not text."""
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    if not raw.strip():
+        raise DataError(f"{file}: empty")
+    if b"\0" in raw[:8192] and not encoding.startswith("utf-16"):
+        raise DataError(f"{file}: not text (a zero byte at {raw.index(0)})")
+    try:
+        return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}:{line}: not {encoding} (byte 0x{raw[error.start]:02x} at offset {error.start:,}); "
+                        "data.encoding=latin-1 reads any file") from None
+    except LookupError:
+        raise DataError(f"data.encoding={encoding}: Python knows no such encoding") from None
+
+
+def read_lines(file: Path, encoding: str = "utf-8") -> list[tuple[int, str]]:
+    """Reads the lines that are not empty, with their numbers from 1 on."""
+    text = read_text(file, encoding)
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def find_text_files(root: Path) -> list[Path]:
+    """Lists `root` itself if it is a file; else the files of the folder, without hidden ones, or those that match the
+    glob, sorted. Raises DataError where there are none."""
+    if root.is_file():
+        return [root]
+    if root.is_dir():
+        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    else:
+        files = sorted(Path(path) for path in glob.glob(str(root), recursive=True) if Path(path).is_file())
+    if not files:
+        raise DataError(f"data.root={root}: no such file, no folder with files and no glob that matches a file")
+    return files
+
+
+def find_split_files(root: Path, suffixes: Sequence[str] = ()) -> dict[str, Path]:
+    """Finds the file of each split in a folder: train, val (dev, valid) or test is a word of its name, and it ends in
+    one of `suffixes`, if any. Raises DataError where a split has no file or several."""
+    files = {}
+    for split, names in SPLIT_NAMES.items():
+        matches = [file for file in sorted(root.iterdir()) if file.is_file()
+                   and any(name in re.split(r"[^a-z]+", file.stem.lower()) for name in names)
+                   and (not suffixes or file.name.endswith(tuple(suffixes)))]
+        if len(matches) != 1:
+            ending = f", ending in {' or '.join(suffixes)}" if suffixes else ""
+            raise DataError(f"data.root={root}: must have one {split} file ({' or '.join(names)} in its name{ending}), "
+                            f"but has {', '.join(file.name for file in matches[:4]) or 'none'}")
+        files[split] = matches[0]
+    return files
+
+
+def read_word_vectors(file: Path, indices: dict[str, int], size: int) -> tuple[Tensor, Tensor]:
+    """Reads a text file with a word and its `size` values per line (GloVe; word2vec's first line has two counts).
+    Returns the `indices` (N,) of those words that the file has, and their vectors (N, size). Raises DataError by
+    line."""
+    vectors: dict[int, list[float]] = {}
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                word, *values = line.rstrip().split(" ")
+                if number == 1 and len(values) == 1:
+                    continue
+                if len(values) != size:
+                    raise DataError(f"{file}:{number}: {len(values)} values, but model.embedding={size}")
+                if word in indices:
+                    vectors[indices[word]] = [float(value) for value in values]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not a number
+        raise DataError(f"{file}: not a file of word vectors ({str(error)[:80]})") from None
+    if not vectors:
+        raise DataError(f"{file}: has none of the {len(indices)} words of the vocabulary")
+    return torch.tensor(list(vectors)), torch.tensor(list(vectors.values()))
