@@ -27,19 +27,19 @@ from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.errors import DataError, MachineError, UserError
-from dltrain.pretrained import SOURCES, begin_with, without_sources
+from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 
 
 def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: Any) -> Any:
-    """What the node at `key` describes: its `_target_` called with its other keys and `more`, then loaded with the
-    weights that the node names; `class_names`: the data's, for a classifier, whose head may be a run's for others.
-    `batch_type` serves the pair check only. Nodes below with a `_target_` of their own are built first.
+    """Calls the `_target_` of the node at `key` with its other keys and `more`, and loads the weights that its node
+    `pretrained` names, which is not passed on; nor is the `batch_type` of data and task. Nodes below that have a
+    `_target_` are built first. `class_names`: those of the data, for a classifier.
 
     Raises UserError by key where the target cannot be imported, does not take the keys, or refuses a value with a
     ValueError."""
-    sources = {name: node.get(name) for name in SOURCES}
-    keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items()
-            if name not in ("_target_", "batch_type", *SOURCES)}
+    pretrained = pretrained_of(node, key)
+    skipped = {"_target_", *(["batch_type"] if key in ("data", "task") else []), *([NODE] if pretrained else [])}
+    keys = {str(name): built(value, f"{key}.{name!s}") for name, value in node.items() if name not in skipped}
     at = f"{key} ({str(node._target_).rpartition('.')[2]})"
     try:
         target = hydra.utils.get_object(node._target_)
@@ -55,7 +55,8 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         made = target(**keys, **more)
     except ValueError as error:
         raise UserError(f"{at}: {error}") from error
-    begin_with(made, key, **sources, class_names=class_names)
+    if pretrained is not None:
+        load_pretrained(made, pretrained, class_names)
     return made
 
 
@@ -94,7 +95,8 @@ def build_task(config: DictConfig, fresh: bool = True) -> Any:
     """The task with its model, initialised as a function of the seed and, in a `fresh` run, of the weights that its
     config names."""
     torch.manual_seed(seed_of("init", config.seed))
-    model = build(config.model if fresh else without_sources(config.model), "model", config.get("class_names"))
+    model = build(config.model if fresh else without_pretrained(config.model), "model",
+                  config.get("class_names"))
     task = build(config.task, "task", model=model, seed=config.seed, **built_augment(config))
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
@@ -165,8 +167,8 @@ def build_trainer(config: DictConfig, path: Path, data: Any, task: Any, signals:
     if keys.devices > 1:
         from pytorch_lightning.strategies import DDPStrategy
 
-        wakes = hasattr(task, "resting") and task.resting.wakes  # what rests has no gradient in these epochs
-        strategy = DDPStrategy(find_unused_parameters=wakes or getattr(task.model, "drops_blocks", False))
+        unfreezes = task.freezing is not None and task.freezing.unfreezes  # frozen stages have no gradient
+        strategy = DDPStrategy(find_unused_parameters=unfreezes or getattr(task.model, "drops_blocks", False))
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # time for nothing
     return pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dltrain.config import compose, groups
-from dltrain.pretrained import SOURCES
+from dltrain.pretrained import NODE
 
 aten = torch.ops.aten
 LAYERS = {aten.convolution.default, aten.addmm.default, aten.mm.default, aten.linear.default}
@@ -80,7 +80,7 @@ def classifiers(px: int, channels: int, classes: int) -> Iterator[tuple[str, Mea
         found: Measured | str
         try:
             with torch.device("meta"):
-                net = made(**{key: value for key, value in keys.items() if key not in SOURCES})
+                net = made(**{key: value for key, value in keys.items() if key != NODE})
                 found = measure(net, torch.empty(1, channels, px, px))
         except (ValueError, RuntimeError) as error:
             found = str(error).splitlines()[0].rpartition(". ")[2][:90]

@@ -13,7 +13,7 @@ import yaml
 from dltrain.config import groups, schema
 from dltrain.errors import UserError, nearest
 
-TOPICS = ("models", "encoders", "data", "recipes", "augment", "trainers", "experiments", "runs")
+TOPICS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
 SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # what `ls models` is told, with its rule
 
 HELP = """\
@@ -48,9 +48,8 @@ Look at runs:  tensorboard --logdir outputs
 
 
 def help_text(width: int = 108) -> str:
-    rows = [wrapped(f"  {group + '=':<12}", groups.names(group), width) for group in groups.GROUPS[:4]]
-    rows.append(f"  {'encoder':<12}encoder@model.encoder=lite0: the trunk of a net that has one; dltrain ls encoders")
-    recipes = [f"  {'recipe=':<12}<model>-on-<data> is taken by itself where there is one; recipe=none takes none"]
+    rows = [wrapped(f"  {group + '=':<16}", groups.names(group), width) for group in groups.GROUPS[:5]]
+    recipes = [f"  {'recipe=':<16}<model>-on-<data> is taken by itself where there is one; recipe=none takes none"]
     return HELP.format(topics="|".join(TOPICS), groups="\n".join(rows + recipes))
 
 
@@ -73,7 +72,7 @@ def ls(words: list[str]) -> str:
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
     if topic == "models" and words[1:]:
         return measured(**sizes(words[1:]))
-    parts = {"models": models, "encoders": lambda: described("encoder"), "data": data, "recipes": recipes,
+    parts = {"models": models, "backbones": lambda: described("model/backbone"), "data": data, "recipes": recipes,
              "augment": lambda: described("augment"), "trainers": lambda: described("trainer"),
              "experiments": lambda: described("experiment")}
     if topic:

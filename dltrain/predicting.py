@@ -241,7 +241,8 @@ def told(task: Any, config: DictConfig, path: Path, input: str, beam: int = 5) -
         to_pil_image(captioned(image, sentences[:1], [])).save(path / "predictions" / f"{file.stem}.png")
         if task.model.attends and words[0]:
             with torch.inference_mode():
-                weights = task.model.looked_at(seen, torch.tensor([[START, *words[0][:-1]]], device=task.device))[0]
+                tokens = torch.tensor([[START, *words[0][:-1]]], device=task.device)
+                weights = task.model.attention_maps(seen, tokens)[0]
             lit = looked_at(image, [data.join([word]) for word in words[0]], weights.cpu())
             to_pil_image(lit).save(path / "predictions" / f"{file.stem}_attention.png")
     run_dir.write(path / "predictions.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -27,8 +27,9 @@ def why(key: str, words: list[str], config_dir: str | None = None) -> str:
     if key in groups.GROUPS or key == "task":
         sources = sources_of_choice(composed, key)
         value = composed.chosen.get(key) or "none"
-        if key == "task" or OmegaConf.select(composed.config, key) is not None:
-            return told(key, value, sources) + f"\n  (a choice; its keys are {key}.*)"
+        node = key.replace("/", ".")  # where the keys of the choice stand
+        if OmegaConf.select(composed.config, node) is not None:
+            return told(key, value, sources) + f"\n  (a choice; its keys are {node}.*)"
         return told(key, value, sources)
     known = flat_keys(composed.config)
     if key not in known:

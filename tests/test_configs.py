@@ -22,7 +22,7 @@ def test_every_value_that_a_person_may_change_states_its_rule():
                 stated.add(key.rpartition(".")[2])
     fixed = {"_target_", "batch_type", "channels", "num_classes", "image_px", "features", "source", "padding_px", "p"}
     for file in FILES:
-        if file.splits[-2] in ("recipe", "experiment"):
+        if file.parts[-2] in ("recipe", "experiment"):
             continue
         for key, found in schema.assignments(file).items():
             name = key.rpartition(".")[2]

@@ -69,7 +69,7 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     check_values(composed)
     check_pair(composed)
     if OmegaConf.select(composed.config, "model") is not None:
-        pretrained.adopt(composed.config)
+        pretrained.copy_architecture(composed.config)
     return composed
 
 
@@ -108,7 +108,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except (HydraException, OmegaConfBaseException) as error:
         raise unknown_key(error, config) from None
     chosen = {str(group): str(name) for group, name in listed.overrides.known_choices.items()
-              if name is not None and not group.startswith("hydra") and not {"/", "@"} & {*group}}
+              if name is not None and not group.startswith("hydra")
+              and (group in groups.GROUPS or not {"/", "@"} & {*group})}
     recipe = chosen.get("recipe")
     if recipe and groups.path_of("recipe", recipe, *folders) is None:
         chosen["recipe"] = "none"  # Hydra reports an optional choice even where there is no file

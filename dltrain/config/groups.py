@@ -15,7 +15,7 @@ import yaml
 
 PACKAGED = Path(__file__).parent.parent / "configs"  # in a wheel
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"  # in a checkout
-GROUPS = ("model", "data", "augment", "trainer", "recipe", "experiment")
+GROUPS = ("model", "model/backbone", "data", "augment", "trainer", "recipe", "experiment")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -80,5 +80,5 @@ def batch_of_model(name: str, *folders: Path) -> str | None:
 
 def shadowed(folder: Path) -> list[str]:
     """Files of a user's config folder that dltrain's own of the same name hide: group/name."""
-    return sorted(f"{path.parent.name}/{path.stem}" for path in folder.glob("*/*.yaml")
-                  if (CONFIGS / path.parent.name / path.name).is_file())
+    return sorted(f"{group}/{path.stem}" for group in (*GROUPS, "task") for path in (folder / group).glob("*.yaml")
+                  if (CONFIGS / group / path.name).is_file())

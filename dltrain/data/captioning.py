@@ -23,7 +23,7 @@ from dltrain.data.vocabulary import read_vectors
 class Captions(DataModule):
     """A subclass says `described` and `pictures`. Longer captions than `max_length` words are not trained on; in the
     evaluation every reference counts. `bucketed`: training images with captions of like length come together, which
-    saves steps of the decoder; not for an encoder whose batch normalisation trains, since like captions are of like
+    saves steps of the decoder; not for a backbone whose batch normalisation trains, since like captions are of like
     images, and its statistics would then tell it the length."""
 
     batch_type = CaptionBatch

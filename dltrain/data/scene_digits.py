@@ -1,4 +1,4 @@
-"""Scenes of one digit each, with the digit as the label: a classifier of these makes a trunk for what reads scenes."""
+"""Scenes of one digit each, with the digit as the label: a classifier of them is a backbone for models of scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained encoder brings a captioner, and whether it pays to train it further, at equal steps.
+"""Whether a trained backbone helps a captioner, and whether it helps to train it further, at equal steps.
 
 The deck, after O. Vinyals et al., 2014, arXiv 1411.4555, section 4.1: the CNN is initialised from a classifier.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 from dltrain.studies.comparison import draw, place, table, trained, write_csv
 
-WAYS = {"from scratch": [], "from a classifier, fine-tuned": ["model.encoder.from_run={classifier}"],
-        "from a classifier, frozen": ["model.encoder.from_run={classifier}", "task.frozen_epochs=null"],
-        "random, frozen": ["task.frozen_epochs=null"]}
+WAYS = {"from scratch": [], "from a classifier, fine-tuned": ["model.backbone.pretrained.from_run={classifier}"],
+        "from a classifier, frozen": ["model.backbone.pretrained.from_run={classifier}", "task.freezing.until=all"],
+        "random, frozen": ["task.freezing.until=all"]}
 SHOWN = {"test/bleu_4": "BLEU-4", "test/cider": "CIDEr-D", "test/caption_accuracy": "true", "seconds": "seconds"}
 
 
@@ -30,9 +30,9 @@ def study(folder: Path, seed: int, classifier_epochs: int, epochs: int, num_trai
         found[name] = trained(place(folder, name), [
             "model=captioner", "recipe=none", f"trainer.max_epochs={epochs}", *common,
             *(word.format(classifier=folder / "classifier") for word in words)])
-    write_csv(folder / "transfer.csv", ["encoder", *SHOWN],
+    write_csv(folder / "transfer.csv", ["backbone", *SHOWN],
               [[name, *(result[key] for key in SHOWN)] for name, result in found.items()])
-    print("\n" + table("encoder", SHOWN.values(), [[name, *([result[key]] for key in SHOWN)]
+    print("\n" + table("backbone", SHOWN.values(), [[name, *([result[key]] for key in SHOWN)]
                                                    for name, result in found.items()]))
     draw({name: [place(folder, name)] for name in WAYS},
          {"val/caption_accuracy": "sentences that are true of their scene, validation"},

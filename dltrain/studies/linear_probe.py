@@ -1,7 +1,7 @@
-"""What an encoder's features are worth as they are: a linear classifier on the cached mean of its last map.
+"""How good the features of a backbone are without further training: a linear classifier on the mean of its last map.
 
-G. Alain, Y. Bengio, 2016, arXiv 1610.01644. Every image goes through the encoder once; the classifier is scikit-learn's
-logistic regression, solved to its optimum, with the penalty that does best on the validation split.
+G. Alain, Y. Bengio, 2016, arXiv 1610.01644. Every image goes through the backbone once; the classifier is the logistic
+regression of scikit-learn, solved to its optimum, with the penalty that does best on the validation split.
 """
 
 from __future__ import annotations

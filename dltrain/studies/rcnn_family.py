@@ -1,4 +1,4 @@
-"""R-CNN, Fast R-CNN and Faster R-CNN on the same scenes, trunk, head and steps: what each costs an image, and its AP.
+"""R-CNN, Fast R-CNN and Faster R-CNN on the same scenes, backbone, head and steps: the cost of an image, and the AP.
 
 R. Girshick et al., 2013, arXiv 1311.2524; R. Girshick, 2015, 1504.08083 (abstract: with VGG-16 Fast R-CNN trains 9
 times and tests 213 times faster than R-CNN); S. Ren et al., 2015, 1506.01497 (table 5: 198 ms an image for 1,830 with
@@ -86,6 +86,6 @@ def draw(rows: list[list[Any]], file: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.3 * max(values))
         axes.set_title("AP on the test split" if place == 3 else f"time an image, {title}")
-        axes.set_xlabel(PAPERS.get(title, "same trunk, head, scenes and steps"), fontsize=8)
+        axes.set_xlabel(PAPERS.get(title, "same backbone, head, scenes and steps"), fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)

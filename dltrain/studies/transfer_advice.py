@@ -20,21 +20,21 @@ CLOSE = 0.01  # of accuracy: as good as the best
 
 
 def study(folder: Path, seed: int, common: list[str], source: list[str], targets: dict[str, list[str]],
-          sizes: dict[str, int], rest_until: str, source_epochs: int, steps: int, lr: float,
+          sizes: dict[str, int], freeze_until: str, source_epochs: int, steps: int, lr: float,
           fine_lr: float) -> dict[str, Any]:
-    """`source`, and `targets` alike and unlike: words that choose the data. `rest_until`: the stage below the last.
+    """`source`, and `targets` alike and unlike: words that choose the data. `freeze_until`: the stage below the last.
     `lr`: from scratch; `fine_lr`: of what was trained before. Writes advice.csv and results.png."""
     words = [*common, f"seed={seed}", "recipe=none"]
     print("\nthe net that is transferred", flush=True)
     first = trained(folder / "source", [*words, *source, f"trainer.max_epochs={source_epochs}",
                                         f"task.optimizer.lr={lr}"])
-    run = f"model.from_run={folder / 'source'}"
+    run = f"model.pretrained.from_run={folder / 'source'}"
     found: dict[str, dict[str, float]] = {}
     for setting in SETTINGS:
         kind, size = setting.split(", ")
         its = [*words, *targets[kind], f"data.num_train={sizes[size]}"]
         length = [f"trainer.max_steps={steps}", "trainer.max_epochs=null"]
-        trials = {"last stage": [run, f"task.transfer.rest_until={rest_until}", f"task.optimizer.lr={fine_lr}"],
+        trials = {"last stage": [run, f"task.freezing.until={freeze_until}", f"task.optimizer.lr={fine_lr}"],
                   "all stages": [run, f"task.optimizer.lr={fine_lr}"], "from scratch": [f"task.optimizer.lr={lr}"]}
         print(f"\n{setting}: linear probe", flush=True)
         found[setting] = {"linear probe": probed([*its, run])["test/accuracy"]}

@@ -17,6 +17,7 @@ from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import PAD, CaptionBatch, generator
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam, starts, until_end, written
+from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Task
 
 
@@ -24,9 +25,9 @@ class Captioning(Task):
     """Cross-entropy of each next word of all references, given the true ones before it.
 
     `sampled_share`: how often, at the run's end, the model's own word is read in the place of the true one, rising from
-    0 (scheduled sampling, S. Bengio et al., 2015, arXiv 1506.03099, its linear schedule). `frozen_epochs`: how many
-    epochs the encoder rests, null for all. `vectors`: a file of word vectors that the words' table begins with;
-    words that it has not keep their random ones. `beam_width`: 1 writes the likeliest word each time.
+    0 (scheduled sampling, S. Bengio et al., 2015, arXiv 1506.03099, its linear schedule). `freezing`: see
+    freezing.py. `vectors`: a file of word vectors that the words' table begins with; words that it has not keep their
+    random ones. `beam_width`: 1 writes the likeliest word each time.
 
     Metrics: train/loss; val/ and test/ loss (nats a word), perplexity, bleu_1 to bleu_4, rouge_l and cider (CIDEr-D),
     by COCO's own scorers (pycocoevalcap) on lower-case words, the same for all; where the data can tell (scenes),
@@ -36,13 +37,15 @@ class Captioning(Task):
     batch_type = CaptionBatch
     headline = "val/bleu_4"
     augment: Augment
+    freezing: Freezing
     eval_loss: Tensor
 
     def __init__(self, model: Any, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
-                 frozen_epochs: int | None, vectors: str | None, beam_width: int, **keys: Any):
+                 vectors: str | None, beam_width: int, freezing: FreezingKeys | None = None, **keys: Any):
         super().__init__(model, **keys)
         self.augment, self.vocab_size, self.max_length = augment, vocab_size, max_length
-        self.sampled_share, self.frozen_epochs, self.beam_width = sampled_share, frozen_epochs, beam_width
+        self.sampled_share, self.beam_width = sampled_share, beam_width
+        self.freezing = Freezing(model, **freezing or {})
         self.vectors = vectors
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, words
         self.told: dict[int, list[int]] = {}  # what was written of each image, by its number
@@ -71,9 +74,10 @@ class Captioning(Task):
         return total, (wanted != PAD).sum()
 
     def training_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
+        if self.freezing.stages:
+            self.freezing.apply(self.current_epoch)
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images = self.augment(batch, draws).images
-        self.model.frozen = self.frozen_epochs is None or self.current_epoch < self.frozen_epochs
         own = None
         if self.sampled_share:
             share = self.sampled_share * self.global_step / max(1, self.total_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import ClassificationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.freezing import Resting
+from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.multiclass import Classes
 
 
@@ -20,16 +19,17 @@ class Classification(Classes):
     """Cross-entropy over one label an image; the training metrics are of augmented images, as trained on.
 
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
-    count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5). `transfer`:
-    which stages of the model rest (resting.py)."""
+    count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5). `freezing`:
+    see freezing.py."""
 
     batch_type = ClassificationBatch
     augment: Augment
+    freezing: Freezing
 
     def __init__(self, model: nn.Module, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
-                 transfer: Mapping[str, Any] | None = None, **keys: Any):
+                 freezing: FreezingKeys | None = None, **keys: Any):
         super().__init__(model, num_classes, **keys)
-        self.resting = Resting(model, **transfer or {})
+        self.freezing = Freezing(model, **freezing or {})
         self.augment, self.label_smoothing = augment, label_smoothing
 
     def fit_statistics(self, data: Any) -> None:
@@ -46,8 +46,8 @@ class Classification(Classes):
         return self.augment.test_views(self.model, self.augment.normalize(images))
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        if self.resting.stages:
-            self.resting.begin(self.current_epoch)
+        if self.freezing.stages:
+            self.freezing.apply(self.current_epoch)
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, labels = self.augment(batch, draws)
         given = self.model(images)

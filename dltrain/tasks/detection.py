@@ -11,6 +11,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import DetectionBatch, generator
 from dltrain.errors import UserError
+from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Task
 
 
@@ -27,11 +28,14 @@ class Detection(Task):
     batch_type = DetectionBatch
     headline = "val/map"
     augment: Augment
+    freezing: Freezing
 
-    def __init__(self, model: Any, augment: Augment, num_classes: int, **keys: Any):
+    def __init__(self, model: Any, augment: Augment, num_classes: int, freezing: FreezingKeys | None = None,
+                 **keys: Any):
         self.training_metrics = ("loss", *model.losses)
         super().__init__(model, **keys)
         self.augment, self.num_classes = augment, num_classes
+        self.freezing = Freezing(model, **freezing or {})
         self.precision_metric = MeanAveragePrecision()
         self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
         self.shown: list[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = []  # image, truth and boxes found
@@ -50,6 +54,8 @@ class Detection(Task):
         return self.model.detect(self.augment(DetectionBatch(images, [])).images)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        if self.freezing.stages:
+            self.freezing.apply(self.current_epoch)
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, targets = self.augment(batch, draws)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,13 +13,13 @@ from dltrain.augment.geometry import to_device
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
 from dltrain.errors import UserError
-from dltrain.tasks.freezing import Resting
+from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Task
 
 
 class Segmentation(Task):
     """Cross-entropy over the class of every pixel that is scored. `pixels`: so many of each image, drawn anew in each
-    step, in the place of all; the model then classifies these alone (`at`). `transfer`: see resting.py.
+    step, in the place of all; the model then classifies these alone (`at`). `freezing`: see freezing.py.
 
     Metrics: train/, val/ and test/ loss (nats a pixel) and pixel_accuracy; val/ and test/ mean_iou: the mean over the
     classes, of those that occur in truth or prediction, of the intersection over the union of their pixels in the whole
@@ -30,17 +29,18 @@ class Segmentation(Task):
     batch_type = SegmentationBatch
     headline, training_metrics = "val/mean_iou", ("loss", "pixel_accuracy")
     augment: Augment
+    freezing: Freezing
     eval_loss: Tensor
 
     def __init__(self, model: Any, augment: Augment, num_classes: int, pixels: int | None,
-                 transfer: Mapping[str, Any] | None = None, **keys: Any):
+                 freezing: FreezingKeys | None = None, **keys: Any):
         super().__init__(model, **keys)
         if augment.test_views.kind != "single" or augment.test_views.crop_px or augment.test_views.short_px:
             raise ValueError("augment.test must be single, without test_crop_px and test_short_px: a mask has one view")
         if pixels is not None and not hasattr(model, "at"):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.augment, self.num_classes, self.pixels = augment, num_classes, pixels
-        self.resting = Resting(model, **transfer or {})
+        self.freezing = Freezing(model, **freezing or {})
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED_PIXEL, validate_args=False)
         self.register_buffer("eval_loss", torch.zeros(2), persistent=False)  # summed loss, scored pixels
         self.shown: list[tuple[Tensor, Tensor, Tensor]] = []  # image, truth, prediction
@@ -60,8 +60,8 @@ class Segmentation(Task):
         return logits
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        if self.resting.stages:
-            self.resting.begin(self.current_epoch)
+        if self.freezing.stages:
+            self.freezing.apply(self.current_epoch)
         draws = generator("augment", self.seed, self.current_epoch, batch_idx, self.global_rank)
         images, masks = self.augment(batch, draws)
         if self.pixels is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain import optim
+from dltrain.tasks.freezing import Freezing
 
 
 class Task(pl.LightningModule):
@@ -24,11 +24,12 @@ class Task(pl.LightningModule):
     headline: str
     headline_mode = "max"
     unit = "images"  # what throughput counts
+    freezing: Freezing | None = None  # of the backbone, in tasks whose models have one
     training_metrics: tuple[str, ...] = ("loss",)  # `sums` has the sum of value * count of each, then the count
     sums: Tensor
     gradients: Tensor
 
-    def __init__(self, model: Any, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
+    def __init__(self, model: Any, seed: int, optimizer: optim.OptimizerKeys, schedule: optim.ScheduleKeys):
         super().__init__()
         self.model, self.seed = model, seed
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
