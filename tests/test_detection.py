@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from dltrain.batches import DetectionBatch, generator
 from dltrain.callbacks.boxes import drawn
 from dltrain.data.scenes import COLOURS, Scenes, extent
 from dltrain.errors import UserError
-from dltrain.models import overfeat
+from dltrain.models import faster_rcnn, overfeat
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
 from dltrain.models.faster_rcnn import FasterRCNN
@@ -208,6 +210,24 @@ def test_labels_are_foreground_classes_and_empty_images_train(roi_pool):
     assert ((labels >= 0) & (labels < 10)).all()
     model.net.roi_heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
     assert {3} == {int(label) for detected in model.detect(images) for label in detected["labels"]}
+
+
+def test_a_training_step_of_faster_rcnn_runs_code_of_two_model_files():
+    """That of the detector and that of its backbone: what they share is called when they are built."""
+    files, folder = set(), Path(faster_rcnn.__file__).parent
+    model, targets = detector(), [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])}]
+
+    def note(frame, event, argument):
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and file.parent == folder:
+            files.add(file.name)
+
+    sys.setprofile(note)
+    try:
+        sum(model([torch.randn(3, 64, 64)], targets).values()).backward()
+    finally:
+        sys.setprofile(None)
+    assert files == {"faster_rcnn.py", "cifar_resnet.py"}
 
 
 @pytest.mark.parametrize("at", [2, 5])

@@ -100,6 +100,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except MissingConfigException as error:
         raise missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
+        if "Could not override 'model/backbone'" in str(error):
+            raise no_backbone(folders) from None
         raise UserError(one_line(error)) from None
     config.pop("hydra", None)
     OmegaConf.set_struct(config, True)
@@ -188,6 +190,12 @@ def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
 def missing_choice(error: MissingConfigException, folders: list[Path]) -> UserError:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     return unknown_choice(group, name, folders) if group else UserError(one_line(error))
+
+
+def no_backbone(folders: list[Path]) -> UserError:
+    models = [name for name in groups.names("model", *folders)
+              if (path := groups.path_of("model", name, *folders)) and groups.chosen_by(path, "model/backbone")]
+    return UserError(f"model/backbone: this model has no backbone to choose; those that have one: {', '.join(models)}")
 
 
 def unknown_key(error: Exception, config: DictConfig) -> UserError:
