@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 DecoderState = TypeVar("DecoderState")
+State = tuple[Tensor, ...]  # of recurrent layers: h, and for an LSTM c
 
 
 class Model(Protocol):
@@ -101,17 +102,17 @@ class Decoder(Model, Protocol[DecoderState]):
 
 
 class StatefulModel(Model, Protocol):
-    """A language model whose state goes from one window of text to the next. A state is a tuple of tensors
-    (layers, B, H): h, and for an LSTM c."""
+    """A language model whose state, tensors (layers, B, H), is passed from one window of text to the next."""
 
-    def zeros(self, batch: int) -> tuple[Tensor, ...]:
+    def zeros(self, batch: int) -> State:
         """The state before the first symbol of `batch` sequences."""
 
-    def __call__(self, tokens: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def __call__(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Tokens (B, T) to the logits (B, T, V) of the symbol after each, and the state after the last one."""
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One symbol of each sequence (B,) to logits (B, V). The state is that of `zeros`, of a call or of `step`."""
+    def step(self, tokens: Tensor, state: State | list[State]) -> tuple[Tensor, list[State]]:
+        """One symbol of each sequence (B,) to logits (B, V), and the state of each layer, tensors (B, H). It takes the
+        state of `zeros`, of a call or of `step`."""
 
 
 def backbone_of(model: object) -> Backbone | None:

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NODE = "pretrained"
-TIMM = "timm"  # as `weights`: those that timm publishes for the model
-# names of the layers that compute class logits, which may differ or be missing: aux1 and aux2 are GoogLeNet's, net.*
-# timm's
+TIMM = "timm"  # a value of `weights`: those that timm publishes for the model
+# Names of the layers that compute class logits: aux1 and aux2 are of GoogLeNet, net.* of timm's models.
 HEADS = ("head.", "fc.", "_fc.", "classifier.", "aux1.", "aux2.", "net.fc.", "net.head.", "net.classifier.")
 
 
@@ -57,9 +56,11 @@ def nodes(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def copy_architecture(config: DictConfig) -> None:
-    """Gives a model or backbone with `from_run` the architecture of that run's model, so that its weights fit: all keys
-    but the number of classes, and but keys that only this node has, where its class is the run's. Checks the other
-    keys of the nodes. Without torch. Raises UserError."""
+    """Copies the architecture of the run's model into each model or backbone with `from_run`, so that the weights fit.
+
+    A node keeps its number of classes, which the data decide, and, if the run's model is of the same class, the keys
+    that the run's config lacks. Also checks the other keys of all nodes `pretrained`. Does not import torch. Raises
+    UserError."""
     for key, node in nodes(config.model, "model"):
         pretrained = pretrained_of(node, key)
         if pretrained is None:

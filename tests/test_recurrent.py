@@ -9,7 +9,7 @@ from dltrain.models.recurrent import CharRNN, Recurrent, Symbols
 CELLS = ("rnn", "lstm", "gru")
 
 
-def made(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurrent:
+def recurrent(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurrent:
     torch.manual_seed(3)
     return Recurrent(cell, 5, 7, layers, **keys).to(dtype)
 
@@ -21,7 +21,7 @@ def numbers(*shape: int, dtype=torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, tolerance):
-    net = made(cell, dtype)
+    net = recurrent(cell, dtype)
     x, state = numbers(3, 11, 5, dtype=dtype), tuple(numbers(2, 3, 7, dtype=dtype) for _ in net.zeros(3))
     results = []
     for run in (net.forward, net.unrolled):
@@ -36,7 +36,7 @@ def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, t
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_backpropagation_through_time_equals_finite_differences(cell):
-    net = made(cell, torch.float64, layers=1)
+    net = recurrent(cell, torch.float64, layers=1)
     x = numbers(2, 6, 5, dtype=torch.float64)
     weights = list(net.parameters())
 
@@ -57,7 +57,7 @@ def test_backpropagation_through_time_equals_finite_differences(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_sampling_steps_equal_the_fused_layer(cell):
-    net = made(cell)
+    net = recurrent(cell)
     x = numbers(3, 6, 5)
     out, last = net(x)
     state = net.zeros(3)
@@ -70,7 +70,7 @@ def test_sampling_steps_equal_the_fused_layer(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_sequence_ends_at_its_length_whatever_the_other_rows_are(cell):
-    net = made(cell, bidirectional=True)
+    net = recurrent(cell, bidirectional=True)
     x, lengths = numbers(3, 8, 5), (8, 3, 5)
     out, last = net(x, None, lengths)
     for row, length in enumerate(lengths):
@@ -82,7 +82,7 @@ def test_a_sequence_ends_at_its_length_whatever_the_other_rows_are(cell):
 
 
 def test_the_forget_gate_starts_open():
-    net = made("lstm")
+    net = recurrent("lstm")
     for layer in range(2):
         _, _, b_x, b_h = net.weights(layer)
         assert (b_x + b_h)[7:14].tolist() == [1.0] * 7

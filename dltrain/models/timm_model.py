@@ -42,7 +42,7 @@ class TimmModel(nn.Module):
         """The tensors of this model with timm's published weights, downloaded where they are not yet. A classifier for
         another number of classes than the published one keeps its own. Raises OSError without a network, RuntimeError
         where timm has no weights for the model."""
-        with torch.random.fork_rng(devices=[]):  # what is drawn after this does not depend on it
+        with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
             published = self.create(pretrained=True)
         tensors = {f"net.{name}": value for name, value in published.state_dict().items()}
         if published.pretrained_cfg["num_classes"] != self.num_classes:
