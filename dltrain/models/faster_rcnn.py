@@ -28,14 +28,14 @@ PYRAMID_CHANNELS, PYRAMID_LEVELS = 256, 4
 
 
 class OneMap(nn.Module):
-    """A backbone as torchvision's detectors call it: images (B, C, H, W) to the map of its last stage."""
+    """A backbone as torchvision's detectors call it: images (B, C, H, W) to maps by level, here its last one alone."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
         self.body, self.out_channels = backbone, backbone.out_channels
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body.features(images)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"0": self.body.features(images)}
 
 
 class Pyramid(nn.Module):
@@ -106,7 +106,6 @@ class FasterRCNN(nn.Module):
         image's pixels. In evaluation mode."""
         scaled, _ = self.net.transform(images)
         maps = self.net.backbone(scaled.tensors)
-        maps = {"0": maps} if isinstance(maps, Tensor) else maps
         boxes, _ = self.net.rpn(scaled, maps)
         anchors = self.net.rpn.anchor_generator(scaled, list(maps.values()))
         scales = [image.shape[1] / size[0] for image, size in zip(images, scaled.image_sizes, strict=True)]

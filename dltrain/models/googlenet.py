@@ -15,8 +15,6 @@ size. Initialised after K. He et al., 2015, arXiv 1502.01852.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import GoogLeNet as TorchvisionGoogLeNet
@@ -49,7 +47,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
         def scaled(channels: int) -> int:
             return channels * width // 64
 
-        def conv(c_in: int, c_out: int, **keys: Any) -> nn.Module:
+        def conv(c_in: int, c_out: int, **keys: int) -> nn.Module:
             return BasicConv2d(in_channels if c_in == 3 else scaled(c_in), scaled(c_out), **keys)
 
         def inception(*channels: int) -> nn.Module:
