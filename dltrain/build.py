@@ -16,7 +16,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.strategies import Strategy
 from torch import nn
 
-from dltrain import pretrained
 from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
@@ -28,6 +27,7 @@ from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.errors import DataError, MachineError, UserError
+from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.tasks.task import Task
 
@@ -41,7 +41,8 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     `class_names`: the data's, since a pretrained head may be for other classes.
 
     Raises UserError with the key if the target cannot be imported, does not take the keys, or raises ValueError."""
-    left_out = {"_target_"} | NOT_ARGUMENTS.get(key, set()) | pretrained.keys_of(node, key)
+    pretrained = pretrained_of(node, key)
+    left_out = {"_target_"} | NOT_ARGUMENTS.get(key, set()) | ({NODE} if pretrained else set())
     arguments = {str(name): build_value(value, f"{key}.{name!s}") for name, value in node.items()
                  if name not in left_out}
     place = f"{key} ({str(node._target_).rpartition('.')[2]})"
@@ -59,7 +60,8 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         result = target(**arguments, **more)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
-    pretrained.load_pretrained(result, node, key, class_names)
+    if pretrained is not None:
+        load_pretrained(result, pretrained, class_names)
     return result
 
 
@@ -105,9 +107,9 @@ def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     """The task with its model, initialised from the seed and, in a `fresh` run, from the pretrained weights that the
     config names. `vocabularies`: those of the data."""
     torch.manual_seed(seed_of("init", config.seed))
-    model_node = config.model if fresh else pretrained.without_pretrained(config.model)
+    model_node = config.model if fresh else without_pretrained(config.model)
     model = build(model_node, "model", config.get("class_names"))
-    task: Task = build(config.task, "task", model=model, seed=config.seed, **build_augment(config))
+    task: Task = build(config.task, "task", None, model=model, seed=config.seed, **build_augment(config))
     task.class_names, task.vocabularies = list(config.get("class_names") or []), vocabularies or {}
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)

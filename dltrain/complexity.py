@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dltrain import pretrained
 from dltrain.config import compose, groups
+from dltrain.pretrained import NODE, pretrained_of
 
 aten = torch.ops.aten
 LAYERS = {aten.convolution.default, aten.addmm.default, aten.mm.default, aten.linear.default}
@@ -82,8 +82,8 @@ def measure_classifiers(px: int, channels: int, classes: int) -> Iterator[tuple[
         node = compose.compose(words).config.model
         arguments: Any = OmegaConf.to_container(node, resolve=True)
         target = get_object(arguments.pop("_target_"))
-        for key in pretrained.keys_of(node, "model"):
-            arguments.pop(key, None)
+        if pretrained_of(node, "model"):
+            del arguments[NODE]
         try:
             with torch.device("meta"):
                 yield name, measure(target(**arguments), torch.empty(1, channels, px, px)), ""

@@ -1,4 +1,4 @@
-"""Captions: sentences and their truth, files, the decoder against the deck's equations, scores against loops."""
+"""Captions: sentences and their truth, files, the decoder against the equations of the deck, scores against loops."""
 
 import json
 import math
@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from dltrain.callbacks.captions import captioned
 from PIL import Image
 
 from dltrain import build, cli, run
 from dltrain.batches import END, PAD, START, BatchError, CaptionBatch, generator
-from dltrain.callbacks.captions import captioned
 from dltrain.data.caption_files import CaptionLines, Flickr8k
 from dltrain.data.captioning import stack_captions
 from dltrain.data.coco import CocoCaptions
@@ -25,7 +25,7 @@ from dltrain.tasks.captioning import scores
 from dltrain.tasks.decoding import beam, starts, written
 from tests.test_resume import assert_a_crash_changes_nothing
 
-WORDS = ["model=captioner", "model.encoder.depth=8", "data.num_train=24", "data.batch_size=8", "trainer=cpu",
+WORDS = ["model=captioner", "model.backbone.depth=8", "data.num_train=24", "data.batch_size=8", "trainer=cpu",
          "trainer.max_epochs=2", "task.optimizer.lr=0.005", "recipe=none", "model.hidden=16", "model.embedding=8",
          "data._target_=tests.test_captions.FewCaptions"]
 
@@ -133,44 +133,44 @@ def test_the_first_steps_are_the_decks_equations():
     """h1 = g(W_i i + W_x x(START) + b), ht = g(W_x xt + W_h ht-1 + b), o = W_o h, with W_i = W_h P."""
     model = captioner(cell="rnn").eval()
     image = torch.randn(1, 3, 64, 64, generator=generator("deck"))
-    i = F.adaptive_avg_pool2d(model.encoder.features(image), 2).flatten(1)[0]
+    i = F.adaptive_avg_pool2d(model.backbone.features(image), 2).flatten(1)[0]
     w_x, w_h, b_x, b_h = model.recurrent.weights(0)
     p, p_bias = model.image.weight, model.image.bias
     x = model.words.table.weight
     h = torch.tanh(w_h @ (p @ i + p_bias) + w_x @ x[START] + b_x + b_h)
-    wanted = [model.head.weight @ h + model.head.bias]
+    expected = [model.head.weight @ h + model.head.bias]
     for word in (5, 7):
         h = torch.tanh(w_x @ x[word] + b_x + w_h @ h + b_h)
-        wanted.append(model.head.weight @ h + model.head.bias)
-    found = model(image, torch.tensor([[[START, 5, 7]]]))[0, 0]
-    torch.testing.assert_close(found, torch.stack(wanted))
-    begun = model.begin(image)
-    for word, logits in zip((START, 5, 7), wanted, strict=True):
-        out, begun = model.step(torch.tensor([word]), begun)
-        torch.testing.assert_close(out[0], logits)
+        expected.append(model.head.weight @ h + model.head.bias)
+    logits = model(image, torch.tensor([[[START, 5, 7]]]))[0, 0]
+    torch.testing.assert_close(logits, torch.stack(expected))
+    state = model.begin(image)
+    for word, expected_logits in zip((START, 5, 7), expected, strict=True):
+        logits, state = model.step(torch.tensor([word]), state)
+        torch.testing.assert_close(logits[0], expected_logits)
 
 
 def test_show_and_tell_reads_the_image_as_the_first_word():
     model = captioner(enter="first_input", layers=2).eval()
     image = torch.randn(2, 3, 64, 64, generator=generator("tell"))
-    i = model.image(F.adaptive_avg_pool2d(model.encoder.features(image), 2).flatten(1))
+    i = model.image(F.adaptive_avg_pool2d(model.backbone.features(image), 2).flatten(1))
     words = model.words(torch.tensor([[START, 4], [START, 9]]))
     h, _ = model.recurrent(torch.cat([i[:, None], words], 1))
-    wanted = model.head(h[:, 1:])
-    torch.testing.assert_close(model(image, torch.tensor([[[START, 4]], [[START, 9]]]))[:, 0], wanted)
+    expected = model.head(h[:, 1:])
+    torch.testing.assert_close(model(image, torch.tensor([[[START, 4]], [[START, 9]]]))[:, 0], expected)
 
 
-def test_attention_is_the_papers():
+def test_attention_equals_the_papers_equations():
     """Section 4.2 and equation 4 to 6 with a loop over places; z beside the word and beside h."""
     model = captioner(attention=True).eval()
-    torch.nn.init.normal_(model.place)
+    torch.nn.init.normal_(model.place_embedding)
     image = torch.randn(1, 3, 64, 64, generator=generator("attend"))
-    maps = F.adaptive_avg_pool2d(model.encoder.features(image), 4)[0]
-    seen, state = model.begin(image)
+    maps = F.adaptive_avg_pool2d(model.backbone.features(image), 4)[0]
+    attended, state = model.begin(image)
     h, c = state[-1][0][0], state[-1][1][0]
-    places = [maps[:, n // 4, n % 4] + model.place[n] for n in range(16)]
+    places = [maps[:, n // 4, n % 4] + model.place_embedding[n] for n in range(16)]
     energy = torch.stack([model.score.weight[0] @ torch.tanh(
-        model.of_place.weight @ a + model.of_place.bias + model.of_state.weight @ h) for a in places])
+        model.place_keys.weight @ a + model.place_keys.bias + model.state_query.weight @ h) for a in places])
     alpha = energy.exp() / energy.exp().sum()
     z = sum(w * a for w, a in zip(alpha, places, strict=True)) * torch.sigmoid(model.gate.weight[0] @ h
                                                                               + model.gate.bias)
@@ -179,12 +179,12 @@ def test_attention_is_the_papers():
     i, f, g, o = gates.chunk(4)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     h = torch.sigmoid(o) * torch.tanh(c)
-    wanted = model.head.weight @ torch.cat([h, z]) + model.head.bias
-    out, _ = model.step(torch.tensor([START]), (seen, state))
-    torch.testing.assert_close(out[0], wanted)
-    looked = model.looked_at(image, torch.tensor([[START, 5]]))
-    assert looked.shape == (1, 2, 4, 4)
-    torch.testing.assert_close(looked[0, 0].flatten(), alpha)
+    expected = model.head.weight @ torch.cat([h, z]) + model.head.bias
+    out, _ = model.step(torch.tensor([START]), (attended, state))
+    torch.testing.assert_close(out[0], expected)
+    weights = model.attention_maps(image, torch.tensor([[START, 5]]))
+    assert weights.shape == (1, 2, 4, 4)
+    torch.testing.assert_close(weights[0, 0].flatten(), alpha)
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -194,70 +194,76 @@ def test_beam_one_is_greedy_and_scores_are_the_sums_of_log_probabilities(attenti
     images = torch.randn(3, 3, 64, 64, generator=generator("beam"))
     with torch.no_grad():
         greedy, score = written(model.step, model.begin(images), starts(3, images.device), 6)
-        one, one_score = beam(model.step, model.begin(images), starts(3, images.device), 6, 1)
-        assert one[:, 0].tolist() == greedy.tolist()
-        torch.testing.assert_close(one_score[:, 0], score)
-        found, found_scores = beam(model.step, model.begin(images), starts(3, images.device), 6, 4)
-        read = torch.cat([torch.full((3, 4, 1), START), found], 2)
+        single, single_score = beam(model.step, model.begin(images), starts(3, images.device), 6, 1)
+        assert single[:, 0].tolist() == greedy.tolist()
+        torch.testing.assert_close(single_score[:, 0], score)
+        sentences, beam_scores = beam(model.step, model.begin(images), starts(3, images.device), 6, 4)
+        read = torch.cat([torch.full((3, 4, 1), START), sentences], 2)
         logits = model(images, read[:, :, :-1])
-        log_p = logits.log_softmax(3).gather(3, found[..., None])[..., 0].masked_fill(found == PAD, 0).sum(2)
-    torch.testing.assert_close(found_scores, log_p)
-    by_length = found_scores / (found != PAD).sum(2)
+        log_p = logits.log_softmax(3).gather(3, sentences[..., None])[..., 0].masked_fill(
+            sentences == PAD, 0).sum(2)
+    torch.testing.assert_close(beam_scores, log_p)
+    by_length = beam_scores / (sentences != PAD).sum(2)
     assert (by_length[:, :-1] >= by_length[:, 1:] - 1e-5).all()
-    assert len({tuple(row) for row in found[0].tolist()}) == 4
+    assert len({tuple(row) for row in sentences[0].tolist()}) == 4
 
 
-def test_own_words_are_read_where_asked():
+def test_sampled_words_are_read_where_the_mask_says_so():
     model = captioner().eval()
     model.head.weight.data *= 6
     images = torch.randn(1, 3, 64, 64, generator=generator("own"))
     true = torch.tensor([[[START, 5, 6, 7]]])
-    nothing = model(images, true, torch.zeros(1, 1, 4, dtype=torch.bool))
-    torch.testing.assert_close(nothing, model(images, true))
-    every = model(images, true, torch.ones(1, 1, 4, dtype=torch.bool))
-    own = [START]
+    none_sampled = model(images, true, torch.zeros(1, 1, 4, dtype=torch.bool))
+    torch.testing.assert_close(none_sampled, model(images, true))
+    all_sampled = model(images, true, torch.ones(1, 1, 4, dtype=torch.bool))
+    likeliest = [START]
     for _ in range(3):
-        own.append(int(model(images, torch.tensor([[own]]))[0, 0, -1].argmax()))
-    assert own != true[0, 0].tolist()
-    torch.testing.assert_close(every, model(images, torch.tensor([[own]])))
+        likeliest.append(int(model(images, torch.tensor([[likeliest]]))[0, 0, -1].argmax()))
+    assert likeliest != true[0, 0].tolist()
+    torch.testing.assert_close(all_sampled, model(images, torch.tensor([[likeliest]])))
 
 
-def test_the_share_of_own_words_grows_over_the_run(config, run_folder, monkeypatch):
-    shares, plain = [], Captioner.forward
+def test_the_fraction_of_sampled_words_grows_over_the_run(config, run_folder, monkeypatch):
+    fractions, forward = [], Captioner.forward
 
-    def noted(self, images, captions, own=None):
+    def recorded(self, images, captions, sampled=None):
         if self.training:
-            shares.append(float(own.float().mean()))
-        return plain(self, images, captions, own)
+            fractions.append(float(sampled.float().mean()))
+        return forward(self, images, captions, sampled)
 
-    monkeypatch.setattr(Captioner, "forward", noted)
+    monkeypatch.setattr(Captioner, "forward", recorded)
     run.train(config(*WORDS, "task.sampled_share=0.9"), run_folder("sampled"))
-    assert len(shares) == 6
-    assert shares[0] == 0
-    for step, share in enumerate(shares):
-        assert share == pytest.approx(0.9 * step / 6, abs=0.12)
+    assert len(fractions) == 6
+    assert fractions[0] == 0
+    for step, fraction in enumerate(fractions):
+        assert fraction == pytest.approx(0.9 * step / 6, abs=0.12)
 
 
-def test_a_frozen_encoder_keeps_weights_and_statistics(config, run_folder):
-    def trunk(*more):
-        path = run_folder("-".join(more).replace("task.frozen_epochs=", "f") or "free")
-        run.train(config(*WORDS, *more), path)
+def test_a_frozen_backbone_keeps_weights_and_statistics(config, run_folder):
+    def trained_backbone(name, *words):
+        path = run_folder(name)
+        run.train(config(*WORDS, *words), path)
         saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        return {name: value for name, value in saved.items() if name.startswith("model.encoder.")}
+        return {name: value for name, value in saved.items() if name.startswith("model.backbone.")}
 
-    found = config(*WORDS)
-    build.build_data(found)
-    begun = build.build_task(found).state_dict()
-    rested, late, free = trunk("task.frozen_epochs=null"), trunk("task.frozen_epochs=1"), trunk()
-    assert all(torch.equal(value, begun[name]) for name, value in rested.items())
-    counted = "model.encoder.stem.1.num_batches_tracked"
-    assert (int(late[counted]), int(free[counted])) == (3, 6), "three steps an epoch"
-    assert not torch.equal(late["model.encoder.stem.0.weight"], begun["model.encoder.stem.0.weight"])
+    initial_config = config(*WORDS)
+    build.build_data(initial_config)
+    initial = build.build_task(initial_config).state_dict()
+    frozen, free = trained_backbone("frozen", "task.freezing.until=all"), trained_backbone("free")
+    unfrozen = trained_backbone("unfrozen", "task.freezing.until=all", "task.freezing.unfreeze_every_epochs=1")
+    assert all(torch.equal(value, initial[name]) for name, value in frozen.items())
+    batches = "num_batches_tracked"
+    counted = {name: (int(unfrozen[name]), int(free[name])) for name in initial if name.endswith(batches)}
+    assert counted["model.backbone.stem.1.num_batches_tracked"] == (0, 6), "three steps an epoch"
+    assert counted["model.backbone.blocks.2.convs.0.1.num_batches_tracked"] == (3, 6), "stage3 in the second epoch"
+    last = "model.backbone.blocks.2.convs.0.0.weight"
+    assert not torch.equal(unfrozen[last], initial[last])
 
 
-@pytest.mark.parametrize("more", [[], ["task.sampled_share=0.5", "task.frozen_epochs=1"]])
-def test_a_resumed_run_ends_in_the_same_bits(more, config, run_folder, monkeypatch):
-    assert_a_crash_changes_nothing([*WORDS, *more], 4, config, run_folder, monkeypatch)
+@pytest.mark.parametrize("words", [[], ["task.sampled_share=0.5", "task.freezing.until=all",
+                                        "task.freezing.unfreeze_every_epochs=1"]])
+def test_a_resumed_run_ends_in_the_same_bits(words, config, run_folder, monkeypatch):
+    assert_a_crash_changes_nothing([*WORDS, *words], 4, config, run_folder, monkeypatch)
 
 
 def test_bleu_equals_a_count_by_hand():
@@ -501,23 +507,22 @@ def test_word_vectors_from_a_file(config, tmp_path):
         data.word_vectors(str(tmp_path / "none.txt"), 8)
 
 
-def test_the_encoder_has_a_learning_rate_of_its_own(config):
-    found = config(*WORDS, "task.optimizer.lr_factors=[encoder:0.1]")
-    build.build_data(found)
-    task = build.build_task(found)
-    (groups,) = [task.configure_optimizers()["optimizer"].param_groups]
+def test_the_backbone_has_a_learning_rate_of_its_own(config):
+    composed = config(*WORDS, "task.optimizer.lr_factors=[backbone:0.1]")
+    build.build_data(composed)
+    task = build.build_task(composed)
+    groups = task.configure_optimizers()["optimizer"].param_groups
     assert [group["initial_lr"] for group in groups] == pytest.approx([0.005, 0.0005])
     slow = {id(p) for p in groups[1]["params"]}
-    assert slow == {id(p) for p in task.model.encoder.parameters() if p.requires_grad}
+    assert slow == {id(p) for p in task.model.backbone.parameters()}
     assert sum(len(group["params"]) for group in groups) == len(list(task.model.parameters()))
-    found.task.optimizer.lr_factors = ["encoder:0.1", "encoder.stem:0.01"]
-    groups = build.build_task(found).configure_optimizers()["optimizer"].param_groups
+    composed.task.optimizer.lr_factors = ["backbone:0.1", "backbone.stem:0.01"]
+    groups = build.build_task(composed).configure_optimizers()["optimizer"].param_groups
     assert [group["initial_lr"] for group in groups] == pytest.approx([0.005, 0.0005, 0.00005])
     assert len(groups[2]["params"]) == 3, "the stem: a kernel, a scale and a shift"
-    found = config(*WORDS, "task.optimizer.lr_factors=[encodr:0.1]")
-    build.build_data(found)
-    with pytest.raises(UserError, match=r"lr_factors.encodr: no parameter that is trained begins so; .*'encoder'"):
-        build.build_task(found).configure_optimizers()
-    found.task.optimizer.lr_factors = ["encoder"]
-    with pytest.raises(UserError, match=r"lr_factors: 'encoder' must be NAME:FACTOR, as encoder:0.1"):
-        build.build_task(found).configure_optimizers()
+    composed.task.optimizer.lr_factors = ["backbne:0.1"]
+    with pytest.raises(UserError, match=r"lr_factors: 'backbne' is neither a stage of .*; did you mean 'backbone'"):
+        build.build_task(composed).configure_optimizers()
+    composed.task.optimizer.lr_factors = ["backbone"]
+    with pytest.raises(UserError, match=r"lr_factors: 'backbone' must be NAME:FACTOR, as backbone:0.1"):
+        build.build_task(composed).configure_optimizers()

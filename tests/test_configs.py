@@ -6,6 +6,7 @@ import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
+from dltrain.commands.why import explain
 from dltrain.config import groups, schema
 from dltrain.config.compose import compose, compose_unchecked
 
@@ -59,6 +60,46 @@ def test_defaults_obey_their_own_rules():
 def test_every_model_composes_with_its_natural_data(model):
     composed = compose([f"model={model}"])
     assert composed.config.task.batch_type == composed.config.data.batch_type
+
+
+@pytest.mark.parametrize("backbone", groups.names("model/backbone"))
+def test_every_backbone_composes_and_is_among_the_choices(backbone):
+    composed = compose(["model=localizer", f"model/backbone={backbone}"])
+    assert composed.job_config().choices["model/backbone"] == backbone
+    assert {*composed.config.model.backbone.pretrained} == {"from_run", "weights", "rename"}
+
+
+def test_backbones_of_a_user_are_found_and_an_experiment_may_choose_one(tmp_path):
+    for name, text in (("model/backbone/tiny", "# A backbone of a user\n_target_: own.Tiny\n"),
+                       ("experiment/small", "# @package _global_\n# Is it good?\ndefaults:\n"
+                                            "  - override /model: localizer\n  - override /model/backbone: tiny\n")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    search_path = [f"hydra.searchpath=[{tmp_path}]"]
+    choice = ["model=fcn8s", "model/backbone=tiny"]
+    for words, folder in ((choice, str(tmp_path)), (["experiment=small"], str(tmp_path)),
+                          ([*choice, *search_path], None)):
+        composed = compose(words, folder)
+        assert composed.chosen["model/backbone"] == "tiny"
+        assert composed.config.model.backbone == {"_target_": "own.Tiny"}
+    multirun = compose(["model=fcn8s", "model/backbone=vgg,lite0"], multirun=True)
+    assert multirun.chosen["model/backbone"] == "vgg"
+
+
+def test_where_the_keys_of_pretrained_weights_come_from():
+    for key, words in (("model.pretrained.weights", ["model=resnet50"]),
+                       ("model.backbone.pretrained.weights", ["model=faster_rcnn_vgg16"])):
+        value, source, rule = explain(key, words).splitlines()
+        assert value == f"{key} = null"
+        assert re.search(r"configs/model/base/pretrained.yaml:\d+  null", source)
+        assert rule.startswith("  # str or null: file of named tensors")
+
+
+def test_where_a_backbone_comes_from():
+    answer = explain("model/backbone", ["model=faster_rcnn_lite0", "model/backbone=cifar"])
+    assert answer.startswith("model/backbone = cifar\n  set by the command line")
+    assert re.search(r"over   .*faster_rcnn_lite0.yaml:\d+ .*lite0\n", answer)
+    assert answer.endswith("its keys are model.backbone.*)")
 
 
 @pytest.mark.parametrize("group", ["task", "data"])

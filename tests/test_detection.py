@@ -1,13 +1,16 @@
-"""Detection: scenes, the parts against loops, AP against pycocotools, exact resume, what predict leaves."""
+"""Detection: scenes, the models against loops, AP against pycocotools, exact resume, what predict writes."""
 
 import json
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dltrain.callbacks.boxes import drawn
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -17,14 +20,13 @@ from torchvision.ops import box_iou, nms
 
 from dltrain import build, cli, run
 from dltrain.batches import BatchError, DetectionBatch, generator
-from dltrain.callbacks.boxes import drawn
 from dltrain.data.scenes import COLOURS, Scenes, tight_box
 from dltrain.errors import UserError
-from dltrain.models import overfeat
+from dltrain.models import faster_rcnn, overfeat
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
 from dltrain.models.faster_rcnn import FasterRCNN
-from dltrain.models.localizer import Localizer, coded, decoded, moments
+from dltrain.models.localizer import Localizer, decode, encode, moments
 from dltrain.models.overfeat import OverFeatDetector
 from dltrain.models.regions import OneMapRoIPool
 from tests.test_resume import assert_a_crash_changes_nothing
@@ -84,26 +86,26 @@ def test_boxes_are_tight_around_strokes_of_the_right_colour():
     assert set(counts) == {1, 2, 3, 4}
 
 
-def test_anchors_are_labelled_as_the_paper_says():
+def test_anchors_are_labelled_as_in_the_paper():
     """Section 3.1.2: positive from IoU 0.7 on or the best of a box, negative below 0.3, the rest is not used."""
     net = detector().net.rpn
-    draws = generator("anchors")
-    corners = torch.rand(300, 2, generator=draws) * 50
-    anchors = torch.cat([corners, corners + 4 + torch.rand(300, 2, generator=draws) * 20], 1)
+    rng = generator("anchors")
+    corners = torch.rand(300, 2, generator=rng) * 50
+    anchors = torch.cat([corners, corners + 4 + torch.rand(300, 2, generator=rng) * 20], 1)
     boxes = anchors[[3, 50, 200]] + torch.tensor([[1.0, 0, 0, 2], [3, 3, 3, 3], [0.0, 0, 0, 0]])
     (labels,), (matched,) = net.assign_targets_to_anchors([anchors], [{"boxes": boxes}])
     overlap = box_iou(boxes, anchors)
-    for place in range(300):
-        mine = overlap[:, place]
-        best_of_a_box = any(overlap[row, place] == overlap[row].max() for row in range(3))
-        wanted = 1.0 if mine.max() >= 0.7 or best_of_a_box else 0.0 if mine.max() < 0.3 else -1.0
-        assert labels[place] == wanted
-        if wanted == 1.0:
-            assert torch.equal(matched[place], boxes[mine.argmax()])
+    for anchor in range(300):
+        ious = overlap[:, anchor]
+        best_of_a_box = any(overlap[row, anchor] == overlap[row].max() for row in range(3))
+        expected = 1.0 if ious.max() >= 0.7 or best_of_a_box else 0.0 if ious.max() < 0.3 else -1.0
+        assert labels[anchor] == expected
+        if expected == 1.0:
+            assert torch.equal(matched[anchor], boxes[ious.argmax()])
     assert {-1.0, 0.0, 1.0} == set(labels.tolist())
 
 
-def test_boxes_are_coded_as_the_paper_says():
+def test_boxes_are_coded_as_in_the_paper():
     """Equation 2: t = ((x - xa) / wa, (y - ya) / ha, log(w / wa), log(h / ha)), and back."""
     boxes = torch.tensor([[10.0, 20, 40, 80], [0, 0, 5, 7]])
     anchors = torch.tensor([[12.0, 18, 44, 82], [1, 1, 9, 9]])
@@ -112,20 +114,20 @@ def test_boxes_are_coded_as_the_paper_says():
     for row in range(2):
         (x1, y1, x2, y2), (a1, b1, a2, b2) = boxes[row].tolist(), anchors[row].tolist()
         wa, ha = a2 - a1, b2 - b1
-        wanted = [((x1 + x2) / 2 - (a1 + a2) / 2) / wa, ((y1 + y2) / 2 - (b1 + b2) / 2) / ha, math.log((x2 - x1) / wa),
-                  math.log((y2 - y1) / ha)]
-        assert coded[row].tolist() == pytest.approx(wanted, abs=1e-6)
+        expected = [((x1 + x2) / 2 - (a1 + a2) / 2) / wa, ((y1 + y2) / 2 - (b1 + b2) / 2) / ha,
+                    math.log((x2 - x1) / wa), math.log((y2 - y1) / ha)]
+        assert coded[row].tolist() == pytest.approx(expected, abs=1e-6)
     torch.testing.assert_close(coder.decode(coded, [anchors])[:, 0], boxes)
 
 
 def test_suppression_equals_a_loop():
-    draws = generator("nms")
-    corners = torch.rand(80, 2, generator=draws) * 20
-    boxes, scores = torch.cat([corners, corners + 10], 1), torch.rand(80, generator=draws)
+    rng = generator("nms")
+    corners = torch.rand(80, 2, generator=rng) * 20
+    boxes, scores = torch.cat([corners, corners + 10], 1), torch.rand(80, generator=rng)
     kept: list[int] = []
-    for place in scores.argsort(descending=True).tolist():
-        if all(float(box_iou(boxes[[place]], boxes[[other]])) <= 0.5 for other in kept):
-            kept.append(place)
+    for index in scores.argsort(descending=True).tolist():
+        if all(float(box_iou(boxes[[index]], boxes[[better]])) <= 0.5 for better in kept):
+            kept.append(index)
     assert nms(boxes, scores, 0.5).tolist() == kept
     assert 3 < len(kept) < 80
 
@@ -134,7 +136,7 @@ def test_roi_pooling_equals_a_loop():
     """Fast R-CNN, section 2.1: the maximum of each of 7 x 7 cells of the rounded window."""
     maps = torch.randn(1, 2, 16, 16, generator=generator("maps"))
     box = [4.0, 8.0, 47.0, 59.0]
-    found = OneMapRoIPool(7, 4)({"0": maps}, [torch.tensor([box])], None)[0]
+    pooled = OneMapRoIPool(7, 4)({"0": maps}, [torch.tensor([box])], [])[0]
     x1, y1, x2, y2 = (round(v / 4) for v in box)
     h, w = y2 - y1 + 1, x2 - x1 + 1
     for row in range(7):
@@ -142,7 +144,7 @@ def test_roi_pooling_equals_a_loop():
             top, bottom = y1 + math.floor(row * h / 7), y1 + math.ceil((row + 1) * h / 7)
             left, right = x1 + math.floor(column * w / 7), x1 + math.ceil((column + 1) * w / 7)
             cell = maps[0, :, top:min(bottom, 16), left:min(right, 16)]
-            torch.testing.assert_close(found[:, row, column], cell.amax((1, 2)))
+            torch.testing.assert_close(pooled[:, row, column], cell.amax((1, 2)))
 
 
 def a_case() -> tuple[list[dict], list[dict]]:
@@ -200,20 +202,37 @@ def test_labels_are_foreground_classes_and_empty_images_train(roi_pool):
     targets = [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])},
                {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}]
     losses = model(images, targets)
-    assert targets[0]["labels"].tolist() == [9], "the batch is not changed"
+    assert targets[0]["labels"].tolist() == [9], "the batch must not change"
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert model.net.backbone.classifier.stem[0].weight.grad.abs().sum() > 0
-    found = model.eval().detect(images)
-    labels = torch.cat([one["labels"] for one in found])
+    assert model.backbone.stem[0].weight.grad.abs().sum() > 0
+    labels = torch.cat([detected["labels"] for detected in model.eval().detect(images)])
     assert ((labels >= 0) & (labels < 10)).all()
     model.net.roi_heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
-    assert {3} == {int(label) for one in model.detect(images) for label in one["labels"] if len(one["labels"])}
+    assert {3} == {int(label) for detected in model.detect(images) for label in detected["labels"]}
+
+
+def test_a_training_step_of_faster_rcnn_runs_code_of_two_model_files():
+    """That of the detector and that of its backbone: what they share is called when they are built."""
+    files, folder = set(), Path(faster_rcnn.__file__).parent
+    model, targets = detector(), [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])}]
+
+    def note(frame, event, argument):
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and file.parent == folder:
+            files.add(file.name)
+
+    sys.setprofile(note)
+    try:
+        sum(model([torch.randn(3, 64, 64)], targets).values()).backward()
+    finally:
+        sys.setprofile(None)
+    assert files == {"faster_rcnn.py", "cifar_resnet.py"}
 
 
 @pytest.mark.parametrize("at", [2, 5])
 def test_a_resumed_run_ends_in_the_same_bits(at, config, run_folder, monkeypatch):
-    """Though the proposals' and regions' samplers draw in each step."""
+    """The samplers of proposals and regions use random numbers in each step."""
     assert_a_crash_changes_nothing(WORDS, at, config, run_folder, monkeypatch)
 
 
@@ -259,42 +278,42 @@ def test_what_breaks_the_promise_is_named(config):
         DetectionBatch(*batch).check(10)
 
 
-def test_the_localizers_boxes_are_coded_by_the_images_sides_and_back():
+def test_the_localizers_boxes_are_coded_in_units_of_the_images_sides():
     torch.manual_seed(0)
     model = Localizer(CifarResNet(8), 10, points=4, box_weight=2.0)
     image = torch.randn(3, 64, 64)
     boxes = torch.tensor([[8.0, 16, 40, 32]])
-    assert coded(boxes, image).tolist() == [[0.375, 0.375, 0.5, 0.25]]
-    torch.testing.assert_close(decoded(coded(boxes, image), image), boxes)
+    assert encode(boxes, image).tolist() == [[0.375, 0.375, 0.5, 0.25]]
+    torch.testing.assert_close(decode(encode(boxes, image), image), boxes)
     targets = [{"boxes": boxes, "labels": torch.tensor([3])}]
-    logits, box = model.eval().both([image])
+    logits, box = model.eval().logits_and_codes([image])
     losses = model([image], targets)
     torch.testing.assert_close(losses["loss_classifier"], -logits.log_softmax(1)[0, 3])
-    far = [abs(a.item() - b) for a, b in zip(box[0], [0.375, 0.375, 0.5, 0.25], strict=True)]
-    wanted = sum(d**2 / 0.1 if d < 0.05 else d - 0.025 for d in far) / 4
-    assert losses["loss_box_reg"].item() == pytest.approx(2 * wanted, rel=1e-5)
-    (found,) = model.detect([image])
-    assert found["labels"].item() == logits.argmax().item()
-    assert found["boxes"].shape == (1, 4)
-    assert ((found["boxes"] >= 0) & (found["boxes"] <= 64)).all()
+    distances = [abs(a.item() - b) for a, b in zip(box[0], [0.375, 0.375, 0.5, 0.25], strict=True)]
+    expected = sum(d**2 / 0.1 if d < 0.05 else d - 0.025 for d in distances) / 4
+    assert losses["loss_box_reg"].item() == pytest.approx(2 * expected, rel=1e-5)
+    (detected,) = model.detect([image])
+    assert detected["labels"].item() == logits.argmax().item()
+    assert detected["boxes"].shape == (1, 4)
+    assert ((detected["boxes"] >= 0) & (detected["boxes"] <= 64)).all()
 
 
 def test_moments_equal_a_loop():
     maps = torch.randn(2, 3, 4, 5, generator=generator("moments"))
-    found = moments(maps)
+    values = moments(maps)
     for image in range(2):
         for point in range(3):
-            weights = maps[image, point].exp() / maps[image, point].exp().sum()
-            for axis, size, place in ((1, 5, 0), (0, 4, 6)):
-                at = [(i + 0.5) / size for i in range(size)]
-                shares = weights.sum(1 - axis).tolist()
-                mean = sum(s * p for s, p in zip(shares, at, strict=True))
-                spread = sum(s * (p - mean) ** 2 for s, p in zip(shares, at, strict=True))
-                assert found[image, place + point].item() == pytest.approx(mean, abs=1e-5)
-                assert found[image, place + 3 + point].item() == pytest.approx(math.sqrt(spread + 1e-6), abs=1e-5)
+            probabilities = maps[image, point].exp() / maps[image, point].exp().sum()
+            for axis, size, first in ((1, 5, 0), (0, 4, 6)):
+                places = [(i + 0.5) / size for i in range(size)]
+                marginal = probabilities.sum(1 - axis).tolist()
+                mean = sum(p * place for p, place in zip(marginal, places, strict=True))
+                variance = sum(p * (place - mean) ** 2 for p, place in zip(marginal, places, strict=True))
+                assert values[image, first + point].item() == pytest.approx(mean, abs=1e-5)
+                assert values[image, first + 3 + point].item() == pytest.approx(math.sqrt(variance + 1e-6), abs=1e-5)
 
 
-def test_the_localizer_refuses_scenes_of_several(config, run_folder):
+def test_the_localizer_refuses_scenes_of_several_objects(config, run_folder):
     words = ["model=localizer", *WORDS[1:-2], WORDS[-1], "task.optimizer.lr=0.0001"]
     with pytest.raises(UserError, match=r"one object an image, but they have 1 to [234]; .*data.max_objects=1"):
         run.train(config(*words), run_folder("several"))
@@ -312,18 +331,18 @@ def test_a_grid_reaches_from_edge_to_edge_and_no_gap_is_wider_than_the_step():
     tall = grid(40, 60, [16], [4.0], 0.5)
     torch.testing.assert_close(tall[:, 2:] - tall[:, :2], torch.tensor([8.0, 32.0]).expand(len(tall), 2))
     large = grid(20, 60, [64], [1.0], 0.5)
-    assert large.tolist() == [[0, 0, 60, 20]], "cut to the image"
+    assert large.tolist() == [[0, 0, 60, 20]], "clipped to the image"
 
 
-def given_boxes(kind, **keys):
+def grid_detector(kind, **keys):
     torch.manual_seed(0)
     return kind(CifarResNet(8), **{"num_classes": 10, "box_px": [16, 24], "ratios": [1.0], "step": 0.5, "short_px": 64,
                                    "long_px": 500, "hidden": 16, **keys})
 
 
 @pytest.mark.parametrize("kind", [FastRCNN, RCNN])
-def test_given_boxes_train_and_labels_are_foreground_classes(kind):
-    model = given_boxes(kind)
+def test_boxes_of_a_grid_train_and_labels_are_foreground_classes(kind):
+    model = grid_detector(kind)
     images = [torch.randn(3, 64, 64, generator=generator("i", i)) for i in range(2)]
     targets = [{"boxes": torch.tensor([[5.0, 5, 30, 40]]), "labels": torch.tensor([9])},
                {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}]
@@ -331,53 +350,61 @@ def test_given_boxes_train_and_labels_are_foreground_classes(kind):
     assert set(losses) == set(kind.losses)
     sum(losses.values()).backward()
     assert sum(float(p.grad.abs().sum()) for name, p in model.named_parameters() if "stem" in name) > 0
-    model.heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
-    found = model.eval().detect([images[0], torch.randn(3, 48, 80)])
-    assert {3} == {int(label) for one in found for label in one["labels"]}
-    assert (found[1]["boxes"][:, 2] <= 80).all()
-    assert (found[1]["boxes"][:, 3] <= 48).all()
+    model.regions.heads.box_predictor.cls_score.bias.data[3 + 1] = 50.0
+    first, second = model.eval().detect([images[0], torch.randn(3, 48, 80)])
+    assert {3} == {*first["labels"].tolist(), *second["labels"].tolist()}
+    assert (second["boxes"][:, 2] <= 80).all()
+    assert (second["boxes"][:, 3] <= 48).all()
 
 
 @pytest.mark.parametrize("kind", [FasterRCNN, FastRCNN, RCNN])
 def test_the_loss_falls_with_the_true_classs_score_and_no_others(kind):
-    """Class 9 of the data is class 10 beside the background, which has most regions."""
-    model = detector(roi_batch=8) if kind is FasterRCNN else given_boxes(kind, roi_batch=8)
-    bias = (model.net.roi_heads if kind is FasterRCNN else model.heads).box_predictor.cls_score.bias
+    """Class 9 of the data is class 10 of the head, where 0 is background, which most regions are."""
+    model = detector(roi_batch=8) if kind is FasterRCNN else grid_detector(kind, roi_batch=8)
+    bias = (model.net.roi_heads if kind is FasterRCNN else model.regions.heads).box_predictor.cls_score.bias
     targets = [{"boxes": torch.tensor([[8.0, 8, 32, 32], [30, 30, 54, 54]]), "labels": torch.tensor([9, 9])}]
     model([torch.randn(3, 64, 64, generator=generator("loss"))], targets)["loss_classifier"].backward()
     assert [k for k in range(11) if bias.grad[k] < 0] == [0, 10]
 
 
-def test_each_region_of_rcnn_is_its_crop_alone_through_the_trunk():
-    model = given_boxes(RCNN).eval()
+def test_each_region_of_rcnn_goes_through_the_backbone_alone(monkeypatch):
+    model = grid_detector(RCNN).eval()
     image = torch.randn(3, 64, 64, generator=generator("crop"))
     boxes = torch.tensor([[4.0, 8, 32, 36], [10, 0, 38, 28]])
-    pool = model.heads.box_roi_pool
-    found = pool({"0": image[None]}, [boxes], [(64, 64)])
-    assert found.shape == (2, 64, 7, 7)
-    alone = pool({"0": image[None]}, [boxes[1:]], [(64, 64)])
-    torch.testing.assert_close(found[1:], alone)
-    trunk, pool.trunk = pool.trunk, torch.nn.Identity()
-    warped = pool({"0": image[None]}, [boxes], [(64, 64)])
-    pool.trunk = trunk
-    torch.testing.assert_close(found, trunk(warped))
+    maps = model.crop_maps({"0": image[None]}, [boxes], [(64, 64)])
+    assert maps.shape == (2, 64, 7, 7)
+    torch.testing.assert_close(model.crop_maps({"0": image[None]}, [boxes[1:]], [(64, 64)]), maps[1:])
+    features = model.backbone.features
+    monkeypatch.setattr(model.backbone, "features", lambda crops: crops)
+    crops = model.crop_maps({"0": image[None]}, [boxes], [(64, 64)])
+    torch.testing.assert_close(maps, features(crops))
     for number, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):  # 28 px, a crop's own size: two samples a side
         smooth = F.avg_pool2d(F.interpolate(image[None, :, y1:y2, x1:x2], scale_factor=2, mode="bilinear"), 2)
-        torch.testing.assert_close(warped[number, :, 1:-1, 1:-1], smooth[0, :, 1:-1, 1:-1])
+        torch.testing.assert_close(crops[number, :, 1:-1, 1:-1], smooth[0, :, 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("kind", [FasterRCNN, FastRCNN, RCNN])
+def test_a_detector_lists_the_weights_of_its_backbone_once(kind):
+    model = detector() if kind is FasterRCNN else grid_detector(kind)
+    backbone = {id(value) for value in model.backbone.state_dict(keep_vars=True).values()}
+    listed = [id(value) for value in model.state_dict(keep_vars=True).values()]
+    assert backbone <= {*listed}
+    assert len(listed) == len({*listed})
+    assert not any("head.weight" in name for name in model.backbone.state_dict()), "the classifier's head is removed"
 
 
 def test_fast_and_faster_rcnn_agree_on_the_same_regions():
-    """With the same weights and the same proposals, what is found is the same."""
-    fast, faster = given_boxes(FastRCNN).eval(), detector().eval()
-    faster.net.backbone.load_state_dict(fast.trunk.state_dict())
-    faster.net.roi_heads.box_head.load_state_dict(fast.heads.box_head.state_dict())
-    faster.net.roi_heads.box_predictor.load_state_dict(fast.heads.box_predictor.state_dict())
-    image = torch.randn(3, 64, 64, generator=generator("same"))
+    """With the same weights and the same proposals they detect the same boxes."""
+    fast, faster = grid_detector(FastRCNN).eval(), detector().eval()
+    faster.backbone.load_state_dict(fast.backbone.state_dict())
     boxes = grid(64, 64, [16, 24], [1.0], 0.5)
-    faster.net.rpn.forward = lambda *given: ([boxes], {})
-    for one in (fast.heads, faster.net.roi_heads):
-        one.score_thresh, one.box_predictor.cls_score.weight.data = 0.0, 30 * fast.heads.box_predictor.cls_score.weight
-    faster.net.roi_heads.box_predictor.load_state_dict(fast.heads.box_predictor.state_dict())
+    faster.net.rpn.forward = lambda *inputs: ([boxes], {})
+    heads = fast.regions.heads
+    heads.box_predictor.cls_score.weight.data *= 30
+    faster.net.roi_heads.box_head.load_state_dict(heads.box_head.state_dict())
+    faster.net.roi_heads.box_predictor.load_state_dict(heads.box_predictor.state_dict())
+    heads.score_thresh = faster.net.roi_heads.score_thresh = 0.0
+    image = torch.randn(3, 64, 64, generator=generator("same"))
     (ours,), (theirs,) = fast.detect([image]), faster.detect([image])
     assert len(ours["scores"]) > 5
     for key, value in ours.items():
@@ -390,11 +417,11 @@ def sliding(**keys) -> OverFeatDetector:
                                "scales": [1.0, 1.5], "windows": 16, "score_threshold": 0.05, "nms": 0.5, **keys})
 
 
-def test_overfeats_windows_are_where_they_look():
-    """The outputs of a window are those of its own pixels, cut from the scaled image with its margin."""
+def test_overfeats_windows_lie_where_their_pixels_are():
+    """The outputs of a window equal those of its pixels alone, cropped from the scaled image with its margin."""
     model = sliding().eval()
     image = torch.randn(3, 48, 64, generator=generator("slide"))
-    logits, codes, windows = model.look([image])
+    logits, codes, windows = model.slide([image])
     assert logits.shape == (1, len(windows), 11)
     start = 0
     for scale in (1.0, 1.5):
@@ -402,11 +429,11 @@ def test_overfeats_windows_are_where_they_look():
         framed = F.pad(scaled, (8, 8, 8, 8))
         rows, columns = (framed.shape[2] - 32) // 4 + 1, (framed.shape[3] - 32) // 4 + 1
         for row, column in ((0, 0), (2, 5), (rows - 1, columns - 1)):
-            place = start + row * columns + column
+            index = start + row * columns + column
             alone = model.net(framed[:, :, 4 * row : 4 * row + 32, 4 * column : 4 * column + 32])[0]
-            torch.testing.assert_close(torch.cat([logits[0, place], codes[0, place]]), alone)
+            torch.testing.assert_close(torch.cat([logits[0, index], codes[0, index]]), alone)
             x, y = (4 * column - 8) / scale, (4 * row - 8) / scale
-            torch.testing.assert_close(windows[place], torch.tensor([x, y, x + 32 / scale, y + 32 / scale]))
+            torch.testing.assert_close(windows[index], torch.tensor([x, y, x + 32 / scale, y + 32 / scale]))
         start += rows * columns
     assert start == len(windows)
 
@@ -416,28 +443,28 @@ def test_overfeats_windows_learn_the_objects_they_overlap():
     windows = torch.tensor([[0.0, 0, 32, 32], [40, 40, 72, 72], [10, 0, 42, 32], [14, 0, 46, 32],
                             [200, 0, 232, 32]])
     target = {"boxes": torch.tensor([[8.0, 0, 24, 32], [41, 41, 70, 70]]), "labels": torch.tensor([7, 2])}
-    labels, owner = model.owners(windows, target)
+    labels, objects = model.match(windows, target)
     assert labels.tolist() == [7, 2, 7, -1, 10]
-    assert owner[:3].tolist() == [0, 1, 0]
+    assert objects[:3].tolist() == [0, 1, 0]
     assert overfeat.squares(target["boxes"])[0].tolist() == [0, 0, 32, 32]
-    codes = overfeat.coded(target["boxes"], windows[:2])
+    codes = overfeat.encode(target["boxes"], windows[:2])
     assert codes[0].tolist() == pytest.approx([0, 0, math.log(0.5), 0], abs=1e-6)
-    torch.testing.assert_close(overfeat.decoded(codes, windows[:2]), target["boxes"])
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    assert model.owners(windows, nothing)[0].tolist() == [10] * 5
-    losses = model([torch.randn(3, 64, 64)] * 2, [target, nothing])
+    torch.testing.assert_close(overfeat.decode(codes, windows[:2]), target["boxes"])
+    no_objects = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    assert model.match(windows, no_objects)[0].tolist() == [10] * 5
+    losses = model([torch.randn(3, 64, 64)] * 2, [target, no_objects])
     assert all(torch.isfinite(value) for value in losses.values())
-    drawn_windows = model.drawn(torch.tensor([7] * 20 + [10] * 30 + [-1] * 9))
-    assert len(drawn_windows) == len(set(drawn_windows.tolist())) == 16
-    assert (drawn_windows < 20).sum() == 4
-    assert (drawn_windows < 50).all()
+    sampled = model.sample(torch.tensor([7] * 20 + [10] * 30 + [-1] * 9))
+    assert len(sampled) == len(set(sampled.tolist())) == 16
+    assert (sampled < 20).sum() == 4
+    assert (sampled < 50).all()
 
 
 def test_overfeat_merges_boxes_of_a_class_by_their_scores():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 11], [50, 50, 60, 60]])
     scores, labels = torch.tensor([0.9, 0.3, 0.6, 0.5]), torch.tensor([1, 1, 2, 1])
-    found = overfeat.merged(boxes, scores, labels, torch.tensor([0, 2, 3]), 0.5)
-    assert found.tolist() == [[0, 0, 10, pytest.approx((0.9 * 10 + 0.3 * 12) / 1.2)], [0, 0, 10, 11], [50, 50, 60, 60]]
+    merged = overfeat.merge(boxes, scores, labels, torch.tensor([0, 2, 3]), 0.5)
+    assert merged.tolist() == [[0, 0, 10, pytest.approx((0.9 * 10 + 0.3 * 12) / 1.2)], [0, 0, 10, 11], [50, 50, 60, 60]]
 
 
 def test_eleven_point_ap_equals_a_loop(config):

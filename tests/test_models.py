@@ -9,7 +9,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from dltrain.config.compose import compose
 from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
 from dltrain.models.imagenet_resnet import ImagenetResNet
-from dltrain.pretrained import SOURCES
+from dltrain.pretrained import NODE
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -55,10 +55,10 @@ def test_imagenet_net_takes_grey_images():
 def test_layers_with_weights_are_the_depth(model):
     """Convolutions (shortcuts not counted) and the linear layer."""
     keys = compose([f"model={model}"]).config.model
-    net = CifarResNet(**{k: v for k, v in keys.items() if k not in ("_target_", *SOURCES)})
-    counted = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    net = CifarResNet(**{k: v for k, v in keys.items() if k not in ("_target_", NODE)})
+    layers = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
                and "shortcut" not in name]
-    assert len(counted) == keys.depth
+    assert len(layers) == keys.depth
 
 
 @pytest.mark.parametrize(("depth", "block"), [(21, "basic"), (2, "basic"), (20, "nothing"), (164 + 6, "bottleneck")])
@@ -145,7 +145,7 @@ def test_gradient_equals_finite_differences():
         assert abs((up - down) / (2 * eps) - float(parameter.grad.view(-1)[at])) < 1e-6
 
 
-def test_plain_net_has_no_shortcut_and_a_b_c_differ():
+def test_a_plain_net_has_no_shortcut_and_a_b_c_differ():
     kinds = {kind: CifarResNet(8, shortcut=kind) for kind in ("none", "A", "B", "C")}
     assert all(block.shortcut is None for block in kinds["none"].blocks)
     assert [type(block.shortcut).__name__ for block in kinds["A"].blocks] == ["Identity", "ZeroPad", "ZeroPad"]
@@ -158,10 +158,10 @@ def test_plain_net_has_no_shortcut_and_a_b_c_differ():
 def test_survival_decays_linearly():
     """Equation 4: p_l = 1 - l / L (1 - p_L)."""
     net = CifarResNet(20, survival=0.5)
-    assert net.chances == pytest.approx([1 - (number / 9) * 0.5 for number in range(1, 10)])
+    assert net.survival_probabilities == pytest.approx([1 - (number / 9) * 0.5 for number in range(1, 10)])
 
 
-def test_dropped_blocks_are_not_computed_and_the_share_is_right():
+def test_dropped_blocks_are_not_computed_and_their_frequency_is_right():
     torch.manual_seed(0)
     net = CifarResNet(20, in_channels=1, survival=0.5).train()
     calls = [0] * 9
@@ -171,15 +171,15 @@ def test_dropped_blocks_are_not_computed_and_the_share_is_right():
     with torch.no_grad():
         for _ in range(trials):
             net(torch.rand(2, 1, 4, 4))
-    for count, p in zip(calls, net.chances, strict=True):
+    for count, p in zip(calls, net.survival_probabilities, strict=True):
         assert abs(count / trials - p) < 4 * (p * (1 - p) / trials) ** 0.5 + 1e-9
     calls[:] = [0] * 9
     with torch.no_grad():
         net.eval()(torch.rand(2, 1, 4, 4))
-    assert calls == [1] * 9, "all blocks are computed in testing"
+    assert calls == [1] * 9, "all blocks are computed in evaluation"
 
 
-def test_testing_scales_by_the_survival():
+def test_evaluation_scales_by_the_survival():
     """Equation 5: out = relu(p F(x) + x)."""
     torch.manual_seed(0)
     block = Block("basic", 4, 4, 1, "A", "batch", 0.3).eval()

@@ -9,7 +9,7 @@ from dltrain.models.recurrent import CharRNN, Recurrent, Symbols
 CELLS = ("rnn", "lstm", "gru")
 
 
-def made(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurrent:
+def recurrent(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurrent:
     torch.manual_seed(3)
     return Recurrent(cell, 5, 7, layers, **keys).to(dtype)
 
@@ -21,22 +21,22 @@ def numbers(*shape: int, dtype=torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, tolerance):
-    net = made(cell, dtype)
+    net = recurrent(cell, dtype)
     x, state = numbers(3, 11, 5, dtype=dtype), tuple(numbers(2, 3, 7, dtype=dtype) for _ in net.zeros(3))
-    found = []
+    results = []
     for run in (net.forward, net.unrolled):
         net.zero_grad()
-        given = x.clone().requires_grad_()
-        out, last = run(given, state)
+        inputs = x.clone().requires_grad_()
+        out, last = run(inputs, state)
         (out.square().sum() + sum(s.sin().sum() for s in last)).backward()
-        found.append([out, *last, given.grad, *(p.grad.clone() for p in net.parameters())])
-    for fused, unrolled in zip(*found, strict=True):
+        results.append([out, *last, inputs.grad, *(p.grad.clone() for p in net.parameters())])
+    for fused, unrolled in zip(*results, strict=True):
         torch.testing.assert_close(fused, unrolled, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_backpropagation_through_time_equals_finite_differences(cell):
-    net = made(cell, torch.float64, layers=1)
+    net = recurrent(cell, torch.float64, layers=1)
     x = numbers(2, 6, 5, dtype=torch.float64)
     weights = list(net.parameters())
 
@@ -45,19 +45,19 @@ def test_backpropagation_through_time_equals_finite_differences(cell):
         return out[:, -1].square().sum()
 
     gradients = torch.autograd.grad(last_state(*weights), weights)
-    for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+    for number, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
         for index in range(0, weight.numel(), 9):
             moved = []
             for sign in (1, -1):
                 changed = [w.detach().clone() for w in weights]
-                changed[place].view(-1)[index] += sign * 1e-6
+                changed[number].view(-1)[index] += sign * 1e-6
                 moved.append(float(last_state(*changed).detach()))
             assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(float(gradient.reshape(-1)[index]), abs=1e-7, rel=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_sampling_steps_equal_the_fused_layer(cell):
-    net = made(cell)
+    net = recurrent(cell)
     x = numbers(3, 6, 5)
     out, last = net(x)
     state = net.zeros(3)
@@ -69,8 +69,8 @@ def test_sampling_steps_equal_the_fused_layer(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_sequence_ends_at_its_own_length_whatever_stands_beside_it(cell):
-    net = made(cell, bidirectional=True)
+def test_a_sequence_ends_at_its_length_whatever_the_other_rows_are(cell):
+    net = recurrent(cell, bidirectional=True)
     x, lengths = numbers(3, 8, 5), (8, 3, 5)
     out, last = net(x, None, lengths)
     for row, length in enumerate(lengths):
@@ -81,8 +81,8 @@ def test_a_sequence_ends_at_its_own_length_whatever_stands_beside_it(cell):
             torch.testing.assert_close(a[:, row], b[:, 0], atol=1e-6, rtol=1e-5)
 
 
-def test_the_forget_gate_begins_open():
-    net = made("lstm")
+def test_the_forget_gate_starts_open():
+    net = recurrent("lstm")
     for layer in range(2):
         _, _, b_x, b_h = net.weights(layer)
         assert (b_x + b_h)[7:14].tolist() == [1.0] * 7
@@ -90,7 +90,7 @@ def test_the_forget_gate_begins_open():
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-def test_parameters_are_counted(cell, gates):
+def test_the_number_of_parameters(cell, gates):
     """gates * (F H + H^2 + 2 H) a layer (two bias vectors), and the head's H V + V."""
     net = CharRNN(vocab_size=20, cell=cell, hidden=16, layers=2)
     layers = gates * (20 * 16 + 16 * 16 + 32) + gates * (16 * 16 + 16 * 16 + 32)
@@ -111,12 +111,11 @@ def test_one_hot_times_weights_is_an_embedding():
     assert torch.equal(table(tokens), Symbols(5, None)(tokens) @ table.table.weight)
 
 
-def test_dropout_stands_between_layers_and_rests_in_evaluation():
+def test_dropout_acts_in_training_only():
     net = CharRNN(20, "lstm", 16, 2, dropout=0.5)
     tokens = torch.arange(12).reshape(2, 6)
     torch.manual_seed(0)
-    one, two = net(tokens)[0], net(tokens)[0]
-    assert not torch.equal(one, two)
+    assert not torch.equal(net(tokens)[0], net(tokens)[0])
     net.eval()
     assert torch.equal(net(tokens)[0], net(tokens)[0])
 
@@ -134,10 +133,10 @@ def test_rows_of_different_lengths_equal_torchs_packed_sequences(cell, bidirecti
     theirs, _ = torch.nn.utils.rnn.pad_packed_sequence(theirs, batch_first=True, total_length=11)
     ours, state = net(x, None, lengths)
     last = last if cell == "lstm" else (last,)
-    weigh = torch.randn_like(ours)
+    factors = torch.randn_like(ours)
     gradients = []
     for out, states in ((ours, state), (theirs, last)):
-        total = (out * weigh).sum() + sum(part.pow(2).sum() for part in states)
+        total = (out * factors).sum() + sum(tensor.pow(2).sum() for tensor in states)
         gradients.append(torch.autograd.grad(total, [x, *net.parameters()]))
-    for one, other in zip([ours, *state, *gradients[0]], [theirs, *last, *gradients[1]], strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    for a, b in zip([ours, *state, *gradients[0]], [theirs, *last, *gradients[1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The class of every pixel: encoders with fewer strides, hypercolumns, skips, masks from files, the metrics."""
+"""The class of every pixel: dilated backbones, hypercolumns, skips, masks from files, the metrics."""
 
 import copy
 import json
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dltrain.callbacks.masks import as_palette_png, compared, overlaid, voc_palette
 from PIL import Image
 from torch import nn
 from torchvision.datasets import VOCSegmentation
 
 from dltrain import build, cli, run
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
-from dltrain.callbacks.masks import as_palette_png, compared, overlaid, voc_palette
 from dltrain.data import scenes, voc
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.images import read_image
@@ -22,11 +22,12 @@ from dltrain.data.segmentation import read_mask
 from dltrain.data.voc import VocMasks
 from dltrain.errors import DataError, UserError
 from dltrain.models.alexnet import AlexNet
-from dltrain.models.backbones import dilate, maps, shapes
+from dltrain.models.backbones import stage_maps, stage_shapes
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.dilated import Dilated
+from dltrain.models.dilation import dilate
 from dltrain.models.efficientnet_lite import EfficientNetLite0
-from dltrain.models.fcn import FCN, Enlarged
+from dltrain.models.fcn import FCN, Upsampling
 from dltrain.models.googlenet import GoogLeNet
 from dltrain.models.hypercolumn import Hypercolumn
 from dltrain.models.imagenet_resnet import ImagenetResNet
@@ -35,7 +36,7 @@ from dltrain.tasks.segmentation import drawn_places, iou
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["data.num_train=12", "data.batch_size=4", "data.image_px=64", "data.sizes_px=[20,40]", "trainer=cpu",
-         "trainer.max_epochs=2", "recipe=none", "model.encoder.width=4", "model.hidden=8", "task.optimizer.lr=0.01"]
+         "trainer.max_epochs=2", "recipe=none", "model.backbone.width=4", "model.hidden=8", "task.optimizer.lr=0.01"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,8 @@ def few_scenes(monkeypatch):
     monkeypatch.setattr(scenes, "NUM_EVALUATION", 4)
 
 
-def lively(net: nn.Module) -> nn.Module:
-    """In evaluation mode and double precision, with statistics of batch normalisation that do something."""
+def with_statistics(net: nn.Module) -> nn.Module:
+    """The net in evaluation mode and double precision, with random statistics of batch normalisation."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -52,102 +53,102 @@ def lively(net: nn.Module) -> nn.Module:
     return net.double().eval()
 
 
-ENCODERS = [(lambda: CifarResNet(8), 1), (lambda: CifarResNet(11, block="bottleneck", shortcut="B"), 2),
+BACKBONES = [(lambda: CifarResNet(8), 1), (lambda: CifarResNet(11, block="bottleneck", shortcut="B"), 2),
             (lambda: CifarVGG(11, width=4), 4), (lambda: CifarVGG(11, width=4), 1), (lambda: ImagenetResNet(18), 8),
             (lambda: EfficientNetLite0(), 8), (lambda: GoogLeNet(10, size="cifar"), 2),
             (lambda: ImagenetResNet(50), 16)]
 
 
-@pytest.mark.parametrize(("make", "stride"), ENCODERS)
-def test_a_dilated_net_agrees_with_its_strided_origin_where_their_grids_meet(make, stride):
+@pytest.mark.parametrize(("make", "stride"), BACKBONES)
+def test_dilated_and_strided_maps_coincide_at_the_offset(make, stride):
     torch.manual_seed(0)
-    origin = make()
-    dense = copy.deepcopy(origin)
-    first = dilate(dense, stride, 3)
+    strided = make()
+    dense = copy.deepcopy(strided)
+    offset = dilate(dense, stride)
     torch.manual_seed(1)
-    lively(origin)
-    dense.load_state_dict(origin.state_dict())
+    with_statistics(strided)
+    dense.load_state_dict(strided.state_dict())
     dense.double().eval()
-    assert dict(dense.named_parameters()).keys() == dict(origin.named_parameters()).keys()
+    assert dict(dense.named_parameters()).keys() == dict(strided.named_parameters()).keys()
     image = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    coarse, fine = origin.features(image), dense.features(image)
-    every = fine.shape[2] // coarse.shape[2]
+    coarse, fine = strided.features(image), dense.features(image)
+    factor = fine.shape[2] // coarse.shape[2]
     assert fine.shape[2] == 96 // stride
-    assert every > 1
-    torch.testing.assert_close(fine[:, :, first::every, first::every], coarse, rtol=1e-5, atol=1e-5)
-    assert shapes(dense.float(), 3)[-1].stride == stride
+    assert factor > 1
+    torch.testing.assert_close(fine[:, :, offset::factor, offset::factor], coarse, rtol=1e-5, atol=1e-5)
+    assert stage_shapes(dense.float(), 3)[-1].stride == stride
 
 
-def test_only_strides_that_an_encoder_has():
+def test_strides_and_stages_that_a_backbone_does_not_have_are_refused():
     with pytest.raises(ValueError, match=r"stride must be one of 1, 2, 4, the strides of CifarResNet, but is 8"):
-        Dilated(CifarResNet(8), 3, 3, stride=8, rates=[1], hidden=4, dropout=0.0)
+        Dilated(CifarResNet(8), 3, stride=8, rates=[1], hidden=4, dropout=0.0)
     with pytest.raises(ValueError, match=r"stride must be one of 1, 2, 4, the strides of CifarResNet, but is 16"):
         FCN(CifarResNet(8), 3, 3, stride=16, hidden=4, kernel=3, dropout=0.0, upsampling="bilinear")
     with pytest.raises(ValueError, match=r"taps must be among stem, stage1, stage2, stage3, .* but has conv1"):
         Hypercolumn(CifarResNet(8), 3, 3, taps=["conv1", "stem"], hidden=4, dropout=0.0)
-    with pytest.raises(ValueError, match="Linear must have stages to serve"):
-        shapes(nn.Linear(3, 3), 3)
+    with pytest.raises(ValueError, match=r"Linear must have features, out_channels and stages\(\) to be a backbone"):
+        stage_shapes(nn.Linear(3, 3), 3)
 
 
-@pytest.mark.parametrize("make", [make for make, _ in ENCODERS] + [lambda: AlexNet(10)])
+@pytest.mark.parametrize("make", [make for make, _ in BACKBONES] + [lambda: AlexNet(10)])
 def test_the_stages_in_order_are_the_features(make):
-    net = lively(make())
+    net = with_statistics(make())
     image = torch.randn(1, 3, 96, 64, dtype=torch.float64)
-    torch.testing.assert_close(maps(net, image)[-1], net.features(image))
-    found = shapes(net.float(), 3)
-    assert [stage.channels for stage in found][-1] == net.out_channels
-    assert [stage.stride for stage in found] == sorted(stage.stride for stage in found)
+    torch.testing.assert_close(stage_maps(net, image)[-1], net.features(image))
+    shapes = stage_shapes(net.float(), 3)
+    assert shapes[-1].channels == net.out_channels
+    assert [stage.stride for stage in shapes] == sorted(stage.stride for stage in shapes)
 
 
 @pytest.mark.parametrize(("make", "strides"), [
     (lambda: AlexNet(10), [4, 8, 16, 32]), (lambda: CifarVGG(11, width=4), [1, 2, 4, 8, 16, 32]),
     (lambda: EfficientNetLite0(), [2, 2, 4, 8, 16, 16, 32, 32]), (lambda: ImagenetResNet(50), [2, 4, 8, 16, 32]),
     (lambda: GoogLeNet(10), [2, 4, 8, 16, 32]), (lambda: CifarResNet(11, block="bottleneck"), [1, 1, 2, 4])])
-def test_strides_are_the_products_of_the_layers_own(make, strides):
-    assert [stage.stride for stage in shapes(make(), 3)] == strides
+def test_the_stride_of_a_stage_is_the_product_of_those_of_its_layers(make, strides):
+    assert [stage.stride for stage in stage_shapes(make(), 3)] == strides
 
 
-def test_a_block_called_alone_draws_its_own_coin():
-    """A stochastic-depth trunk is random in training and the expected net in evaluation, stage by stage too."""
+def test_a_stochastic_depth_backbone_is_random_stage_by_stage_too():
+    """In training; in evaluation it is the expected net."""
     torch.manual_seed(0)
     net = CifarResNet(14, survival=0.5)
     image = torch.randn(1, 3, 16, 16)
-    drawn = {round(float(maps(net, image)[-1].detach().sum()), 3) for _ in range(12)}
-    assert len(drawn) > 1
+    sums = {round(float(stage_maps(net, image)[-1].detach().sum()), 3) for _ in range(12)}
+    assert len(sums) > 1
     net.eval()
-    assert torch.equal(maps(net, image)[-1], net.features(image))
+    assert torch.equal(stage_maps(net, image)[-1], net.features(image))
 
 
 def test_a_pixels_hypercolumn_is_the_stack_of_enlarged_maps():
     torch.manual_seed(0)
     net = Hypercolumn(CifarVGG(11, width=4), 3, 3, taps=[], hidden=8, dropout=0.0)
-    lively(net)
+    with_statistics(net)
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    stack = torch.cat([F.interpolate(one, size=(64, 96), mode="bilinear", align_corners=False)
-                       for one in maps(net.encoder, images)], 1)
+    stack = torch.cat([F.interpolate(map_, size=(64, 96), mode="bilinear", align_corners=False)
+                       for map_ in stage_maps(net.backbone, images)], 1)
     assert stack.shape[1] == 4 + 8 + 16 + 32 + 32 + 32
-    by_hand = net.rest(net.fc1(stack.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    by_hand = net.fc2_and_classes(net.fc1(stack.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     torch.testing.assert_close(net(images), by_hand)
     places = torch.tensor([[[0, 0], [63, 95], [10, 77]], [[31, 2], [5, 5], [63, 0]]])
-    found = net.at(images, places)
+    logits = net.at(images, places)
     for image in range(2):
         for number, (row, column) in enumerate(places[image].tolist()):
-            torch.testing.assert_close(found[image, number], by_hand[image, :, row, column])
-    some = Hypercolumn(CifarVGG(11, width=4), 3, 3, taps=["conv1", "conv3"], hidden=8, dropout=0.0)
-    assert some.fc1.in_features == 4 + 16
+            torch.testing.assert_close(logits[image, number], by_hand[image, :, row, column])
+    two_taps = Hypercolumn(CifarVGG(11, width=4), 3, 3, taps=["conv1", "conv3"], hidden=8, dropout=0.0)
+    assert two_taps.fc1.in_features == 4 + 16
 
 
 @pytest.mark.parametrize("factor", [2, 3, 8, 32])
-def test_learned_enlargement_begins_bilinear(factor):
+def test_learned_upsampling_starts_as_bilinear(factor):
     x = torch.randn(2, 3, 4, 5)
-    wanted = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    learned = Enlarged(3, factor, learned=True)
-    torch.testing.assert_close(learned(x, wanted.shape[2:]), wanted)
+    expected = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    learned = Upsampling(3, factor, learned=True)
+    torch.testing.assert_close(learned(x, expected.shape[2:]), expected)
     assert [p.shape for p in learned.parameters()] == [(3, 3, 2 * factor - factor % 2, 2 * factor - factor % 2)]
     assert learned(x, torch.Size((4 * factor - 1, 5 * factor + 1))).shape == (2, 3, 4 * factor - 1, 5 * factor + 1)
 
 
-def test_fcn_adds_the_scores_of_finer_maps_by_hand():
+def test_fcn_adds_the_logits_of_finer_maps():
     torch.manual_seed(0)
     net = FCN(CifarVGG(11, width=4), 3, 3, stride=8, hidden=8, kernel=3, dropout=0.0, upsampling="bilinear")
     images = torch.randn(1, 3, 64, 96)
@@ -156,26 +157,26 @@ def test_fcn_adds_the_scores_of_finer_maps_by_hand():
         return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
     net.eval()
-    found = maps(net.encoder, images)
-    assert torch.equal(net.skips[0](found[4]), torch.zeros(1, 3, 4, 6))
-    torch.testing.assert_close(net(images), up(up(up(net.head(found[5]), 2), 2), 8))
+    maps = stage_maps(net.backbone, images)
+    assert torch.equal(net.skips[0](maps[4]), torch.zeros(1, 3, 4, 6))
+    torch.testing.assert_close(net(images), up(up(up(net.head(maps[5]), 2), 2), 8))
     for parameter in net.skips.parameters():
         nn.init.normal_(parameter)
-    by_hand = up(net.skips[1](found[3]) + up(net.skips[0](found[4]) + up(net.head(found[5]), 2), 2), 8)
+    by_hand = up(net.skips[1](maps[3]) + up(net.skips[0](maps[4]) + up(net.head(maps[5]), 2), 2), 8)
     torch.testing.assert_close(net(images), by_hand)
     assert net(torch.randn(1, 3, 70, 51)).shape == (1, 3, 70, 51)
     coarse = FCN(CifarVGG(11, width=4), 3, 3, stride=32, hidden=8, kernel=3, dropout=0.0, upsampling="learned")
     assert len(coarse.skips) == 0
-    assert not any("head" in name for name, _ in coarse.encoder.named_parameters())
+    assert not any("head" in name for name, _ in coarse.backbone.named_parameters())
     assert coarse(torch.randn(1, 3, 70, 51)).shape == (1, 3, 70, 51)
 
 
-def test_aspp_adds_its_branches_and_large_fov_has_one():
+def test_aspp_adds_the_logits_of_its_branches():
     torch.manual_seed(0)
-    net = Dilated(CifarVGG(11, width=4), 3, 3, stride=8, rates=[1, 2, 3], hidden=8, dropout=0.0).eval()
+    net = Dilated(CifarVGG(11, width=4), 3, stride=8, rates=[1, 2, 3], hidden=8, dropout=0.0).eval()
     assert [branch[0].dilation for branch in net.branches] == [(1, 1), (2, 2), (3, 3)]
     images = torch.randn(1, 3, 64, 64)
-    map_ = net.encoder.features(images)
+    map_ = net.backbone.features(images)
     assert map_.shape == (1, 32, 8, 8)
     by_hand = F.interpolate(sum(branch(map_) for branch in net.branches), scale_factor=8, mode="bilinear")
     torch.testing.assert_close(net(images), by_hand)
@@ -278,8 +279,8 @@ def test_what_does_not_fit_masks_is_refused(config):
 
 
 @pytest.mark.parametrize("words", [["model=hypercolumn", "task.pixels=32"],
-                                   ["model=dilated", "task.transfer.rest_until=conv4",
-                                    "task.transfer.wake_every_epochs=1"]])
+                                   ["model=dilated", "task.freezing.until=conv4",
+                                    "task.freezing.unfreeze_every_epochs=1"]])
 def test_a_crash_changes_nothing(words, config, run_folder, monkeypatch):
     assert_a_crash_changes_nothing([*words, *WORDS, "augment=segmentation"], 4, config, run_folder, monkeypatch)
 

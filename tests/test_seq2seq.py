@@ -25,8 +25,8 @@ LENGTHS = (5, 2, 4)
 
 def net(**keys) -> Seq2Seq:
     torch.manual_seed(0)
-    made = Seq2Seq(9, 8, **{"cell": "lstm", "hidden": 6, "layers": 2, "embedding": 4, **keys})
-    return made.double().eval()
+    model = Seq2Seq(9, 8, **{"cell": "lstm", "hidden": 6, "layers": 2, "embedding": 4, **keys})
+    return model.double().eval()
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,7 +40,7 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("keys", [{}, {"attention": False}, {"reverse": True}, {"cell": "gru", "layers": 1},
                                   {"cell": "rnn", "embedding": None}])
-def test_steps_equal_the_whole_and_each_pair_stands_alone(keys):
+def test_steps_equal_the_forward_pass_and_pairs_do_not_mix(keys):
     model, (source, target) = net(**keys), pairs()
     whole = model(source, LENGTHS, target)
     state = model.begin(source, LENGTHS)
@@ -52,14 +52,14 @@ def test_steps_equal_the_whole_and_each_pair_stands_alone(keys):
         torch.testing.assert_close(alone[0], whole[row], rtol=0, atol=1e-12)
 
 
-def test_reversal_is_the_source_read_backwards():
+def test_reverse_reads_the_source_backwards():
     source, target = pairs()
     backwards = source.clone()
     for row, length in enumerate(LENGTHS):
         backwards[row, :length] = source[row, :length].flip(0)
-    one, other = net(reverse=True, attention=False), net(attention=False)
-    torch.testing.assert_close(one(source, LENGTHS, target), other(backwards, LENGTHS, target))
-    assert not torch.allclose(one(source, LENGTHS, target), other(source, LENGTHS, target))
+    reverse, forward = net(reverse=True, attention=False), net(attention=False)
+    torch.testing.assert_close(reverse(source, LENGTHS, target), forward(backwards, LENGTHS, target))
+    assert not torch.allclose(reverse(source, LENGTHS, target), forward(source, LENGTHS, target))
 
 
 def test_attention_equals_a_loop_over_pairs_and_places():
@@ -67,7 +67,7 @@ def test_attention_equals_a_loop_over_pairs_and_places():
     with torch.no_grad():
         memory, _ = model.encode(source, LENGTHS)
     h = torch.randn(3, 2, 6, generator=generator("h"), dtype=torch.double)
-    found, weights = model.attended(h, memory), model.attention(h, memory)
+    attended, weights = model.attend(h, memory), model.attention(h, memory)
     w, mix = model.score.weight.detach(), model.combine.weight.detach()
     for row, length in enumerate(LENGTHS):
         assert (weights[row, :, length:] == 0).all()
@@ -75,7 +75,7 @@ def test_attention_equals_a_loop_over_pairs_and_places():
             scores = [((w @ h[row, t]) @ memory.states[row, s]).item() for s in range(length)]
             total = sum(math.exp(score) for score in scores)
             context = sum(math.exp(score) / total * memory.states[row, s] for s, score in enumerate(scores))
-            torch.testing.assert_close(found[row, t], torch.tanh(mix @ torch.cat([context, h[row, t]])))
+            torch.testing.assert_close(attended[row, t], torch.tanh(mix @ torch.cat([context, h[row, t]])))
 
 
 def score_of(model: Seq2Seq, source, lengths, symbols: list[int]) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dltrain.batches import generator
-from dltrain.models.overfeat import OverFeat, convolved, windows_of
+from dltrain.models.overfeat import OverFeat, convolve, windows_of
 from dltrain.studies import gradient_flow
 
 
@@ -73,7 +73,7 @@ def test_a_layer_over_a_map_is_a_convolution():
     torch.manual_seed(0)
     net, map_ = OverFeat(5, window_px=32), torch.randn(1, 32, 6, 6)
     wanted = net.hidden(map_.flatten(1))
-    torch.testing.assert_close(convolved(map_, net.hidden, 6)[:, :, 0, 0], wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(convolve(map_, net.hidden, 6)[:, :, 0, 0], wanted, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="window_px must be a multiple of 4, at least 16, but is 18"):
         OverFeat(5, window_px=18)
 
@@ -112,7 +112,7 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
         rates = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
     assert float(rows[1].split(",")[1]) == pytest.approx(1000 / sorted(rates)[len(rates) // 2], rel=1e-3)
     counts = {json.loads((path / name / "result.json").read_text())["parameters"] for name in ("rcnn", "fast_rcnn")}
-    assert len(counts) == 1, "trunk and head are the same"
+    assert len(counts) == 1, "backbone and head are the same"
     assert "AP50" in capsys.readouterr().out
 
 
@@ -134,5 +134,5 @@ def test_a_trained_encoder_is_compared(tmp_path, monkeypatch, capsys):
     assert steps == {1}
     rested = torch.load(path / "from_a_classifier_frozen/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     begun = torch.load(path / "classifier/checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(rested["model.encoder.stem.0.weight"], begun["model.stem.0.weight"])
+    assert torch.equal(rested["model.backbone.stem.0.weight"], begun["model.stem.0.weight"])
     assert "true" in capsys.readouterr().out

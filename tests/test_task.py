@@ -144,8 +144,8 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(config, run_folder, mon
     ({"name": "cosine", "warmup_steps": 100, "warmup_factor": 0.0}, (0, 50, 100), (0, 0.5, 1)),
 ])
 def test_schedules(keys, steps, expected):
-    shares = [optim.share_of_peak(step, 64000, **keys) for step in steps]
-    assert shares == pytest.approx(expected, abs=1e-9)
+    fractions = [optim.fraction_of_peak(step, 64000, **keys) for step in steps]
+    assert fractions == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("name", "expected"), [

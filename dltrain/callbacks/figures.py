@@ -42,7 +42,7 @@ class Figures(pl.Callback):
         if batch_idx == 0:
             self.first = batch, outputs
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.draw_first(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

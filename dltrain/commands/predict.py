@@ -82,7 +82,7 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
 def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     """Pictures that are read when they are needed, or texts. Raises DataError, UserError."""
     from dltrain.data.images import find_images
-    from dltrain.data.vocabulary import read_text
+    from dltrain.data.texts import read_text
     from dltrain.tasks.task import Input
 
     source = options.get("input")

@@ -49,6 +49,12 @@ def missing_choice(error: MissingConfigException, folders: list[Path]) -> UserEr
     return unknown_choice(group, name, folders) if group else UserError(one_line(error))
 
 
+def no_backbone(folders: list[Path]) -> UserError:
+    models = [name for name in groups.names("model", *folders)
+              if (path := groups.path_of("model", name, *folders)) and groups.chosen_by(path, "model/backbone")]
+    return UserError(f"model/backbone: this model has no backbone to choose; those that have one: {', '.join(models)}")
+
+
 def unknown_key(error: Exception, config: DictConfig) -> UserError:
     """Hydra suggests `+key` for a typo, which would add a key that nothing reads: this names the nearest real key."""
     match = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", str(error))

@@ -97,6 +97,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except MissingConfigException as error:
         raise checks.missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
+        if "Could not override 'model/backbone'" in str(error):
+            raise checks.no_backbone(folders) from None
         raise UserError(checks.one_line(error)) from None
     config.pop("hydra", None)
     OmegaConf.set_struct(config, True)

@@ -105,5 +105,5 @@ def batch_type_of_model(name: str, *folders: Path) -> str | None:
 
 def shadowed(folder: Path) -> list[str]:
     """Choices in a user's config folder, as group/name, that are hidden by dltrain's own of the same name."""
-    return sorted(f"{path.parent.name}/{path.stem}" for path in folder.glob("*/*.yaml")
-                  if (CONFIGS / path.parent.name / path.name).is_file())
+    return sorted(f"{group}/{path.stem}" for group in (*GROUPS, "task") for path in (folder / group).glob("*.yaml")
+                  if (CONFIGS / group / path.name).is_file())

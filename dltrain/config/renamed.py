@@ -1,15 +1,45 @@
-"""Keys of earlier versions and what to type instead. An old key is refused in one line with its new name."""
+"""Keys of versions before 0.2 and what to type instead. An old key is refused in one line with its new name."""
 
 from __future__ import annotations
 
-RENAMED: dict[str, str] = {}
+# An old key stands for the keys below it too. A text with blanks is advice and is given as it is.
+RENAMED = {
+    "data.bucketed": "data.bucket_by_length",
+    "data.same_shape": "data.group_by_shape",
+    "data.most": "data.max_objects",
+    "data.part": "data.contents",
+    "data.batch": "data.batch_type",
+    "task.batch": "task.batch_type",
+    "task.transfer.rest_until": "task.freezing.until",
+    "task.transfer.wake_every_epochs": "task.freezing.unfreeze_every_epochs",
+    "task.transfer.statistics": "task.freezing.batch_norm=frozen (it was kept) or update (it was renewed)",
+    "task.transfer": "task.freezing",
+    "task.frozen_epochs": "task.freezing.until=all and task.freezing.unfreeze_every_epochs",
+    "encoder@model.encoder": "model/backbone",
+    "encoder@model.backbone": "model/backbone",
+    "encoder@model.backbone.trunk": "model/backbone",
+    "model.encoder.from_run": "model.backbone.pretrained.from_run",
+    "model.encoder.weights": "model.backbone.pretrained.weights",
+    "model.encoder": "model.backbone",
+    "model.backbone.from_run": "model.backbone.pretrained.from_run",
+    "model.backbone.weights": "model.backbone.pretrained.weights",
+    "model.backbone.trunk.from_run": "model.backbone.pretrained.from_run",
+    "model.backbone.trunk.weights": "model.backbone.pretrained.weights",
+    "model.backbone.trunk": "model.backbone",
+    "model.backbone.frozen": "model.backbone.norm=frozen_batch and task.freezing.until=stage1",
+    "model.from_run": "model.pretrained.from_run",
+    "model.weights": "model.pretrained.weights",
+    "given": "inputs",
+    "study.shown": "study.columns",
+    "study.looks": "study.evaluations",
+    "part": "split",
+}
 
 
 def new_name(key: str) -> str | None:
     """What replaces the key, or the longest prefix of it that is an old key; None if it is not an old key."""
     for old in sorted(RENAMED, key=len, reverse=True):
-        if key == old:
-            return RENAMED[old]
-        if key.startswith(f"{old}."):
-            return RENAMED[old] + key.removeprefix(old) if " " not in RENAMED[old] else RENAMED[old]
+        if key == old or key.startswith(f"{old}."):
+            new = RENAMED[old]
+            return new if " " in new else new + key.removeprefix(old)
     return None

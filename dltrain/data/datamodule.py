@@ -30,6 +30,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
 
     batch_type: type
     input_kind: ClassVar[Literal["image", "text"]]  # what `predict` reads
+    reads_whole_files: ClassVar[bool] = False  # whether a text file given to `predict` is one text, or each line is one
 
     def __init__(self, *, batch_size: int, seed: int = 0):
         super().__init__(batch_size=batch_size, seed=seed)

@@ -60,6 +60,24 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
                   and not any(name.startswith(".") for name in path.relative_to(folder).parts))
 
 
+def find_images(paths: str) -> list[Path]:
+    """Lists the files of `a.png`, `a.png,b.png` or a folder, whose images are listed by name, those in folders below it
+    too. Raises DataError."""
+    files: list[Path] = []
+    for word in [paths] if Path(paths).exists() else paths.split(","):
+        path = Path(word.strip()).expanduser()
+        if path.is_dir():
+            below = list_images(path, recursive=True)
+            if not below:
+                raise DataError(f"input={path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            files += below
+        elif path.exists():
+            files.append(path)
+        else:
+            raise DataError(f"input={path}: no such file or folder")
+    return files
+
+
 def resolve_below(folder: Path, name: str) -> Path:
     """Returns the path of `name` in a folder. Raises ValueError for a path that leaves the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -63,7 +63,7 @@ class StdlibTokens(TaggedSequences):
     begins outside of a string and has `window` characters on average, four times as many at most. No module is in two
     splits."""
 
-    reads_whole = True
+    reads_whole_files = True
 
     def __init__(self, *, window: int, num_train: int, vocab_size: int | None = None, num_classes: int | None = None,
                  **keys: Unpack[SequenceKeys]):

@@ -17,7 +17,6 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
     """Sequences with a tag per symbol. A subclass gives `tagged`, `build_vocabulary` and `split`."""
 
     batch_type = TaggedBatch
-    reads_whole = False  # whether a person's file is one text, or each of its lines
 
     def __init__(self, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)

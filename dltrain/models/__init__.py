@@ -1,1 +1,1 @@
-"""Pure nn.Modules; each file imports torch and torchvision only and can be copied out alone."""
+"""Pure nn.Modules, each with its paper. They import torch, torchvision, dltrain.contracts and each other only."""

@@ -1,37 +1,26 @@
-"""What a net that labels every pixel takes from a classifier: the map of each of its stages; and fewer strides.
+"""What larger models need of a backbone: its maps stage by stage, their channels and strides, and no head.
 
-An encoder has `stages()`, its trunk in order: the modules of each stage by its name, each reading what the one before
-gives; and `out_channels`. All of ours have it but timm's.
+A backbone (dltrain.contracts.Backbone) is a classifier of images that lists its layers by stage: `stages()` gives the
+layers of each stage by its name, each reading the output of the one before; `features` computes the map of the last
+stage, which has `out_channels`.
 
-Dilation in the place of strides (F. Yu, V. Koltun, 2015, arXiv 1511.07122; L.-C. Chen et al., 2014, 1412.7062, "the
-hole algorithm"): a layer at stride s that is no longer to stride reads every pixel, and all layers after it read pixels
-s times as far apart. The weights stay, and so do the values where the two grids meet: at every s-th place from some
-first one on, for images whose sides the strides divide. A window that reads right and down of its place, as 2x2 pooling
-does, is put around it, so that a dense map lies over the image as evenly as it can.
-
-B images, C channels, H, W height and width; a stage's stride is that of its map to the image.
+B images, C channels, H and W height and width. A stage's stride is how many pixels of the image lie between neighbours
+of its map.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import vgg
 
-PROBE_PX = 64  # side of that image
+from dltrain.contracts import Backbone, Model, backbone_of
+from dltrain.models.vgg import vgg_stages
 
-
-def maps(encoder: Any, images: Tensor) -> list[Tensor]:
-    """(B, C, H, W) to the map of each stage."""
-    found = []
-    for modules in encoder.stages().values():
-        for module in modules:
-            images = module(images)
-        found.append(images)
-    return found
+PROBE_PX = 64  # side of the empty image that shows the channels of each map
 
 
 class Stage(NamedTuple):
@@ -40,111 +29,103 @@ class Stage(NamedTuple):
     stride: int
 
 
-def shapes(encoder: Any, in_channels: int) -> list[Stage]:
-    """Of each stage's map; the channels are seen on an empty image. Raises ValueError for what has no stages."""
-    if not hasattr(encoder, "stages"):
-        raise ValueError(f"{type(encoder).__name__} must have stages to serve as an encoder of every pixel")
-    training, reached, strides = encoder.training, 1, []
-    with torch.no_grad():
-        found = maps(encoder.eval(), torch.zeros(1, in_channels, PROBE_PX, PROBE_PX))
-    encoder.train(training)
-    for units in encoder.stages().values():
-        reached *= math.prod(map(step_of, units))
-        strides.append(reached)
-    return [Stage(name, one.shape[1], stride) for name, one, stride in
-            zip(encoder.stages(), found, strides, strict=True)]
+def stage_maps(backbone: Backbone, images: Tensor) -> list[Tensor]:
+    """(B, C, H, W) to the map of each stage."""
+    maps = []
+    for layers in backbone.stages().values():
+        for layer in layers:
+            images = layer(images)
+        maps.append(images)
+    return maps
 
 
-def step_of(unit: nn.Module) -> int:
-    """The stride of a layer or block: that of the one layer in it that strides, or of several side by side."""
-    return max((single(one.stride) for one in leaves(unit) if hasattr(one, "stride")), default=1)
+def stage_shapes(backbone: Backbone, in_channels: int) -> list[Stage]:
+    """Name, channels and stride of each stage; the channels are read from the maps of an empty image. Raises ValueError
+    for a module that is no backbone, and for one that does not read images of `in_channels`."""
+    check_backbone(backbone)
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            maps = stage_maps(backbone.eval(), torch.zeros(1, in_channels, PROBE_PX, PROBE_PX))
+    except RuntimeError as error:
+        raise ValueError(f"{type(backbone).__name__} does not read images of {in_channels} channels: "
+                         f"{str(error).splitlines()[0]}") from None
+    finally:
+        backbone.train(training)
+    return [Stage(name, map_.shape[1], stride) for (name, stride), map_ in
+            zip(stage_strides(backbone).items(), maps, strict=True)]
 
 
-def behead(encoder: Any) -> Any:
-    """The encoder, without the layers that no stage has; what is left out has no weights to train or to save."""
-    kept = {part for modules in encoder.stages().values() for module in modules for part in module.modules()}
-    for name, child in list(encoder.named_children()):
-        if kept.isdisjoint(child.modules()):
-            setattr(encoder, name, nn.Identity())
-    return encoder
+def stage_strides(backbone: Backbone) -> dict[str, int]:
+    """The stride of each stage: the product of the strides of its layers and of those before them."""
+    strides, stride = {}, 1
+    for name, layers in backbone.stages().items():
+        stride *= math.prod(map(stride_of, layers))
+        strides[name] = stride
+    return strides
 
 
-class DensePool(nn.Module):
-    """A max pooling of stride 1 that reads pixels `rate` apart, around its place."""
-
-    def __init__(self, kernel: int, rate: int):
-        super().__init__()
-        self.kernel, self.rate = kernel, rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        before = centred(self.kernel, self.rate)
-        after = (self.kernel - 1) * self.rate - before
-        return F.max_pool2d(F.pad(x, (before, after) * 2, value=-torch.inf), self.kernel, 1, dilation=self.rate)
+def stride_of(block: nn.Module) -> int:
+    """The stride of a layer or block: the largest of the layers in it, of which one strides, or several side by side.
+    """
+    return max(map(layer_stride, leaves(block)), default=1)
 
 
-def centred(kernel: int, rate: int) -> int:
-    """How far before its place a window of `kernel` pixels, `rate` apart, begins."""
-    return (kernel - 1) * rate // 2
+def layer_stride(layer: nn.Module) -> int:
+    return single(getattr(layer, "stride", 1))
 
 
-def single(value: Any) -> int:
-    """The one number of a layer that is square."""
+def leaves(block: nn.Module) -> list[nn.Module]:
+    """Its layers in the order in which they were created, without the modules that contain them: torchvision's blocks
+    have an attribute `stride` too."""
+    return [module for module in block.modules() if not list(module.children())]
+
+
+def single(value: int | tuple[int, ...]) -> int:
+    """One number for the kernel, stride or padding of a square layer."""
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def dilate(encoder: Any, stride: int, in_channels: int) -> int:
-    """No stage of the encoder strides beyond `stride` any more; in place. Returns the first row, and column, of its
-    last map where the grids meet. Raises ValueError for a stride that none of its stages has."""
-    known = [stage.stride for stage in shapes(encoder, in_channels)]
-    if stride not in known:
-        raise ValueError(f"stride must be one of {', '.join(map(str, sorted(set(known))))}, the strides of "
-                         f"{type(encoder).__name__}, but is {stride}")
-    reached, rate, first = 1, 1, 0
-    pools: dict[nn.Module, nn.Module] = {}
-    for modules in encoder.stages().values():
-        for unit in modules:
-            step = step_of(unit)
-            if reached * step <= stride:
-                reached *= step
-                step = 1
-            if rate * step > 1:
-                first += widen(unit, rate, rate * step, pools)
-                rate *= step
-    for parent in list(encoder.modules()):
-        for name, child in parent.named_children():
-            if child in pools:
-                setattr(parent, name, pools[child])
-    return first
+def check_backbone(module: object) -> None:
+    """Raises ValueError for what cannot serve as a backbone."""
+    if backbone_of(module) is not module:
+        raise ValueError(f"{type(module).__name__} must have features, out_channels and stages() to be a backbone")
 
 
-def leaves(unit: nn.Module) -> list[nn.Module]:
-    """Its layers in the order in which they were made. A torchvision block has a stride too, that of a layer in it."""
-    return [one for one in unit.modules() if not list(one.children())]
+def remove_head(backbone: Backbone) -> Backbone:
+    """Replaces the modules that belong to no stage by nn.Identity, in place, so that there are no weights that are
+    neither trained nor read. Returns the backbone. Raises ValueError for a module that is no backbone."""
+    check_backbone(backbone)
+    keep_only({module for layers in backbone.stages().values() for layer in layers for module in layer.modules()},
+              backbone)
+    return backbone
 
 
-def widen(unit: nn.Module, rate: int, after: int, pools: dict[nn.Module, nn.Module]) -> int:
-    """Layers of the unit read pixels `rate` apart, `after` behind the one that strode. Returns by how much their
-    windows begin earlier than those of the origin do. Poolings are noted for replacement."""
-    now, earlier = rate, 0
-    for one in leaves(unit):
-        strides = hasattr(one, "stride") and single(one.stride) > 1
-        if isinstance(one, nn.MaxPool2d):
-            kernel = single(one.kernel_size)
-            pools[one] = DensePool(kernel, now)
-            earlier += centred(kernel, now) - single(one.padding) * now
-        elif isinstance(one, nn.Conv2d):
-            kernel = single(one.kernel_size)
-            if kernel > 1:
-                one.dilation = (now, now)
-                begins: Any = getattr(one, "begins", None)
-                if begins is not None:  # it pads by itself
-                    earlier += centred(kernel, now) - begins() * now
-                else:
-                    one.padding = (single(one.padding) * now,) * 2
-            if strides:
-                one.stride = (1, 1)
-        elif strides:  # a shortcut that takes every other pixel
-            one.stride = 1  # type: ignore[assignment]
-        if strides and not (isinstance(one, nn.Conv2d) and single(one.kernel_size) == 1):
-            now = after
-    return earlier
+def keep_only(kept: set[nn.Module], parent: Model) -> None:
+    for name, child in list(parent.named_children()):
+        if kept.isdisjoint(child.modules()):
+            setattr(parent, name, nn.Identity())
+        elif child not in kept:
+            keep_only(kept, child)
+
+
+class VGG16(nn.Module):
+    """The 13 convolutions of VGG-16 as Fast and Faster R-CNN use them: without the last pooling, so that the map has
+    stride 16 (R. Girshick, 2015, arXiv 1504.08083, section 2.2). By torchvision, parameter names too, so that its
+    published weights fit. Raises ValueError for images that do not have three channels.
+
+    K. Simonyan, A. Zisserman, 2014, arXiv 1409.1556, configuration D."""
+
+    out_channels = 512
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__()
+        if in_channels != 3:
+            raise ValueError(f"in_channels must be 3, but is {in_channels}")
+        self.features = vgg.vgg16(weights=None).features[:-1]
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Strides 1, 2, 4, 8, 16."""
+        layers = vgg_stages(self.features, 16, "none")
+        del layers["pool5"]
+        return layers

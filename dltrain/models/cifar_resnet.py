@@ -3,16 +3,16 @@
 K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, section 4.2.
 G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382.
 
-A 3x3 convolution of 16 channels; three stages of n blocks with 16, 32, 64 channels, the second and third starting with
-stride 2; global average pooling; one linear layer. `basic`: two 3x3 convolutions a block, depth 6n + 2. `bottleneck`:
-1x1, 3x3, 1x1 with four times the channels at its ends, depth 9n + 2 (K. He et al., "Identity Mappings in Deep Residual
-Networks", 2016, arXiv 1603.05027, compares this depth-164 net).
+A 3x3 convolution of 16 channels; three stages of n blocks with 16, 32, 64 channels, the second and third of which start
+with stride 2; global average pooling; one linear layer. `basic`: two 3x3 convolutions in a block, depth 6n + 2.
+`bottleneck`: 1x1, 3x3, 1x1 with four times the channels at the ends of the block, depth 9n + 2 (K. He et al., "Identity
+Mappings in Deep Residual Networks", 2016, arXiv 1603.05027, compares this net at depth 164).
 
 Differs from the papers: the bottleneck net is the original, post-activation one. `norm="none"` has convolution biases
-in the place of batch normalisation. A block that stochastic depth drops gets no gradient at all in that step, so with
-SGD its weight decay and momentum rest too.
+in the place of batch normalisation. A block that stochastic depth drops gets no gradient at all in that step, so SGD
+applies neither weight decay nor momentum to it.
 
-B batch, C channels, H, W height and width, L residual blocks.
+B batch, C channels, H and W height and width, L residual blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONVOLUTIONS = {"basic": 2, "bottleneck": 3}
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
-    """A convolution that keeps H and W at stride 1, then batch normalisation (no bias) or none (bias)."""
+    """A convolution that keeps H and W at stride 1, followed by batch normalisation, or with a bias in its place."""
     layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=norm == "none")]
     if norm == "batch":
         layers.append(nn.BatchNorm2d(c_out))
@@ -34,7 +34,7 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int, norm: str) -> nn.Seque
 
 
 class ZeroPad(nn.Module):
-    """Shortcut A: every stride-th pixel, and zeros for the channels that the block adds. No parameters."""
+    """Shortcut A: every stride-th pixel, zeros for the channels that the block adds. It has no parameters."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -45,7 +45,8 @@ class ZeroPad(nn.Module):
 
 
 def shortcut(kind: str, c_in: int, c_out: int, stride: int, norm: str) -> nn.Module | None:
-    """Section 4.1: A zero-padded identity, B projection where the shape changes, C projection always; None: plain."""
+    """Section 4.1: A zero-padded identity, B projection where the shape changes, C projection always. `none`, for plain
+    nets, gives None."""
     changes = stride != 1 or c_in != c_out
     if kind == "none":
         return None
@@ -56,7 +57,7 @@ def shortcut(kind: str, c_in: int, c_out: int, stride: int, norm: str) -> nn.Mod
 
 class Block(nn.Module):
     """relu(F(x) + shortcut(x)), equation 1. With survival p < 1 (Huang et al., section 3): in training F is computed
-    with chance p, by the caller's coin or its own; in testing its output is scaled by p (equation 5)."""
+    with probability p, in evaluation its output is multiplied by p (equation 5)."""
 
     def __init__(self, kind: str, c_in: int, c: int, stride: int, shortcut_kind: str, norm: str, survival: float):
         super().__init__()
@@ -70,7 +71,8 @@ class Block(nn.Module):
         self.survival = survival
 
     def forward(self, x: Tensor, computed: bool | None = None) -> Tensor:
-        if computed is None:  # nobody threw the coin
+        """`computed`: whether F is; None: the block decides at random."""
+        if computed is None:
             computed = not (self.training and self.survival < 1) or bool(torch.rand(()) < self.survival)
         if not computed:
             assert self.shortcut is not None
@@ -87,7 +89,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """See the module. `survival` is p_L: block l of L survives with p_l = 1 - l / L * (1 - p_L) (equation 4).
+    """`survival` is p_L: block l of L survives with p_l = 1 - l / L * (1 - p_L) (equation 4).
 
     Raises ValueError for a depth that is not 6n + 2 (basic) or 9n + 2 (bottleneck), n >= 1, and for stochastic depth
     without shortcuts.
@@ -97,8 +99,8 @@ class CifarResNet(nn.Module):
                  shortcut: str = "A", norm: str = "batch", survival: float = 1.0):
         super().__init__()
         per_block = 3 * CONVOLUTIONS[block]
-        blocks_per_stage, rest = divmod(depth - 2, per_block)
-        if rest or blocks_per_stage < 1:
+        blocks_per_stage, remainder = divmod(depth - 2, per_block)
+        if remainder or blocks_per_stage < 1:
             raise ValueError(f"depth must be {per_block}n + 2 for {block} blocks, but is {depth}")
         if survival < 1 and shortcut == "none":
             raise ValueError("survival must be 1 without shortcuts: a dropped block would leave nothing")
@@ -108,13 +110,13 @@ class CifarResNet(nn.Module):
         blocks: list[Block] = []
         c_in = 16
         for number in range(1, num_blocks + 1):
-            stage, place = divmod(number - 1, blocks_per_stage)
-            stride = 2 if stage > 0 and place == 0 else 1
+            stage, index = divmod(number - 1, blocks_per_stage)
+            stride = 2 if stage > 0 and index == 0 else 1
             p = 1 - number / num_blocks * (1 - survival)
             blocks.append(Block(block, c_in, 16 << stage, stride, shortcut, norm, p))
             c_in = (16 << stage) * EXPANSION[block]
         self.blocks, self.blocks_per_stage = nn.ModuleList(blocks), blocks_per_stage
-        self.chances = [b.survival for b in blocks]
+        self.survival_probabilities = [block.survival for block in blocks]
         self.out_channels = c_in
         self.head = nn.Linear(c_in, num_classes)
         for module in self.modules():
@@ -124,19 +126,19 @@ class CifarResNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The trunk in order; strides 1, 1, 2, 4."""
+        """Strides 1, 1, 2, 4."""
         n, blocks = self.blocks_per_stage, list(self.blocks)
         return {"stem": [self.stem, nn.ReLU()],
-                **{f"stage{place + 1}": blocks[place * n : (place + 1) * n] for place in range(3)}}
+                **{f"stage{index + 1}": blocks[index * n : (index + 1) * n] for index in range(3)}}
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to the last stage's (B, out_channels, H / 4, W / 4)."""
+        """(B, C, H, W) to (B, out_channels, H / 4, W / 4)."""
         x = F.relu(self.stem(images))
-        if self.training and self.drops_blocks:  # one coin a block a mini-batch, all drawn at once on the CPU
-            coins = [u < p for u, p in zip(torch.rand(len(self.blocks)).tolist(), self.chances, strict=True)]
-        else:
-            coins = [True] * len(self.blocks)
-        for block, computed in zip(self.blocks, coins, strict=True):
+        survives = [True] * len(self.blocks)
+        if self.training and self.drops_blocks:  # decided once a batch, for all blocks by one call on the CPU
+            uniform = torch.rand(len(self.blocks)).tolist()
+            survives = [u < p for u, p in zip(uniform, self.survival_probabilities, strict=True)]
+        for block, computed in zip(self.blocks, survives, strict=True):
             x = block(x, computed)
         return x
 

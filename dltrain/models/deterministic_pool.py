@@ -1,4 +1,4 @@
-"""Maps (B, C, H, W) averaged to (B, C, side, side), with a gradient that repeats to the bit."""
+"""Average pooling to a fixed size whose gradient is the same to the bit in every run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 
 class AverageTo(nn.Module):
-    """What nn.AdaptiveAvgPool2d gives, as products with two matrices: its own gradient adds in no fixed order on a GPU,
-    and torch refuses it there where runs are deterministic. A map of that size stays as it is."""
+    """Maps (B, C, H, W) to (B, C, side, side), as nn.AdaptiveAvgPool2d, by products with two matrices: the gradient of
+    torch's own layer is summed in no fixed order on a GPU, so torch refuses it in a deterministic run there. A map that
+    has this size already is returned as it is."""
 
     def __init__(self, side: int):
         super().__init__()
@@ -17,14 +18,14 @@ class AverageTo(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] == (self.side, self.side):
             return x
-        rows, columns = (averages(size, self.side).to(x) for size in x.shape[2:])
+        rows, columns = (averaging_matrix(size, self.side).to(x) for size in x.shape[2:])
         return rows @ x @ columns.T
 
 
-def averages(size: int, side: int) -> Tensor:
-    """(side, size): row i has the mean from floor(i * size / side) to ceil((i + 1) * size / side)."""
-    found = torch.zeros(side, size)
+def averaging_matrix(size: int, side: int) -> Tensor:
+    """(side, size): row i averages the values from floor(i * size / side) to ceil((i + 1) * size / side)."""
+    matrix = torch.zeros(side, size)
     for i in range(side):
         start, end = i * size // side, -(-(i + 1) * size // side)
-        found[i, start:end] = 1 / (end - start)
-    return found
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix

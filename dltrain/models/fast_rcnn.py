@@ -1,20 +1,23 @@
-"""The two nets before Faster R-CNN, with proposals that are given: the trunk sees the image once, or each region alone.
+"""The two detectors before Faster R-CNN, whose proposals come from outside: Fast R-CNN and R-CNN.
 
 R. Girshick et al., "Rich feature hierarchies" (R-CNN), 2013, arXiv 1311.2524. R. Girshick, "Fast R-CNN", 2015,
-1504.08083. Both here share with Faster R-CNN the trunk, the head, the losses, the sampling and the suppression
-(torchvision's RoIHeads), so that what differs is what the papers changed: R-CNN warps each region's pixels to a square
-and takes it through the trunk; Fast R-CNN takes the image through the trunk and pools each region from its map.
+1504.08083. Both share with Faster R-CNN the backbone, the head, the losses, the sampling of regions and the suppression
+of overlapping boxes (torchvision's RoIHeads), so that they differ in what the papers changed: R-CNN warps the pixels of
+each region to a square and takes it through the backbone alone; Fast R-CNN takes the image through the backbone once
+and pools each region from its map.
 
 Differs from the papers: proposals are a dense grid of boxes in the place of selective search; R-CNN is trained at once
 by a softmax and a box regression, not by fine-tuning, SVMs and ridge regression one after the other; a region is warped
 by RoIAlign on the image, at its own boundary (the paper adds 16 px of context).
+
+B images (C, Hi, Wi), N boxes (x1, y1, x2, y2) in pixels, K classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,81 +25,125 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
 
-from dltrain.models.regions import Trunk, region_head, region_pool
+from dltrain.contracts import Backbone
+from dltrain.models.backbones import remove_head, stage_strides
+from dltrain.models.regions import REGION_PX, RegionPool, region_head, region_pool
 
 Target = dict[str, Tensor]
-CROPS_AT_ONCE = 1024  # regions that R-CNN's trunk sees together
+Features = Callable[[Tensor], Tensor] | None
+CROPS_AT_ONCE = 1024  # regions that go through R-CNN's backbone together in evaluation
 
 
-class FastRCNN(nn.Module):
-    """`box_px`: sides of the square boxes of the grid, each also in the `ratios` height : width, with `step` of its
-    side between neighbours. The other keys as FasterRCNN's."""
+class GridKeys(TypedDict):
+    """`box_px`: sides of the square boxes of the grid, each also in the `ratios` height : width; neighbours lie `step`
+    of their side apart. The other keys are those of FasterRCNN."""
+
+    num_classes: int
+    box_px: Sequence[int]
+    ratios: Sequence[float]
+    step: float
+    short_px: int
+    long_px: int
+    hidden: int
+    roi_batch: NotRequired[int]
+    roi_foreground: NotRequired[float]
+    score_threshold: NotRequired[float]
+    nms: NotRequired[float]
+
+
+class GridRegions(nn.Module):
+    """Lays a grid of boxes over each image and classifies each of them by what `pool` reads of it."""
 
     losses = ("loss_classifier", "loss_box_reg")
 
-    def __init__(self, backbone: Any, num_classes: int, box_px: Sequence[int], ratios: Sequence[float], step: float,
-                 short_px: int, long_px: int, hidden: int, roi_pool: str = "align", stride: int = 4,
-                 roi_batch: int = 128, roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
+    def __init__(self, channels: int, pool: RegionPool, num_classes: int, box_px: Sequence[int],
+                 ratios: Sequence[float], step: float, short_px: int, long_px: int, hidden: int, roi_batch: int = 128,
+                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
         super().__init__()
         self.box_px, self.ratios, self.step = tuple(box_px), tuple(ratios), step
         self.transform = GeneralizedRCNNTransform(short_px, long_px, [0.0] * 3, [1.0] * 3)
-        self.trunk, pool = self.parts(backbone, roi_pool, stride)
-        head, predictor = region_head(backbone.out_channels, hidden, num_classes)
+        head, predictor = region_head(channels, hidden, num_classes)
         self.heads = RoIHeads(pool, head, predictor, 0.5, 0.5, roi_batch, roi_foreground, None, score_threshold, nms,
                               100)
 
-    def parts(self, backbone: Any, roi_pool: str, stride: int) -> tuple[nn.Module, Any]:
-        """What turns images into maps, and what cuts the regions' pieces (N, C, 7, 7) out of them."""
-        return Trunk(backbone), region_pool(roi_pool, backbone, stride)
-
-    def regions(self, images: list[Tensor], targets: list[Target] | None) -> tuple[list[Target], dict[str, Tensor]]:
+    def classify(self, images: list[Tensor], targets: list[Target] | None, features: Features
+                 ) -> tuple[list[Target], dict[str, Tensor]]:
+        """The boxes with labels in [1, K], and the losses where there are targets. `features`: the scaled images
+        (B, C, H, W) to the map that regions are pooled from; None: they are pooled from the images themselves."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         scaled, targets = self.transform(images, targets)
-        maps = self.trunk(scaled.tensors)
-        maps = {"0": maps} if isinstance(maps, Tensor) else maps
         proposals = [grid(h, w, self.box_px, self.ratios, self.step).to(scaled.tensors) for h, w in scaled.image_sizes]
-        found, losses = self.heads(maps, proposals, scaled.image_sizes, targets)
-        return self.transform.postprocess(found, scaled.image_sizes, sizes), losses
+        map_ = features(scaled.tensors) if features is not None else scaled.tensors
+        boxes, losses = self.heads({"0": map_}, proposals, scaled.image_sizes, targets)
+        return self.transform.postprocess(boxes, scaled.image_sizes, sizes), losses
+
+    def forward(self, images: list[Tensor], targets: list[Target], features: Features = None) -> dict[str, Tensor]:
+        """The `losses`."""
+        shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
+        return self.classify(images, shifted, features)[1]
+
+    def detect(self, images: list[Tensor], features: Features = None) -> list[Target]:
+        """As FasterRCNN.detect."""
+        return [{**boxes, "labels": boxes["labels"] - 1} for boxes in self.classify(images, None, features)[0]]
+
+
+class FastRCNN(nn.Module):
+    """Takes each image through the backbone once and pools the regions from its map. `roi_pool`: align or pool."""
+
+    losses = GridRegions.losses
+
+    def __init__(self, backbone: Backbone, roi_pool: str = "align", **grid_keys: Unpack[GridKeys]):
+        super().__init__()
+        self.backbone = remove_head(backbone)
+        stride = [*stage_strides(backbone).values()][-1]
+        self.regions = GridRegions(backbone.out_channels, region_pool(roi_pool, ["0"], stride), **grid_keys)
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
-        return self.regions(images, shifted)[1]
+        losses: dict[str, Tensor] = self.regions(images, targets, self.backbone.features)
+        return losses
 
     def detect(self, images: list[Tensor]) -> list[Target]:
         """As FasterRCNN.detect."""
-        return [{**one, "labels": one["labels"] - 1} for one in self.regions(images, None)[0]]
+        return self.regions.detect(images, self.backbone.features)
 
 
-class RCNN(FastRCNN):
-    """`stride`: of the backbone's map; a region is warped to 7 strides, so that its map is 7 x 7."""
+class RCNN(nn.Module):
+    """Takes the pixels of each region through the backbone alone, warped to a square of seven strides, so that its map
+    is 7 x 7."""
 
-    def parts(self, backbone: Any, roi_pool: str, stride: int) -> tuple[nn.Module, Any]:
-        return nn.Identity(), EachAlone(Trunk(backbone), 7 * stride)
+    losses = GridRegions.losses
 
-
-class EachAlone(nn.Module):
-    """Each region's pixels, warped to a square, through the trunk."""
-
-    def __init__(self, trunk: nn.Module, px: int):
+    def __init__(self, backbone: Backbone, **grid_keys: Unpack[GridKeys]):
         super().__init__()
-        self.trunk, self.px = trunk, px
+        self.backbone = remove_head(backbone)
+        self.crop_px = REGION_PX * [*stage_strides(backbone).values()][-1]
+        self.regions = GridRegions(backbone.out_channels, self.crop_maps, **grid_keys)
 
-    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
-        warped = roi_align(maps["0"], boxes, self.px, sampling_ratio=2, aligned=True)
-        if self.training:  # batch normalisation sees all of them
-            return self.trunk(warped)
-        return torch.cat([self.trunk(some) for some in warped.split(CROPS_AT_ONCE)])
+    def crop_maps(self, images: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """The map (N, C, 7, 7) of each region of all images."""
+        crops = roi_align(images["0"], boxes, self.crop_px, sampling_ratio=2, aligned=True)
+        if self.training:  # batch normalisation needs all of them together
+            return self.backbone.features(crops)
+        return torch.cat([self.backbone.features(some) for some in crops.split(CROPS_AT_ONCE)])
+
+    def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.regions(images, targets)
+        return losses
+
+    def detect(self, images: list[Tensor]) -> list[Target]:
+        """As FasterRCNN.detect."""
+        return self.regions.detect(images)
 
 
 def grid(height: int, width: int, box_px: Sequence[int], ratios: Sequence[float], step: float) -> Tensor:
     """(N, 4) boxes of all sides and ratios, `step` of their own sides apart, from edge to edge of the image."""
-    found = []
+    boxes = []
     for side in box_px:
         for ratio in ratios:
             h, w = min(height, side * ratio**0.5), min(width, side / ratio**0.5)
             tops, lefts = (torch.linspace(0, length - size, 1 + math.ceil((length - size) / (step * size)))
                            for length, size in ((height, h), (width, w)))
             corners = torch.cartesian_prod(tops, lefts).flip(1)  # x, y
-            found.append(torch.cat([corners, corners + torch.tensor([w, h])], 1))
-    boxes = clip_boxes_to_image(torch.cat(found), (height, width))
-    return boxes[remove_small_boxes(boxes, 1.0)]
+            boxes.append(torch.cat([corners, corners + torch.tensor([w, h])], 1))
+    inside = clip_boxes_to_image(torch.cat(boxes), (height, width))
+    return inside[remove_small_boxes(inside, 1.0)]

@@ -1,21 +1,19 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): GoogLeNet, 22 layers with weights, nine of them Inceptions.
+"""Images (B, C, H, W) to class logits (B, num_classes): GoogLeNet, 22 layers with weights, with nine Inception modules.
 
 C. Szegedy et al., "Going Deeper with Convolutions", 2014, arXiv 1409.4842, table 1 and figure 3. An Inception module
-joins the channels of a 1x1, a 3x3 and a 5x5 convolution and of a pooling, each with a 1x1 convolution to fewer
-channels beside it. Two auxiliary classifiers read the maps of 4a and 4d in training only (section 5); their losses
-count 0.3 times.
+concatenates the channels of a 1x1, a 3x3 and a 5x5 convolution and of a pooling; a 1x1 convolution reduces the channels
+before the larger convolutions and after the pooling. Two auxiliary classifiers read the maps of 4a and 4d in training
+only (section 5); the factor of their losses is 0.3.
 
 The net is torchvision's, parameter names too, so that its published weights fit. `size="cifar"` is for 32 px: the stem
 has a 3x3 convolution of stride 1 in the place of 7x7 of stride 2, and no pooling.
 
 Differs from the paper: torchvision's net has batch normalisation after each convolution, a 3x3 convolution in the place
-of the 5x5, no local response normalisation, and averages to 4 x 4 whatever the map before an auxiliary classifier.
-Initialised after K. He et al., 2015, arXiv 1502.01852.
+of the 5x5, no local response normalisation, and averages the map to 4 x 4 before an auxiliary classifier, whatever its
+size. Initialised after K. He et al., 2015, arXiv 1502.01852.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ from dltrain.models.deterministic_pool import AverageTo
 
 
 class Auxiliary(InceptionAux):
-    """Section 5: an average to 4 x 4, a 1x1 convolution of 128 channels, 1,024 units, 70 % dropout, logits."""
+    """Section 5: averaging to 4 x 4, a 1x1 convolution to 128 channels, 1,024 units, dropout, logits."""
 
     def __init__(self, c_in: int, num_classes: int, dropout: float):
         super().__init__(c_in, num_classes, dropout=dropout)
@@ -38,9 +36,9 @@ class Auxiliary(InceptionAux):
 
 
 class GoogLeNet(TorchvisionGoogLeNet):
-    """See the module. `width`: channels of the first convolution, 64 in the paper, a multiple of 8; all others but the
-    auxiliary classifiers' own are in proportion. In training it returns (logits, auxiliary logits of 4d, of 4a), in
-    evaluation the logits. `features` gives (B, 16 * width, H / 32, W / 32), of the cifar size (..., H / 4, W / 4)."""
+    """`width`: channels of the first convolution, a multiple of 8, 64 in the paper; all others are in proportion,
+    except those inside the auxiliary classifiers. In training it returns (logits, auxiliary logits of 4d, of 4a), in
+    evaluation the logits. `features` gives (B, 16 * width, H / 32, W / 32), for the cifar size H / 4 and W / 4."""
 
     auxiliary_weight = 0.3
 
@@ -49,7 +47,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
         def scaled(channels: int) -> int:
             return channels * width // 64
 
-        def conv(c_in: int, c_out: int, **keys: Any) -> nn.Module:
+        def conv(c_in: int, c_out: int, **keys: int) -> nn.Module:
             return BasicConv2d(in_channels if c_in == 3 else scaled(c_in), scaled(c_out), **keys)
 
         def inception(*channels: int) -> nn.Module:
@@ -69,7 +67,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The trunk: all modules in this order are `features`. Strides 2, 4, 8, 16, 32; cifar: 1, 1, 1, 2, 4."""
+        """Strides 2, 4, 8, 16, 32; for the cifar size 1, 1, 1, 2, 4."""
         return {"conv1": [self.conv1], "conv2": [self.maxpool1, self.conv2, self.conv3],
                 "inception3": [self.maxpool2, self.inception3a, self.inception3b],
                 "inception4": [self.maxpool3, self.inception4a, self.inception4b, self.inception4c, self.inception4d,
@@ -77,7 +75,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
                 "inception5": [self.maxpool4, self.inception5a, self.inception5b]}
 
     def features(self, images: Tensor) -> Tensor:
-        for modules in self.stages().values():
-            for module in modules:
-                images = module(images)
+        for layers in self.stages().values():
+            for layer in layers:
+                images = layer(images)
         return images

@@ -3,8 +3,8 @@
 S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
 2015, arXiv 1502.03167, section 4.1: three hidden layers of 100 units, weights small and Gaussian.
 
-Differs from the paper: the means and variances of inference are torch's running averages and not taken over the
-training split once more (algorithm 2).
+Differs from the paper: evaluation uses torch's running means and variances; algorithm 2 computes them once more over
+the training split.
 
 B batch, C channels, H, W height and width.
 """
@@ -18,7 +18,7 @@ INIT_STD = 0.1  # the paper says "small random Gaussian values" and no number
 
 
 class MLP(nn.Module):
-    """Each hidden layer is sigmoid(BN(W u)) with norm="batch", where BN's shift is the bias (section 3.2), and
+    """A hidden layer is sigmoid(BN(W u)) with norm="batch", where the shift of BN is the bias (section 3.2), and
     sigmoid(W u + b) with norm="none". Raises ValueError for another norm."""
 
     def __init__(self, num_inputs: int, num_classes: int = 10, hidden: int = 100, layers: int = 3, norm: str = "batch"):
@@ -37,7 +37,7 @@ class MLP(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def last_inputs(self, images: Tensor) -> Tensor:
-        """(B, hidden): what enters the sigmoids of the last hidden layer."""
+        """(B, hidden): the inputs of the sigmoids of the last hidden layer."""
         x = images.flatten(1)
         for layer in self.hidden[:-1]:
             x = torch.sigmoid(layer(x))

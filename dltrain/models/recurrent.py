@@ -1,4 +1,4 @@
-"""Sequences (B, T, F) to hidden states (B, T, H): vanilla, LSTM and GRU layers, and the nets that are built of them.
+"""Sequences (B, T, F) to hidden states (B, T, H): vanilla, LSTM and GRU layers, and the models that consist of them.
 
 J. Elman, "Finding Structure in Time", 1990; S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", 1997, with the
 forget gate of F. Gers et al., 2000; K. Cho et al., 2014, arXiv 1406.1078 (GRU).
@@ -7,29 +7,29 @@ forget gate of F. Gers et al., 2000; K. Cho et al., 2014, arXiv 1406.1078 (GRU).
     LSTM      i, f, o = sigmoid(...), g = tanh(...);  c' = f c + i g;  h' = o tanh(c')
     GRU       r, z = sigmoid(...), n = tanh(W_n x + b + r (U_n h + b'));  h' = (1 - z) n + z h
 
-What trains is torch's fused layer; `unrolled` is the same net step by step from the equations, with the same weights,
+Training uses torch's fused layer. `unrolled` computes the same from the equations, step by step, with the same weights,
 and `step` is one step of it, for sampling.
 
-Differs from the papers: two bias vectors where one would do, as torch has them; the GRU's reset gate acts after the
-product with U_n (torch's and cuDNN's form; Cho et al. have it before). The LSTM's forget bias starts at 1
-(R. Jozefowicz et al., 2015): what is new is kept at first.
+Differs from the papers: two bias vectors where one is enough, as in torch; the GRU's reset gate acts after the product
+with U_n (as in torch and cuDNN; Cho et al. have it before). The LSTM's forget bias starts at 1 (R. Jozefowicz et al.,
+2015), so that the state is kept at first.
 
-B batch, T time, F features of the input, H hidden units, L layers, V symbols, K classes.
+B batch, T time steps, F features of the input, H hidden units, L layers, D directions (1 or 2), V symbols, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 FUSED = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-KERNELS: dict[str, Any] = {"rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}  # what the modules call
-State = tuple[Tensor, ...]  # (h,) or, of the LSTM, (h, c): each (L * directions, B, H)
+KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {  # what these modules call
+    "rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}
+State = tuple[Tensor, ...]  # (h,), or (h, c) of an LSTM: each (L * D, B, H), or (B, H) of a single layer
 
 
 def rnn_cell(x: Tensor, state: State, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> State:
@@ -56,9 +56,10 @@ EQUATIONS = {"rnn": rnn_cell, "lstm": lstm_cell, "gru": gru_cell}
 
 
 class Recurrent(nn.Module):
-    """`layers` of `cell` (rnn, lstm, gru), dropout between them; `bidirectional` reads backwards too, 2 H outputs.
-    `keep_bias`: where the bias of the gate that keeps the state starts: f of the LSTM (else 1), z of the GRU (else
-    torch's own). It begins to remember for some e ** keep_bias steps (C. Tallec, Y. Ollivier, 2018, 1804.11188)."""
+    """`cell`: rnn, lstm or gru; dropout between the layers; `bidirectional` reads backwards too, with 2 H outputs.
+    `keep_bias`: the initial bias of the gate that keeps the state, which is f of an LSTM (default 1) and z of a GRU
+    (default: torch's). With it the net remembers for about e ** keep_bias steps at first (C. Tallec, Y. Ollivier, 2018,
+    1804.11188)."""
 
     def __init__(self, cell: str, features: int, hidden: int, layers: int = 1, dropout: float = 0.0,
                  bidirectional: bool = False, keep_bias: float | None = None):
@@ -75,14 +76,16 @@ class Recurrent(nn.Module):
                     bias.data[hidden : 2 * hidden] = keep_bias if name.startswith("bias_ih") else 0.0
 
     def zeros(self, batch: int) -> State:
+        """The state before the first step of `batch` sequences."""
         like = next(self.fused.parameters())
         shape = (self.layers * self.directions, batch, self.hidden)
         return tuple(like.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Sequence[int] | None = None
                 ) -> tuple[Tensor, State]:
-        """(B, T, F) to the top layer's states (B, T, directions * H), and the last state. With `lengths`, B ints
-        on the host, each sequence ends where its own says: zeros after it, and the last state is the one there."""
+        """(B, T, F) to the states of the top layer (B, T, D * H), and the last state of all layers. With `lengths`, B
+        ints on the host, each sequence ends at its length: the states after it are zeros, and its last state is the one
+        there."""
         if lengths is None or min(lengths) == x.shape[1]:
             out, after = self.fused(x, state if state is None or self.cell == "lstm" else state[0])
             return out, after if self.cell == "lstm" else (after,)
@@ -93,27 +96,27 @@ class Recurrent(nn.Module):
             out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
             return out, after if self.cell == "lstm" else (after,)
         if self.directions == 1:
-            return each_to_its_end(self.called, x, state, lengths)
+            return run_to_lengths(self.run_all, x, state, lengths)
         last: list[State] = []
         for layer in range(self.layers):
             outputs = []
             for backward in (False, True):
                 number = 2 * layer + backward
-                out, after = each_to_its_end(partial(self.one_layer, layer=layer, backward=backward),
-                                             turned(x, lengths) if backward else x,
-                                             tuple(part[number : number + 1] for part in state), lengths)
-                outputs.append(turned(out, lengths) if backward else out)
+                out, after = run_to_lengths(partial(self.run_layer, layer=layer, backward=backward),
+                                            reverse_sequences(x, lengths) if backward else x,
+                                            tuple(tensor[number : number + 1] for tensor in state), lengths)
+                outputs.append(reverse_sequences(out, lengths) if backward else out)
                 last.append(after)
             x = torch.cat(outputs, dim=2)
             if layer < self.layers - 1:
                 x = F.dropout(x, self.fused.dropout, self.training)
-        return x, tuple(torch.cat(parts) for parts in zip(*last, strict=True))
+        return x, tuple(torch.cat(tensors) for tensors in zip(*last, strict=True))
 
-    def called(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def run_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         return self(x, state)
 
-    def one_layer(self, x: Tensor, state: State, layer: int, backward: bool) -> tuple[Tensor, State]:
-        """The fused kernel of one layer in one direction, from the first step to the last."""
+    def run_layer(self, x: Tensor, state: State, layer: int, backward: bool) -> tuple[Tensor, State]:
+        """The fused kernel of one layer in one direction, over all steps of x."""
         before = state if self.cell == "lstm" else state[0]
         out, *after = KERNELS[self.cell](x, before, self.weights(layer, backward), True, 1, 0.0, False, False, True)
         return out, tuple(after)
@@ -124,26 +127,26 @@ class Recurrent(nn.Module):
         return [getattr(self.fused, name + tail) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
     def unrolled(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """What `forward` says, as a loop over layers and time. One direction, no dropout, no lengths."""
+        """As `forward`, by a loop over layers and time. For one direction, without dropout and lengths."""
         state = self.zeros(len(x)) if state is None else state
         last = []
         for layer in range(self.layers):
-            now, outputs = tuple(part[layer] for part in state), []
+            now, outputs = tuple(tensor[layer] for tensor in state), []
             for t in range(x.shape[1]):
                 now = EQUATIONS[self.cell](x[:, t], now, *self.weights(layer))
                 outputs.append(now[0])
             x = torch.stack(outputs, dim=1)
             last.append(now)
-        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+        return x, tuple(torch.stack(tensors) for tensors in zip(*last, strict=True))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One time step of (B, F), by torch's cell kernels: much less overhead than the fused layer for one step."""
-        x, last = self.step_layers(x, layered(state))
-        return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+        """One time step (B, F), by torch's cell kernels, which cost much less than the fused layer for one step."""
+        x, last = self.step_layers(x, split_layers(state))
+        return x, tuple(torch.stack(tensors) for tensors in zip(*last, strict=True))
 
     def step_layers(self, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
-        """The same with a state for each layer, each (B, H): nothing is stacked and taken apart between steps."""
-        weights, last = self.fused._flat_weights, list[State]()  # W_x, W_h, b_x, b_h of each layer, as plain references
+        """The same with a list of each layer's state (B, H), which saves stacking and splitting between steps."""
+        weights, last = self.fused._flat_weights, list[State]()  # W_x, W_h, b_x, b_h of each layer
         for layer, now in enumerate(state):
             if self.cell == "lstm":
                 now = torch.lstm_cell(x, now, *weights[4 * layer : 4 * layer + 4])
@@ -155,40 +158,45 @@ class Recurrent(nn.Module):
         return x, last
 
 
-def each_to_its_end(call: Callable[[Tensor, State], tuple[Tensor, State]], x: Tensor, state: State,
-                    lengths: Sequence[int]) -> tuple[Tensor, State]:
-    """`call` on (B, T, F), each row to its own length: zeros after it, and the last states are those there.
+def run_to_lengths(call: Callable[[Tensor, State], tuple[Tensor, State]], x: Tensor, state: State,
+                   lengths: Sequence[int]) -> tuple[Tensor, State]:
+    """`call` on (B, T, F), each row up to its length: zeros after it, and its last state is the one there.
 
-    The rows that are still going on run together from one length to the next longer one, so that batches of like
-    length need few calls: on a CPU several times as fast as torch's packed sequences, which go step by step."""
+    All rows that have not ended run together up to the next length at which a row ends, so that batches of similar
+    length need few calls. On a CPU this is several times as fast as torch's packed sequences, which advance by one step
+    at a time."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     back = torch.tensor(order).argsort()
-    x, state = x[order], tuple(part[:, order] for part in state)
-    begin, pieces, ended = 0, [], list[State]()
+    x, state = x[order], tuple(tensor[:, order] for tensor in state)
+    start, outputs, last = 0, [], list[State]()
     for end in sorted(set(lengths)):
-        going = sum(length >= end for length in lengths)
+        running = sum(length >= end for length in lengths)
         longer = sum(length > end for length in lengths)
-        out, state = call(x[:going, begin:end].contiguous(), tuple(part[:, :going].contiguous() for part in state))
-        pieces.append(F.pad(out, (0, 0, 0, 0, 0, len(x) - going)))
-        ended.insert(0, tuple(part[:, longer:] for part in state))
-        begin = end
-    pieces.append(x.new_zeros(len(x), x.shape[1] - begin, pieces[0].shape[2]))
-    return torch.cat(pieces, dim=1)[back], tuple(torch.cat(parts, dim=1)[:, back] for parts in zip(*ended, strict=True))
+        out, state = call(x[:running, start:end].contiguous(),
+                          tuple(tensor[:, :running].contiguous() for tensor in state))
+        outputs.append(F.pad(out, (0, 0, 0, 0, 0, len(x) - running)))
+        last.insert(0, tuple(tensor[:, longer:] for tensor in state))
+        start = end
+    outputs.append(x.new_zeros(len(x), x.shape[1] - start, outputs[0].shape[2]))
+    return (torch.cat(outputs, dim=1)[back],
+            tuple(torch.cat(tensors, dim=1)[:, back] for tensors in zip(*last, strict=True)))
 
 
-def turned(x: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(B, T, ...), the first `lengths` of each row in reverse, the rest as it was."""
+def reverse_sequences(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(B, T, ...) with the first `lengths` steps of each row in reverse order, the others as they are."""
     ends, places = torch.as_tensor(lengths).to(x.device)[:, None], torch.arange(x.shape[1], device=x.device)
     rows = torch.arange(len(x), device=x.device)[:, None]
     return x[rows, torch.where(places < ends, ends - 1 - places, places)]
 
 
-def layered(state: State) -> list[State]:
-    return list(zip(*(part.unbind() for part in state), strict=True))
+def split_layers(state: State) -> list[State]:
+    """Tensors (L, B, H) to the state of each layer, tensors (B, H)."""
+    return list(zip(*(tensor.unbind() for tensor in state), strict=True))
 
 
 class Symbols(nn.Module):
-    """Symbols (...) int64 to features (..., F): an embedding of F values, or one-hot where `embedding` is None."""
+    """Symbols (...) int64 to features (..., F): an embedding of F values, or one-hot vectors where `embedding` is None.
+    """
 
     one_hot: Tensor
 
@@ -199,15 +207,21 @@ class Symbols(nn.Module):
         if embedding is None:
             self.register_buffer("one_hot", torch.eye(vocab_size), persistent=False)
 
+    @property
+    def vectors(self) -> Tensor:
+        """(V, F), a row for each symbol."""
+        return self.table.weight if self.table is not None else self.one_hot
+
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.table(tokens) if self.table is not None else F.embedding(tokens, self.one_hot)
+        return F.embedding(tokens, self.vectors)
 
 
 class CharRNN(nn.Module):
-    """A language model: symbols (B, T) to logits (B, T, V) of the next one, state carried by the caller.
+    """A language model: symbols (B, T) to the logits (B, T, V) of the symbol after each; the caller keeps the state.
 
-    A. Karpathy, "The Unreasonable Effectiveness of Recurrent Neural Networks", 2015. `tied`: the output layer's weights
-    are the embedding's (O. Press, L. Wolf, 2016, arXiv 1608.05859), which needs embedding = hidden."""
+    A. Karpathy, "The Unreasonable Effectiveness of Recurrent Neural Networks", 2015. `tied`: the output layer has the
+    weights of the embedding (O. Press, L. Wolf, 2016, arXiv 1608.05859). Raises ValueError where embedding and hidden
+    units differ then."""
 
     def __init__(self, vocab_size: int, cell: str, hidden: int, layers: int, embedding: int | None = None,
                  dropout: float = 0.0, tied: bool = False):
@@ -229,22 +243,23 @@ class CharRNN(nn.Module):
         return self.head(self.dropout(out)), state
 
     def step(self, tokens: Tensor, state: State | list[State]) -> tuple[Tensor, list[State]]:
-        """(B,) to (B, V). The state goes in as `zeros` or `forward` gave it, or as this did."""
-        layers = layered(state) if isinstance(state, tuple) else state
+        """(B,) to (B, V). The state is that of `zeros`, of `forward` or of the step before."""
+        layers = split_layers(state) if isinstance(state, tuple) else state
         out, after = self.recurrent.step_layers(self.symbols(tokens), layers)
         return self.head(out), after
 
 
 class SequenceClassifier(nn.Module):
-    """Many to one: symbols (B, T), or vectors (B, T, F) where `features` is given, to class logits (B, K), from the
-    state at each sequence's end (`pool=last`) or the mean over its length (`pool=mean`)."""
+    """Many to one: symbols (B, T), or vectors (B, T, F) where `features` is not None, to class logits (B, K), from the
+    state at the end of each sequence (`pool=last`) or the mean over its length (`pool=mean`). Raises ValueError unless
+    exactly one of vocab_size and features is not None."""
 
     def __init__(self, num_classes: int, cell: str, hidden: int, layers: int, vocab_size: int | None = None,
                  features: int | None = None, embedding: int | None = None, dropout: float = 0.0, pool: str = "last",
                  bidirectional: bool = False, keep_bias: float | None = None):
         super().__init__()
         if (vocab_size is None) == (features is None):
-            raise ValueError("one of vocab_size and features must be given")
+            raise ValueError("exactly one of vocab_size and features must be null")
         self.symbols = Symbols(vocab_size, embedding) if vocab_size is not None else None
         width = self.symbols.features if self.symbols is not None else features
         assert width is not None
@@ -263,7 +278,7 @@ class SequenceClassifier(nn.Module):
 
 
 class Tagger(nn.Module):
-    """Many to many: symbols (B, T) to class logits (B, T, K) of each, from both sides where `bidirectional`."""
+    """Many to many: symbols (B, T) to class logits (B, T, K) of each; `bidirectional`: read from both sides."""
 
     def __init__(self, vocab_size: int, num_classes: int, cell: str, hidden: int, layers: int,
                  embedding: int | None = None, dropout: float = 0.0, bidirectional: bool = True):

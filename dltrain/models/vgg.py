@@ -7,9 +7,9 @@ Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 channels, each fo
 `ImagenetVGG` is torchvision's, parameter names too, so that its published weights fit: three linear layers read a map
 of 7 x 7. `CifarVGG` has the same convolutions and one linear layer on the mean of the last map, 1 x 1 at 32 px.
 
-Differs from the paper: initialised after K. He et al., 2015, arXiv 1502.01852, where the paper begins a deep net with
+Differs from the paper: initialised after K. He et al., 2015, arXiv 1502.01852, where the paper starts a deep net from
 the weights of a trained shallow one; `norm="batch"` adds batch normalisation after each convolution, whose bias stays.
-In `ImagenetVGG` an image of another size than 224 px comes to 7 x 7 by averaging.
+In `ImagenetVGG` the map of an image that does not have 224 px is averaged to 7 x 7.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's
 
 
 def convolutions(depth: int, in_channels: int, norm: str, width: int) -> nn.Sequential:
-    """The five stages with their poolings. Raises ValueError for a depth that table 1 does not have."""
+    """The five stages, a pooling layer after each. Raises ValueError for a depth that table 1 does not have."""
     if depth not in CONVOLUTIONS:
         raise ValueError(f"depth must be one of {', '.join(map(str, CONVOLUTIONS))}, but is {depth}")
     layers: list[nn.Module] = []
@@ -40,19 +40,19 @@ def convolutions(depth: int, in_channels: int, norm: str, width: int) -> nn.Sequ
     return nn.Sequential(*layers)
 
 
-def stages(features: nn.Sequential, depth: int, norm: str) -> dict[str, list[nn.Module]]:
-    """The layers of each stage, a pooling at the beginning of the one after it, and the last one as `pool5`."""
+def vgg_stages(features: nn.Sequential, depth: int, norm: str) -> dict[str, list[nn.Module]]:
+    """The layers of each stage, conv1 to conv5 and pool5: a pooling layer is the first layer of the next stage."""
     layers, start = list(features), 0
-    found: dict[str, list[nn.Module]] = {}
+    stages: dict[str, list[nn.Module]] = {}
     per_convolution = 3 if norm == "batch" else 2
     for number, count in enumerate(CONVOLUTIONS[depth], start=1):
         end = start + count * per_convolution + (number > 1)
-        found[f"conv{number}"], start = layers[start:end], end
-    return {**found, "pool5": layers[start:]}
+        stages[f"conv{number}"], start = layers[start:end], end
+    return {**stages, "pool5": layers[start:]}
 
 
 class ImagenetVGG(vgg.VGG):
-    """See the module. `dropout`: of the two hidden linear layers. `features` gives (B, 512, H / 32, W / 32)."""
+    """`dropout`: after each of the two hidden linear layers. `features` gives (B, 512, H / 32, W / 32)."""
 
     def __init__(self, depth: int, num_classes: int = 1000, in_channels: int = 3, norm: str = "none",
                  dropout: float = 0.5):
@@ -61,13 +61,13 @@ class ImagenetVGG(vgg.VGG):
         self.avgpool = AverageTo(7)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The trunk: all layers in this order are `features`."""
-        return stages(self.features, self.depth, self.norm)
+        """Strides 1, 2, 4, 8, 16, 32."""
+        return vgg_stages(self.features, self.depth, self.norm)
 
 
 class CifarVGG(nn.Module):
-    """See the module. `width`: channels of the first stage, 64 in the paper. `features` gives
-    (B, 8 * width, H / 32, W / 32), so that images of 32 px and more fit."""
+    """`width`: channels of the first stage, 64 in the paper. `features` gives (B, 8 * width, H / 32, W / 32); images
+    must have 32 px or more."""
 
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, norm: str = "batch", width: int = 64):
         super().__init__()
@@ -80,8 +80,8 @@ class CifarVGG(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # each convolution has one
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The trunk: all layers in this order are `features`."""
-        return stages(self.features, self.depth, self.norm)
+        """Strides 1, 2, 4, 8, 16, 32."""
+        return vgg_stages(self.features, self.depth, self.norm)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images).mean(dim=(2, 3)))

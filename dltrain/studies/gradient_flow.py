@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.batches import generator, seed_of
-from dltrain.data.language_modeling import side_by_side
-from dltrain.data.stdlib import topics
-from dltrain.data.vocabulary import characters_of, encode
+from dltrain.data.language_modeling import cut_streams, encode_characters
+from dltrain.data.sequences import character_vocabulary
+from dltrain.data.stdlib import read_topics
 from dltrain.drawing.curves import new_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
@@ -97,9 +97,9 @@ def gradient_norms(net: Recurrent, distance: int, seed: int) -> Tensor:
 def train(steps: int, window: int, lr: float, limit: float, seed: int) -> tuple[list[float], list[float]]:
     """A vanilla character model with an orthogonal W_h on the documentation topics, by SGD with momentum 0.9: its loss
     in nats and the norm of its gradient, before clipping, at each step."""
-    text = "\n\n".join(topics())[:CHARACTERS]
-    symbols = characters_of(text)
-    rows = side_by_side(encode(text, symbols), STREAMS, whole=False)
+    text = "\n\n".join(read_topics())[:CHARACTERS]
+    symbols = character_vocabulary(text)
+    rows = cut_streams(encode_characters(text, symbols), STREAMS, whole=False)
     torch.manual_seed(seed_of("init", seed))
     net = CharRNN(len(symbols), "rnn", UNITS, 1)
     nn.init.orthogonal_(net.recurrent.weights(0)[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
 
@@ -17,13 +17,15 @@ from pycocoevalcap.rouge.rouge import Rouge
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.augment.pipeline import Augment
 from dltrain.batches import PAD, START, CaptionBatch, generator
+from dltrain.contracts import CaptionModel
 from dltrain.drawing.captions import draw_attention, draw_caption
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
-from dltrain.tasks.images import ImageTask
+from dltrain.tasks.freezing import FreezingKeys
+from dltrain.tasks.images import ImageTask, TrainingPixels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 IMAGES_SHOWN = 8
@@ -32,7 +34,6 @@ IMAGES_SHOWN = 8
 class CaptionData(Protocol):
     """What the task asks of the data; `number` is the index of an image in its split."""
 
-    def training_pixels(self, at_most: int) -> Tensor: ...
     def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]: ...
     def join(self, words: Sequence[int]) -> str: ...
     def references(self, split: str, number: int) -> list[str]: ...
@@ -40,7 +41,7 @@ class CaptionData(Protocol):
         """Whether a sentence is true of its image; None if the data cannot tell."""
 
 
-class Captioning(ImageTask):
+class Captioning(ImageTask[CaptionModel]):
     """Cross-entropy of each next word of all references, given the true words before it.
 
     `sampled_share`: probability, at the end of the run, that the model reads its own word instead of the true one,
@@ -56,8 +57,8 @@ class Captioning(ImageTask):
     batch_type = CaptionBatch
     headline = "val/bleu_4"
 
-    def __init__(self, model: Any, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
-                 vectors: str | None, beam_width: int, freezing: Mapping[str, Any] | None = None,
+    def __init__(self, model: CaptionModel, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
+                 vectors: str | None, beam_width: int, freezing: FreezingKeys | None = None,
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         self.vocab_size, self.max_length, self.vectors = vocab_size, max_length, vectors
@@ -66,11 +67,11 @@ class Captioning(ImageTask):
         self.texts: dict[int, str] = {}  # the same as text, and the references, of the last evaluation
         self.references: dict[int, list[str]] = {}
 
-    def fit_statistics(self, data: CaptionData) -> None:
-        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+    def fit_statistics(self, data: TrainingPixels) -> None:
+        super().fit_statistics(data)
         if self.vectors is not None:
-            table = self.model.words.table.weight
-            indices, vectors = data.word_vectors(self.vectors, table.shape[1])
+            table = self.model.word_embedding
+            indices, vectors = cast(CaptionData, data).word_vectors(self.vectors, table.shape[1])
             with torch.no_grad():
                 table[indices] = vectors.to(table)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
+from dltrain.contracts import Classifier, auxiliary_weight
 from dltrain.errors import UserError
+from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 
-class Classification(ImageTask):
+class Classification(ImageTask[Classifier]):
     """Cross-entropy over one label per image.
 
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
@@ -28,8 +30,8 @@ class Classification(ImageTask):
     batch_type = ClassificationBatch
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def __init__(self, model: nn.Module, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
-                 freezing: Mapping[str, Any] | None = None, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: Classifier, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
+                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.metrics = Multiclass(num_classes)
@@ -43,7 +45,8 @@ class Classification(ImageTask):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 pixels (B, C, H, W) to logits, or log-probabilities, (B, num_classes), as in evaluation."""
-        return self.augment.test_views(self.model, self.augment.normalize(images))
+        classify = cast(Callable[[Tensor], Tensor], self.model)  # no auxiliary logits in evaluation mode
+        return self.augment.test_views(classify, self.augment.normalize(images))
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         images, labels = self.augment(batch, generator("augment", *self.position))
@@ -51,8 +54,8 @@ class Classification(ImageTask):
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         for other in auxiliary:
-            loss = loss + self.model.auxiliary_weight * F.cross_entropy(other, labels,
-                                                                        label_smoothing=self.label_smoothing)
+            term = F.cross_entropy(other, labels, label_smoothing=self.label_smoothing)
+            loss = loss + auxiliary_weight(self.model) * term
         with torch.no_grad():
             correct = num_correct(logits.argmax(1), labels)
             self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])

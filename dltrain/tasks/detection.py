@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +17,7 @@ from dltrain.contracts import Detector, ProposalDetector
 from dltrain.drawing.boxes import draw_boxes
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
+from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
@@ -26,7 +27,7 @@ IMAGES_SHOWN, PROPOSAL_IMAGES_SHOWN, PROPOSALS_SHOWN = 8, 4, 10
 LEAST_SCORE = 0.5  # of a box in a figure
 
 
-class Detection(ImageTask):
+class Detection(ImageTask[Detector]):
     """The sum of the model's losses, which it names in `losses`.
 
     Metrics: train/loss and its terms. val/ and test/: map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as
@@ -39,11 +40,10 @@ class Detection(ImageTask):
     batch_type = DetectionBatch
     headline = "val/map"
 
-    def __init__(self, model: Any, augment: Augment, num_classes: int, freezing: Mapping[str, Any] | None = None,
+    def __init__(self, model: Detector, augment: Augment, num_classes: int, freezing: FreezingKeys | None = None,
                  **keys: Unpack[TaskKeys]):
         self.training_metrics = ("loss", *model.losses)
         super().__init__(model, augment, freezing, **keys)
-        self.detector: Detector = model
         self.num_classes = num_classes
         self.coco_metric = MeanAveragePrecision()
         self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])

@@ -1,67 +1,83 @@
-"""Transfer learning: which stages of an encoder rest, when they wake, and what their batch normalisation does.
+"""Transfer learning: which stages of the backbone are frozen, when they are unfrozen, and what their batch norm does.
 
-An encoder names its stages (`stages()`); it is the model itself, or what the model calls `encoder`. J. Yosinski et
-al., 2014, arXiv 1411.1792, freeze up to a layer; J. Howard, S. Ruder, 2018, 1801.06146, section 3.2, wake a layer more
-with each epoch, from the top.
+The stages are those of the model's backbone (contracts.Backbone). J. Yosinski et al., 2014, arXiv 1411.1792, freeze all
+layers up to one; J. Howard, S. Ruder, 2018, 1801.06146, section 3.2, unfreeze one layer more after each epoch, from the
+top ("gradual unfreezing").
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import nn
 
+from dltrain.contracts import backbone_of
 from dltrain.errors import UserError, nearest
 
 ALL = "all"
 
 
-class Resting:
-    """`rest_until`: the stages up to this one rest, "all" for every stage, None for none. `wake_every_epochs`: after so
-    many epochs the topmost one that rests is trained too, and so on; None: they rest to the end. `statistics`: `kept`:
-    batch normalisation of stages that rest uses its saved mean and variance; `renewed`: it takes those of the new data.
+class FreezingKeys(TypedDict, total=False):
+    """The keys of task.freezing."""
 
-    Raises UserError for a stage that the encoder has not."""
+    until: str | None
+    unfreeze_every_epochs: int | None
+    batch_norm: str
 
-    def __init__(self, model: Any, rest_until: str | None = None, wake_every_epochs: int | None = None,
-                 statistics: str = "kept"):
-        self.every, self.renews = wake_every_epochs, statistics == "renewed"
-        self.stages: list[list[nn.Module]] = []  # those that rest at first, from the image on
-        self.now = 0  # how many of them
-        if rest_until is None:
+
+class Freezing:
+    """`until`: the last frozen stage, "all" for the whole backbone, None for no stage. `unfreeze_every_epochs`: after
+    so many epochs the topmost frozen stage is trained too, and so on; None: never. `batch_norm`: `frozen`: frozen
+    stages are in evaluation mode, so they use their saved statistics and drop nothing out; `update`: they stay in
+    training mode, so frozen batch norm keeps updating its running statistics.
+
+    Raises UserError for a stage that the backbone does not have, and for a model without stages."""
+
+    def __init__(self, model: object, until: str | None = None, unfreeze_every_epochs: int | None = None,
+                 batch_norm: str = "frozen"):
+        self.unfreeze_every_epochs, self.updates_statistics = unfreeze_every_epochs, batch_norm == "update"
+        self.stages: list[Sequence[nn.Module]] = []  # those that are frozen at first, from the image on
+        self.num_frozen = 0  # how many of them are frozen now
+        if until is None:
             return
-        encoder = getattr(model, "encoder", model)
-        at = f"task.transfer.rest_until={rest_until}: {type(encoder).__name__}"
-        if not hasattr(encoder, "stages"):
-            raise UserError(f"{at} has no stages that could rest")
-        names = list(encoder.stages())
-        if rest_until not in (*names, ALL):
-            hint = nearest(rest_until, names) or f"; there are: {', '.join(names)}, or {ALL}"
-            raise UserError(f"{at} has no such stage{hint}")
-        count = len(names) if rest_until == ALL else names.index(rest_until) + 1
-        self.stages = list(encoder.stages().values())[:count]
-        self.rest(0 if self.wakes else count)  # one that will wake belongs to the optimizer from the beginning
+        key = f"task.freezing.until={until}"
+        backbone = backbone_of(model)
+        if backbone is None:
+            raise UserError(f"{key}: must be null, for {type(model).__name__} has no backbone with stages")
+        try:
+            stages = backbone.stages()
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from None
+        names = list(stages)
+        if until not in (*names, ALL):
+            hint = nearest(until, names) or f"; there are: {', '.join(names)}, or {ALL}"
+            raise UserError(f"{key}: {type(backbone).__name__} has no such stage{hint}")
+        count = len(names) if until == ALL else names.index(until) + 1
+        self.stages = list(stages.values())[:count]
+        self.freeze(0 if self.unfreezes else count)  # what is trained later must be in the optimizer from the start
 
     @property
-    def wakes(self) -> bool:
-        """Whether what rests now will be trained later."""
-        return bool(self.stages) and self.every is not None
+    def unfreezes(self) -> bool:
+        """Whether stages that are frozen at first are trained later."""
+        return bool(self.stages) and self.unfreeze_every_epochs is not None
 
-    def rest(self, count: int) -> None:
-        """The first `count` stages rest, the others are trained."""
-        self.now = count
-        for place, modules in enumerate(self.stages):
-            for module in modules:
-                module.requires_grad_(place >= count)
+    def freeze(self, count: int) -> None:
+        """Freezes the first `count` of the stages and unfreezes the others."""
+        self.num_frozen = count
+        for index, layers in enumerate(self.stages):
+            for layer in layers:
+                layer.requires_grad_(index >= count)
 
-    def begin(self, epoch: int) -> None:
-        """Before a training step: how many rest is a function of the epoch; what rests is in evaluation mode."""
-        if self.every is not None:
-            wanted = max(0, len(self.stages) - epoch // self.every)
-            if wanted != self.now:
-                self.rest(wanted)
-        for place, modules in enumerate(self.stages):
-            trains = self.renews or place >= self.now
-            for module in modules:
-                if module.training != trains:
-                    module.train(trains)
+    def apply(self, epoch: int) -> None:
+        """Freezes what is to be frozen in this epoch, and sets the modes of all stages that are or were frozen. To be
+        called before each training step: Lightning puts modules back into the modes of before a validation."""
+        if self.unfreeze_every_epochs is not None:
+            count = max(0, len(self.stages) - epoch // self.unfreeze_every_epochs)
+            if count != self.num_frozen:
+                self.freeze(count)
+        for index, layers in enumerate(self.stages):
+            training = self.updates_statistics or index >= self.num_frozen
+            for layer in layers:
+                if layer.training != training:
+                    layer.train(training)

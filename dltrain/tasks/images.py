@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
 from dltrain.batches import generator
 from dltrain.drawing.images import make_grid
-from dltrain.tasks.freezing import Freezing
-from dltrain.tasks.task import Figure, Task, TaskKeys
+from dltrain.tasks.freezing import Freezing, FreezingKeys
+from dltrain.tasks.task import Figure, ModelT, Task, TaskKeys
 
 AUGMENTED_SHOWN = 64  # images of the first training batch
 
@@ -22,13 +21,13 @@ class TrainingPixels(Protocol):
         ...
 
 
-class ImageTask(Task):
+class ImageTask(Task[ModelT]):
     """`augment` turns uint8 pixels into normalised floats, with random transforms in training. `freezing`: see
     freezing.py."""
 
     augment: Augment
 
-    def __init__(self, model: nn.Module, augment: Augment, freezing: Mapping[str, Any] | None = None,
+    def __init__(self, model: ModelT, augment: Augment, freezing: FreezingKeys | None = None,
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.augment, self.freezing = augment, Freezing(model, **freezing or {})
@@ -38,7 +37,7 @@ class ImageTask(Task):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.freezing.stages:
-            self.freezing.begin(self.current_epoch)
+            self.freezing.apply(self.current_epoch)
 
     @property
     def has_unused_parameters(self) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, TokenBatch, generator
-from dltrain.contracts import InputEncoder, StatefulModel
+from dltrain.contracts import InputEncoder, State, StatefulModel
 from dltrain.errors import UserError
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
@@ -19,7 +19,7 @@ SAMPLE_LENGTH = 300  # characters of the sample after each validation
 NOISE_ROWS = 64  # random numbers for so many characters are drawn at once
 
 
-class LanguageModeling(Task):
+class LanguageModeling(Task[StatefulModel]):
     """Cross-entropy of the next symbol, by backpropagation through time over a window. The state is carried into the
     next window without its gradient (R. Williams, J. Peng, 1990), and is zero at the start of each epoch.
 
@@ -31,7 +31,7 @@ class LanguageModeling(Task):
     headline, headline_mode = "val/bits_per_character", "min"
     unit, training_metrics = "characters", ("loss", "bits_per_character")
 
-    def __init__(self, model: Any, vocab_size: int, batch_size: int, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: StatefulModel, vocab_size: int, batch_size: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.vocab_size = vocab_size
         states = model.zeros(batch_size)
@@ -87,14 +87,15 @@ class LanguageModeling(Task):
         written = generate(self.model, torch.tensor([start], device=self.device), generator("sample", self.seed))
         return {"sample": "".join(symbols[next(written)] for _ in range(SAMPLE_LENGTH))}
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder, length: int = 400, temperature: float = 0.8,
-                top_k: int | None = None, seed: int = 0, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[str, TokenBatch], length: int = 400,
+                temperature: float = 0.8, top_k: int | None = None, seed: int = 0, **options: Any
+                ) -> Iterator[Prediction]:
         """`length` characters that continue each prompt; the same arguments give the same text. Raises UserError for a
         prompt without characters, or with characters that the training text does not have."""
         symbols = self.vocabularies["characters"]
         for item in inputs:
             prompt = item.load()
-            tokens: Tensor = data.encode_inputs([prompt])[0]
+            tokens: Tensor = data.encode_inputs([prompt]).tokens[0]
             if not len(tokens):
                 raise UserError("prompt must have at least one character")
             pairs = zip(prompt, tokens.tolist(), strict=True)
@@ -118,7 +119,8 @@ def generate(model: StatefulModel, prompt: Tensor, rng: torch.Generator, tempera
     evaluation mode.
 
     argmax(logits / temperature + Gumbel noise) is such a sample (E. Gumbel)."""
-    first, state, logits = END + 1, model.zeros(1), prompt.new_empty(0)
+    state: State | list[State] = model.zeros(1)
+    first, logits = END + 1, prompt.new_empty(0)
     with torch.inference_mode():
         for token in prompt:
             logits, state = model.step(token[None], state)

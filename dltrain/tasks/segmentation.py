@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.augment.geometry import to_device
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
-from dltrain.contracts import PixelClassifier
+from dltrain.contracts import InputEncoder, PixelSegmenter, Segmenter
 from dltrain.drawing.images import arrange, enlarge
 from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_mask, palette_image
 from dltrain.errors import UserError
+from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.multiclass import Multiclass
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -26,13 +27,7 @@ IMAGES_SHOWN = 8
 CLASSES_PRINTED = 6
 
 
-class Scaler(Protocol):
-    def scale_image(self, image: Tensor) -> Tensor:
-        """(C, H, W) uint8 at the size that the model was trained on."""
-        ...
-
-
-class Segmentation(ImageTask):
+class Segmentation(ImageTask[Segmenter]):
     """Cross-entropy over the class of every scored pixel. `pixels`: the loss is over so many random pixels of each
     image, drawn anew in each step, instead of all; the model then classifies these alone (`at`).
 
@@ -44,13 +39,13 @@ class Segmentation(ImageTask):
     batch_type = SegmentationBatch
     headline, training_metrics = "val/mean_iou", ("loss", "pixel_accuracy")
 
-    def __init__(self, model: nn.Module, augment: Augment, num_classes: int, pixels: int | None,
-                 freezing: Mapping[str, Any] | None = None, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: Segmenter, augment: Augment, num_classes: int, pixels: int | None,
+                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         views = augment.test_views
         if views.kind != "single" or views.crop_px or views.short_px:
             raise ValueError("augment.test must be single, without test_crop_px and test_short_px: a mask has one view")
-        if pixels is not None and not isinstance(model, PixelClassifier):
+        if pixels is not None and not isinstance(model, PixelSegmenter):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.num_classes, self.pixels = num_classes, pixels
         self.metrics = Multiclass(num_classes, IGNORED_PIXEL)
@@ -73,7 +68,7 @@ class Segmentation(ImageTask):
             logits = self.model(images)
         else:
             places = random_places(masks, self.pixels, rng)
-            logits = self.model.at(images, places).transpose(1, 2)
+            logits = cast(PixelSegmenter, self.model).at(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
         total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
         with torch.no_grad():
@@ -106,16 +101,17 @@ class Segmentation(ImageTask):
                                             for picture in (enlarge(image, SIDE_PX), colour_mask(mask))])}
 
     def figures(self, batch: SegmentationBatch, outputs: Tensor) -> dict[str, Figure]:
-        samples = [tuple(map(Tensor.cpu, sample)) for sample in
-                   zip(batch.images[:IMAGES_SHOWN], batch.masks[:IMAGES_SHOWN], outputs[:IMAGES_SHOWN], strict=True)]
+        first = [values[:IMAGES_SHOWN].cpu() for values in (batch.images, batch.masks, outputs)]
+        samples = list(zip(first[0], first[1], first[2], strict=True))
         return {"image_truth_prediction": compare_masks(samples, self.class_names)}
 
-    def predict(self, inputs: Sequence[Input], data: Scaler, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: Any
+                ) -> Iterator[Prediction]:
         """The class of every pixel of each image: drawn on it, as a palette image, and the share of each class."""
         for item in inputs:
             image: Tensor = item.load()
             with torch.inference_mode():
-                logits = self(data.scale_image(image)[None].to(self.device))
+                logits = self(data.encode_inputs([image]).images.to(self.device))
                 full = F.interpolate(logits, size=image.shape[1:], mode="bilinear", align_corners=False)
                 mask = full[0].argmax(0).cpu()
             fractions = torch.bincount(mask.flatten(), minlength=len(self.class_names)) / mask.numel()

@@ -7,16 +7,16 @@ from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
-from dltrain.contracts import InputEncoder
+from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
 
 
-class SequenceClassification(Task):
+class SequenceClassification(Task[SequenceModel]):
     """Cross-entropy over one label per sequence.
 
     Metrics: train/, val/ and test/ loss (nats per sequence) and accuracy."""
@@ -25,7 +25,7 @@ class SequenceClassification(Task):
     unit = "sequences"
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def __init__(self, model: nn.Module, num_classes: int, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
         self.metrics = Multiclass(num_classes)
@@ -60,7 +60,8 @@ class SequenceClassification(Task):
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[Any, LabelledBatch], **options: Any
+                ) -> Iterator[Prediction]:
         """The five most probable labels of each text, or of each picture where the data read those as sequences."""
         kind = "text" if data.input_kind == "text" else "file"
         return predict_labels(inputs, self.class_names, kind,

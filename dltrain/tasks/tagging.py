@@ -10,9 +10,10 @@ from typing import Any, Protocol, Unpack
 import torch
 import torch.nn.functional as F
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, TaggedBatch
+from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import Multiclass, accuracy
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
@@ -21,16 +22,16 @@ COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright
            "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
 
 
-class TaggedText(Protocol):
-    """What the task asks of the data. `reads_whole_files`: symbols are characters, and a file is one text."""
+class TaggedText(InputEncoder[str, TaggedBatch], Protocol):
+    """The data. `reads_whole_files`: symbols are characters, and a file is one text."""
 
-    reads_whole_files: bool
+    @property
+    def reads_whole_files(self) -> bool: ...
 
     def split(self, text: str) -> list[str]: ...
-    def encode_inputs(self, texts: Sequence[str]) -> TaggedBatch: ...
 
 
-class Tagging(Task):
+class Tagging(Task[SequenceModel]):
     """Cross-entropy over one label per symbol.
 
     Metrics: train/, val/ and test/ loss (nats per symbol) and accuracy over the symbols."""
@@ -39,7 +40,7 @@ class Tagging(Task):
     unit = "symbols"
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def __init__(self, model: nn.Module, num_classes: int, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
         self.metrics = Multiclass(num_classes)

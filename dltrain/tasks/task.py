@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -14,9 +14,10 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from dltrain import optim
-from dltrain.contracts import drops_blocks
+from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
 
+ModelT = TypeVar("ModelT", bound=Model)
 BITS = 1 / math.log(2)  # bits in a nat
 
 Figure = Tensor | str  # a picture (3, H, W) uint8, or text
@@ -48,11 +49,11 @@ class TaskKeys(TypedDict):
     """The arguments of every task: `seed` of the run, and the nodes task.optimizer and task.schedule."""
 
     seed: int
-    optimizer: Mapping[str, Any]
-    schedule: Mapping[str, Any]
+    optimizer: optim.OptimizerKeys
+    schedule: optim.ScheduleKeys
 
 
-class Task(pl.LightningModule):
+class Task(pl.LightningModule, Generic[ModelT]):
     """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
     `evaluation_step` and `evaluation_end`; `predict` and `figures` where there is something to predict and to draw.
 
@@ -60,6 +61,7 @@ class Task(pl.LightningModule):
     In each training step a task adds to `sums`: the value of each of `training_metrics` times a count, and the count.
     """
 
+    model: ModelT
     batch_type: type
     headline: str
     headline_mode = "max"
@@ -70,7 +72,8 @@ class Task(pl.LightningModule):
     gradients: Tensor
     evaluation_loss: Tensor
 
-    def __init__(self, model: nn.Module, *, seed: int, optimizer: Mapping[str, Any], schedule: Mapping[str, Any]):
+    def __init__(self, model: ModelT, *, seed: int, optimizer: optim.OptimizerKeys,
+                 schedule: optim.ScheduleKeys):
         super().__init__()
         self.model, self.seed = model, seed
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
@@ -113,8 +116,9 @@ class Task(pl.LightningModule):
     def mean_loss(self) -> Tensor:
         """The mean of what was added by `add_loss`, over all processes; resets it."""
         total, count = self.reduce_sum(self.evaluation_loss)
+        mean = total / count
         self.evaluation_loss.zero_()
-        return total / count
+        return mean
 
     def reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

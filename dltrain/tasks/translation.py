@@ -8,11 +8,11 @@ from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.text import BLEUScore
 
 from dltrain.batches import PAD, UNKNOWN, PairBatch, generator
-from dltrain.contracts import InputEncoder
+from dltrain.contracts import InputEncoder, TranslationModel
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
@@ -20,7 +20,7 @@ from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_
 PAIRS_SHOWN = 8
 
 
-class Translation(Task):
+class Translation(Task[TranslationModel]):
     """Cross-entropy of each next symbol of the target, given the true symbols before it.
 
     Metrics: train/loss; val/ and test/ loss (nats per symbol, with the true symbols before it), exact_match (share of
@@ -33,7 +33,7 @@ class Translation(Task):
     headline, headline_mode = "val/exact_match", "max"
     matches: Tensor
 
-    def __init__(self, model: nn.Module, source_size: int, target_size: int, words: bool, max_length: int,
+    def __init__(self, model: TranslationModel, source_size: int, target_size: int, words: bool, max_length: int,
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.source_size, self.target_size, self.max_length = source_size, target_size, max_length
@@ -99,8 +99,8 @@ class Translation(Task):
                  for source, output, target in zip(sources, outputs, targets, strict=False)]
         return {"sample": "\n".join(lines)}
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder, decode: str = "greedy", beam: int = 5,
-                temperature: float = 1.0, seed: int = 0, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[str, PairBatch], decode: str = "greedy",
+                beam: int = 5, temperature: float = 1.0, seed: int = 0, **options: Any) -> Iterator[Prediction]:
         """The target of each source by `decode`: greedy, sampled (with `temperature` and `seed`), or beam, which gives
         the `beam` best with their log-probabilities."""
         for number, item in enumerate(inputs):
