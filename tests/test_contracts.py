@@ -24,7 +24,7 @@ from dltrain.models.captioner import Captioner
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.dilated import Dilated
 from dltrain.models.efficientnet_lite import EfficientNetLite0
-from dltrain.models.fast_rcnn import RCNN, FastRCNN, GridKeys
+from dltrain.models.fast_rcnn import RCNN, FastRCNN
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.fcn import FCN
 from dltrain.models.googlenet import GoogLeNet
@@ -41,8 +41,7 @@ from dltrain.models.vgg import CifarVGG, ImagenetVGG
 CLASSES, PX = 3, 64
 
 
-GRID: GridKeys = {"num_classes": CLASSES, "box_px": [24], "ratios": [1.0], "step": 0.5, "short_px": PX, "long_px": 99,
-                  "hidden": 8}
+GRID = (CLASSES, [24], [1.0], 0.5, PX, 99, 8)  # of num_classes, box_px, ratios, step, short_px, long_px, hidden
 
 BACKBONES: list[Callable[[], Backbone]] = [
     lambda: CifarResNet(8), lambda: CifarVGG(11, width=4), lambda: GoogLeNet(width=8),
@@ -55,7 +54,7 @@ CLASSIFIERS: list[Callable[[], Classifier]] = [
 DETECTORS: list[Callable[[], Detector]] = [
     lambda: FasterRCNN(CifarResNet(8), CLASSES, [16], [1.0], PX, 99, 8),
     lambda: FasterRCNN(ImagenetResNet(18), CLASSES, [8, 16, 32, 64, 96], [1.0], PX, 99, 8, pyramid=True),
-    lambda: FastRCNN(CifarResNet(8), **GRID), lambda: RCNN(CifarResNet(8), **GRID),
+    lambda: FastRCNN(CifarResNet(8), *GRID), lambda: RCNN(CifarResNet(8), *GRID),
     lambda: Localizer(CifarResNet(8), CLASSES, 2, 1.0),
     lambda: OverFeatDetector(CLASSES, 3, 4, 8, 32, [1.0], 8, 0.05, 0.5)]
 PIXEL_SEGMENTER: Callable[[], PixelSegmenter] = lambda: Hypercolumn(  # noqa: E731  # its type is what is tested

@@ -65,6 +65,11 @@ def stage_strides(backbone: Backbone) -> dict[str, int]:
     return strides
 
 
+def output_stride(backbone: Backbone) -> int:
+    """The stride of the map that `features` returns."""
+    return [*stage_strides(backbone).values()][-1]
+
+
 def stride_of(block: nn.Module) -> int:
     """The stride of a layer or block: the largest of the layers in it, of which one strides, or several side by side.
     """
@@ -72,7 +77,8 @@ def stride_of(block: nn.Module) -> int:
 
 
 def layer_stride(layer: nn.Module) -> int:
-    return single(getattr(layer, "stride", 1))
+    """1 for a layer that has no stride."""
+    return side_of(getattr(layer, "stride", 1))
 
 
 def leaves(block: nn.Module) -> list[nn.Module]:
@@ -81,8 +87,8 @@ def leaves(block: nn.Module) -> list[nn.Module]:
     return [module for module in block.modules() if not list(module.children())]
 
 
-def single(value: int | tuple[int, ...]) -> int:
-    """One number for the kernel, stride or padding of a square layer."""
+def side_of(value: int | tuple[int, ...]) -> int:
+    """The one number of a square layer's kernel, stride or padding."""
     return int(value[0] if isinstance(value, tuple) else value)
 
 
@@ -102,6 +108,7 @@ def remove_head(backbone: Backbone) -> Backbone:
 
 
 def keep_only(kept: set[nn.Module], parent: Model) -> None:
+    """Replaces the modules below `parent` that neither are in `kept` nor contain one of it."""
     for name, child in list(parent.named_children()):
         if kept.isdisjoint(child.modules()):
             setattr(parent, name, nn.Identity())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.contracts import Backbone
-from dltrain.models.backbones import check_backbone, layer_stride, leaves, single, stage_strides, stride_of
+from dltrain.models.backbones import check_backbone, layer_stride, leaves, side_of, stage_strides, stride_of
 from dltrain.models.efficientnet_lite import SameConv2d
 
 
@@ -75,9 +75,9 @@ def dilate_block(block: nn.Module, rate: int, rate_after: int, pools: dict[nn.Mo
     for layer in leaves(block):
         strides = layer_stride(layer) > 1
         if isinstance(layer, nn.MaxPool2d):
-            kernel = single(layer.kernel_size)
+            kernel = side_of(layer.kernel_size)
             pools[layer] = DensePool(kernel, now)
-            earlier += centred_start(kernel, now) - single(layer.padding) * now
+            earlier += centred_start(kernel, now) - side_of(layer.padding) * now
         elif isinstance(layer, nn.Conv2d):
             kernel = layer.kernel_size[0]
             if kernel > 1:

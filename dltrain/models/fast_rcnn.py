@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
 
 from dltrain.contracts import Backbone
-from dltrain.models.backbones import remove_head, stage_strides
+from dltrain.models.backbones import output_stride, remove_head
 from dltrain.models.regions import REGION_PX, RegionPool, region_head, region_pool
 
 Target = dict[str, Tensor]
@@ -34,31 +33,17 @@ Features = Callable[[Tensor], Tensor] | None
 CROPS_AT_ONCE = 1024  # regions that go through R-CNN's backbone together in evaluation
 
 
-class GridKeys(TypedDict):
-    """`box_px`: sides of the square boxes of the grid, each also in the `ratios` height : width; neighbours lie `step`
-    of their side apart. The other keys are those of FasterRCNN."""
-
-    num_classes: int
-    box_px: Sequence[int]
-    ratios: Sequence[float]
-    step: float
-    short_px: int
-    long_px: int
-    hidden: int
-    roi_batch: NotRequired[int]
-    roi_foreground: NotRequired[float]
-    score_threshold: NotRequired[float]
-    nms: NotRequired[float]
-
-
 class GridRegions(nn.Module):
-    """Lays a grid of boxes over each image and classifies each of them by what `pool` reads of it."""
+    """Lays a grid of boxes over each image and classifies each of them by what `pool` reads of it.
+
+    `box_px`: sides of the square boxes, each also in the `ratios` height : width; neighbours lie `step` of their side
+    apart. The other keys are those of FasterRCNN."""
 
     losses = ("loss_classifier", "loss_box_reg")
 
     def __init__(self, channels: int, pool: RegionPool, num_classes: int, box_px: Sequence[int],
-                 ratios: Sequence[float], step: float, short_px: int, long_px: int, hidden: int, roi_batch: int = 128,
-                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
+                 ratios: Sequence[float], step: float, short_px: int, long_px: int, hidden: int, roi_batch: int,
+                 roi_foreground: float, score_threshold: float, nms: float):
         super().__init__()
         self.box_px, self.ratios, self.step = tuple(box_px), tuple(ratios), step
         self.transform = GeneralizedRCNNTransform(short_px, long_px, [0.0] * 3, [1.0] * 3)
@@ -88,15 +73,19 @@ class GridRegions(nn.Module):
 
 
 class FastRCNN(nn.Module):
-    """Takes each image through the backbone once and pools the regions from its map. `roi_pool`: align or pool."""
+    """Takes each image through the backbone once and pools the regions from its map. `roi_pool`: align or pool; the
+    other keys: see GridRegions."""
 
     losses = GridRegions.losses
 
-    def __init__(self, backbone: Backbone, roi_pool: str = "align", **grid_keys: Unpack[GridKeys]):
+    def __init__(self, backbone: Backbone, num_classes: int, box_px: Sequence[int], ratios: Sequence[float],
+                 step: float, short_px: int, long_px: int, hidden: int, roi_pool: str = "align", roi_batch: int = 128,
+                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
         super().__init__()
         self.backbone = remove_head(backbone)
-        stride = [*stage_strides(backbone).values()][-1]
-        self.regions = GridRegions(backbone.out_channels, region_pool(roi_pool, ["0"], stride), **grid_keys)
+        pool = region_pool(roi_pool, ["0"], output_stride(backbone))
+        self.regions = GridRegions(backbone.out_channels, pool, num_classes, box_px, ratios, step, short_px, long_px,
+                                   hidden, roi_batch, roi_foreground, score_threshold, nms)
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = self.regions(images, targets, self.backbone.features)
@@ -109,15 +98,18 @@ class FastRCNN(nn.Module):
 
 class RCNN(nn.Module):
     """Takes the pixels of each region through the backbone alone, warped to a square of seven strides, so that its map
-    is 7 x 7."""
+    is 7 x 7. The keys: see GridRegions."""
 
     losses = GridRegions.losses
 
-    def __init__(self, backbone: Backbone, **grid_keys: Unpack[GridKeys]):
+    def __init__(self, backbone: Backbone, num_classes: int, box_px: Sequence[int], ratios: Sequence[float],
+                 step: float, short_px: int, long_px: int, hidden: int, roi_batch: int = 128,
+                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
         super().__init__()
         self.backbone = remove_head(backbone)
-        self.crop_px = REGION_PX * [*stage_strides(backbone).values()][-1]
-        self.regions = GridRegions(backbone.out_channels, self.crop_maps, **grid_keys)
+        self.crop_px = REGION_PX * output_stride(backbone)
+        self.regions = GridRegions(backbone.out_channels, self.crop_maps, num_classes, box_px, ratios, step, short_px,
+                                   long_px, hidden, roi_batch, roi_foreground, score_threshold, nms)
 
     def crop_maps(self, images: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """The map (N, C, 7, 7) of each region of all images."""

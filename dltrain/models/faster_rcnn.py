@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dltrain.contracts import Backbone
-from dltrain.models.backbones import remove_head, stage_maps, stage_shapes, stage_strides
+from dltrain.models.backbones import output_stride, remove_head, stage_maps, stage_shapes
 from dltrain.models.regions import region_head, region_pool
 
 PYRAMID_CHANNELS, PYRAMID_LEVELS = 256, 4
@@ -77,7 +77,7 @@ class FasterRCNN(nn.Module):
             if len(sides) != PYRAMID_LEVELS + 1:
                 raise ValueError(f"anchor_px must have {PYRAMID_LEVELS + 1} sides, one for each map of the pyramid, "
                                  f"but is {list(anchor_px)}")
-        stride = [*stage_strides(backbone).values()][-1]
+        stride = output_stride(backbone)
         body = Pyramid(backbone) if pyramid else OneMap(backbone)
         head, predictor = region_head(body.out_channels, hidden, num_classes)
         self.net = TorchvisionFasterRCNN(
