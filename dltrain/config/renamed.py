@@ -33,6 +33,10 @@ RENAMED = {
     "study.shown": "study.columns",
     "study.looks": "study.evaluations",
     "part": "split",
+    **dict.fromkeys(("study.classifier_epochs", "study.epochs", "study.num_train", "study.timed_images",
+                     "study.fine_lr", "study.rest_until", "study.sizes", "study.source", "study.source_epochs",
+                     "study.targets"),
+                    "study.more, overrides of every run, as 'study.more=[\"data.num_train=500\"]'"),
 }
 
 
