@@ -8,19 +8,17 @@ linear layers on the longest path from the image to the logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dltrain.config import compose, groups
 from dltrain.pretrained import NODE, pretrained_of
 
 aten = torch.ops.aten
@@ -72,20 +70,11 @@ def measure(net: nn.Module, images: Tensor) -> Complexity:
     return Complexity(parameters, counter.get_total_flops() // 2 // len(images), paths.depths[logits])
 
 
-def measure_classifiers(px: int, channels: int, classes: int) -> Iterator[tuple[str, Complexity | None, str]]:
-    """The name of each classifier of images, with its complexity, or None and why such images do not fit."""
-    for name in groups.names("model"):
-        if groups.batch_type_of_model(name) != "ClassificationBatch":
-            continue
-        words = [f"model={name}", "data=image_folder", f"data.image_px={px}", f"data.channels={channels}",
-                 f"data.num_classes={classes}"]
-        node = compose.compose(words).config.model
-        arguments: Any = OmegaConf.to_container(node, resolve=True)
-        target = get_object(arguments.pop("_target_"))
-        if pretrained_of(node, "model"):
-            del arguments[NODE]
-        try:
-            with torch.device("meta"):
-                yield name, measure(target(**arguments), torch.empty(1, channels, px, px)), ""
-        except (ValueError, RuntimeError) as error:
-            yield name, None, str(error).splitlines()[0].rpartition(". ")[2][:90]
+def measure_node(node: DictConfig, channels: int, px: int) -> Complexity:
+    """A model by its config node, for one image. The net has no storage: its weights are not initialised."""
+    arguments: Any = OmegaConf.to_container(node, resolve=True)
+    target = get_object(arguments.pop("_target_"))
+    if pretrained_of(node, "model"):
+        del arguments[NODE]
+    with torch.device("meta"):
+        return measure(target(**arguments), torch.empty(1, channels, px, px))
