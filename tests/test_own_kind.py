@@ -149,7 +149,7 @@ def test_it_takes_at_most_a_hundred_lines():
 
 
 def test_it_goes_through_every_verb(dltrain, tmp_path):
-    train = ("--config-dir", "conf", "model=linear", "name=a", "trainer.max_epochs=5", "task.optimizer.lr=0.02")
+    train = ("--config-dir", "conf", "model=linear", "name=a", "trainer.max_epochs=15", "task.optimizer.lr=0.01")
     code, out, err = dltrain(*train)
     assert (code, err) == (0, "")
     assert "next: dltrain predict run=outputs/a input=outputs/a/samples/any.ink" in out
