@@ -35,7 +35,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def build_run(words: Sequence[str]) -> tuple[DictConfig, DataModule[Any, Any], Task[Any]]:
+def build_run(words: Sequence[str]) -> tuple[DictConfig, DataModule[Any, Any], Task[Any, Any]]:
     """The config, data and task of `dltrain WORDS`, not trained."""
     config = compose(list(words)).job_config()
     data = build.build_data(config)
@@ -47,7 +47,7 @@ def steps_per_second(starts: Sequence[float], warm_up_steps: int) -> float:
     return (len(starts) - 1 - warm_up_steps) / (starts[-1] - starts[warm_up_steps])
 
 
-def time_run(config: DictConfig, data: DataModule[Any, Any], task: Task[Any], warm_up_steps: int) -> float:
+def time_run(config: DictConfig, data: DataModule[Any, Any], task: Task[Any, Any], warm_up_steps: int) -> float:
     """Trains with Lightning and every callback of a run, without validation. Returns steps per second."""
     starts: list[float] = []
     training_step = task.training_step

@@ -8,6 +8,7 @@ linear layers on the longest path from the image to the logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,8 @@ class Paths(TorchDispatchMode):
             self.weights[parameter] = parameter
         self.read: set[nn.Parameter] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Callable[..., Any], types: object, args: tuple[object, ...] = (),
+                           kwargs: dict[str, object] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
         weights = [tensor for tensor in inputs if tensor in self.weights]

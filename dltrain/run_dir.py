@@ -123,7 +123,7 @@ class RunDir:
         refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
         return config
 
-    def write_config(self, config: Mapping[str, Any], comments: Mapping[str, str]) -> None:
+    def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: what a key may be, by its dotted name; written behind the value as in configs/."""
         write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
 
@@ -132,7 +132,7 @@ class RunDir:
         lines = schema.assignments(self.path / "config.yaml")
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
 
-    def refuse_other_config(self, requested: Mapping[str, Any]) -> None:
+    def refuse_other_config(self, requested: Mapping[str, object]) -> None:
         """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
         differ."""
         if not (self.path / "config.yaml").is_file():
@@ -181,7 +181,7 @@ class RunDir:
         """result.json, or an empty dict before the run has finished."""
         return dict(json.loads((self.path / "result.json").read_text())) if self.is_finished else {}
 
-    def write_json(self, name: str, values: Any) -> None:
+    def write_json(self, name: str, values: object) -> None:
         write_text(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, str]]:
@@ -255,9 +255,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ IMAGES_SHOWN = 8
 CLASSES_PRINTED = 6
 
 
-class Segmentation(ImageTask[Segmenter]):
+class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     """Cross-entropy over the class of every scored pixel. `pixels`: the loss is over so many random pixels of each
     image, drawn anew in each step, instead of all; the model then classifies these alone (`at`).
 
@@ -105,7 +105,7 @@ class Segmentation(ImageTask[Segmenter]):
         samples = list(zip(first[0], first[1], first[2], strict=True))
         return {"image_truth_prediction": compare_masks(samples, self.class_names)}
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: Any
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: object
                 ) -> Iterator[Prediction]:
         """The class of every pixel of each image: drawn on it, as a palette image, and the share of each class."""
         for item in inputs:
