@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast, where PyYAML has it
+Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # libyaml's is ten times as fast
 NUMBER = r"-?\d+(?:\.\d+)?(?:[eE]-?\d+)?"
 CONDITION = re.compile(
     rf"(?P<op>>=|<=|>|<)\s*(?P<bound>{NUMBER})"
