@@ -29,11 +29,10 @@ import yaml
 
 from dltrain import __version__
 from dltrain.config import schema
-from dltrain.errors import CheckpointError, MachineError, UserError
+from dltrain.errors import MachineError, UserError, refuse_older_version
 
 log = logging.getLogger("dltrain")
 
-OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 BEST = "best.ckpt"
 
 # Keys that may differ from the config that a run began with: they change no weight.
@@ -239,13 +238,6 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), flush=True)
-
-
-def refuse_older_version(version: str, place: str) -> None:
-    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_READABLE:
-        raise CheckpointError(f"{place}: written by dltrain {version}, which dltrain {__version__} cannot read; train "
-                              "it again, or use it with the commit that environment.json names")
 
 
 def write_text(path: Path, text: str) -> None:

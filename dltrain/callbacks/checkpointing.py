@@ -20,7 +20,7 @@ from typing import Any, NoReturn, cast
 import pytorch_lightning as pl
 import torch
 
-from dltrain import __version__, checkpoints
+from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
 from dltrain.callbacks.stopping import Signals
 from dltrain.checkpoints import Checkpoint
@@ -68,8 +68,7 @@ class Checkpointing(pl.Callback):
         self.seconds_before = state["seconds"]
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
-        checkpoint["dltrain"] = {"version": __version__, "config": self.config,
-                                 "metrics_rows": len(self.metrics_file.rows)}
+        checkpoint["dltrain"] = {"config": self.config, "metrics_rows": len(self.metrics_file.rows)}
         if "loops" in checkpoint:
             loader = cast(TrainingLoader, trainer.train_dataloader)
             set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)
