@@ -1,4 +1,4 @@
-"""One run, told in order: data, model and task, trainer, fit, test. Everything it needs is in its config."""
+"""One run in order: data, model and task, trainer, fit, test. Everything it needs is in its config."""
 
 from __future__ import annotations
 

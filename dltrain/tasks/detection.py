@@ -119,7 +119,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
 
     def predict(self, inputs: Sequence[Input], data: object, score: float = 0.5, **options: object
                 ) -> Iterator[Prediction]:
-        """The boxes of at least `score` in each image, as COCO's results and drawn on it."""
+        """The boxes of at least `score` in each image, as COCO's results and on a picture."""
         for number, item in enumerate(inputs):
             image = item.load()
             with torch.inference_mode():

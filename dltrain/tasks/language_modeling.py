@@ -16,7 +16,7 @@ from dltrain.errors import UserError
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
 SAMPLE_LENGTH = 300  # characters of the sample after each validation
-NOISE_ROWS = 64  # random numbers for so many characters are drawn at once
+NOISE_ROWS = 64  # characters for which random numbers are generated at once
 
 
 class LanguageModeling(Task[StatefulModel, TokenBatch]):
