@@ -1,6 +1,8 @@
 """The typed batches that data modules yield and tasks take, and the one rule of randomness.
 
-Every random draw comes from `generator(purpose, seed, epoch, step, ...)`, so it is a function of its arguments alone.
+Data, augmentation and decoding take their random numbers from `generator(purpose, seed, epoch, step, ...)`, so they are
+a function of its arguments alone; models take theirs from torch's global generators, which callbacks/step_seeds.py
+seeds before each step in the same way.
 Batches are NamedTuples because PyTorch's collate and pin_memory and Lightning's device transfer rebuild them as such.
 Every other module may import this one; it imports nothing of dltrain.
 

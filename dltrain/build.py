@@ -1,4 +1,4 @@
-"""From config nodes to objects. Every mistake that can be seen before the first step is named by its key."""
+"""Builds the objects of a run from its config. Errors name the key or the choice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pre
 from dltrain.processes import RunStrategy
 from dltrain.tasks.task import Task
 
-# Keys of a node that are not arguments of its class: what `data`, `task` and `model` say about themselves.
+# Keys of a node that are not arguments of its class.
 NOT_ARGUMENTS = {"data": {"batch_type"}, "task": {"batch_type", "predict"}}
 
 

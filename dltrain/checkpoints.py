@@ -1,7 +1,8 @@
 """Saves checkpoints durably, verifies them when they are loaded, and falls back to the previous one.
 
-A save writes a temporary file in the same folder, flushes it to the disk, renames it over the old file and flushes the
-folder: whenever the process is killed, there is a complete file, the old or the new. A load first checks the CRC-32
+A save writes a temporary file in the same folder and flushes it to the disk; an old last.ckpt becomes previous.ckpt;
+then the temporary file takes its name, and the folder is flushed. Whenever the process is killed, there is a complete
+file, the old or the new. A load first checks the CRC-32
 that the zip format keeps of every tensor, and accepts tensors and plain values only, never code.
 """
 
@@ -73,7 +74,7 @@ def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineErr
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
-    """Raises CheckpointError if the file is missing, damaged, of an older version than can be read, or has more than
+    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of an older version than can be read, or has more than
     tensors and plain values."""
     if fault := find_fault(path):
         raise CheckpointError(f"{path}: {fault}")

@@ -1,7 +1,8 @@
 """`dltrain VERB words`: finds the verb and turns a user's mistake into one line and an exit code.
 
-Each verb is a file below commands/ with its own help. Help, lists, explanations, completion and refusals are answered
-without torch. Everything after the verb is Hydra's own syntax.
+Each verb is a file below commands/ with its own help. Torch is imported only where a command needs it: not for help,
+lists, explanations, completion or errors in the command. train, show and why take Hydra's syntax; the other verbs take
+key=value words.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def tensors_in(tree: object) -> list[Tensor]:
 
 
 def measure(net: nn.Module, images: Tensor) -> Complexity:
-    """In evaluation mode, on the device of both; multiply-adds and depth are those of one image. Raises what the net
-    raises for images that do not fit."""
+    """Calls the net in evaluation mode on `images`, which are on the same device. Multiply-adds and depth are those of
+    one image. Raises what the net raises for images that do not fit."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter, Paths(net.eval()) as paths:
         logits = net(images)
     parameters = sum(parameter.numel() for parameter in paths.read)

@@ -1,6 +1,6 @@
 """What dltrain expects of a model, as protocols: a class conforms by its methods, it need not import this module.
 
-The protocols are for type checkers and readers. Asked at run time is only what a model may lack: a backbone
+The protocols are for type checkers and readers. Only optional features are checked at run time: a backbone
 (`backbone_of`), proposals (`isinstance(model, ProposalDetector)`), the logits of single pixels (`PixelSegmenter`),
 auxiliary classifiers and dropped blocks (`auxiliary_weight`, `drops_blocks`).
 
@@ -77,8 +77,8 @@ class Detector(Model, Protocol):
         """In training mode: each loss, a scalar, by its name."""
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """In evaluation mode: of each image boxes (N, 4) in its pixels, labels (N,) in [0, K) and scores (N,) in
-        [0, 1], best first."""
+        """In evaluation mode. Returns for each image: boxes (N, 4) in its pixels, labels (N,) in [0, K) and scores
+        (N,) in [0, 1], best first."""
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ class ProposalDetector(Detector, Protocol):
     """A detector that classifies regions which a network of its own proposes."""
 
     def proposals(self, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """In evaluation mode: of each image the proposed boxes (N, 4), best first, and all anchors (A, 4)."""
+        """In evaluation mode. Returns for each image: the proposed boxes (N, 4), best first; all anchors (A, 4)."""
 
 
 class Segmenter(Model, Protocol):
@@ -123,7 +123,7 @@ class TranslationModel(Decoder[Any], Protocol):
 
 
 class CaptionModel(Decoder[Any], Protocol):
-    """Writes sentences; its `begin` reads images. `attends`: it has `attention_maps`."""
+    """Writes sentences; its `begin` reads images. `attends`: whether `attention_maps` may be called."""
 
     attends: bool
 
@@ -160,7 +160,8 @@ class StatefulModel(Model, Protocol):
 
 
 class InputEncoder(Protocol[InputT, BatchT]):
-    """Data as `predict` uses it: a user's own images (C, H, W) uint8, or texts, to a batch."""
+    """The methods of a data module that `predict` needs: they turn a user's own images (C, H, W) uint8, or texts, into a
+    batch."""
 
     @property
     def input_kind(self) -> Literal["image", "text"]: ...

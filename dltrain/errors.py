@@ -1,4 +1,4 @@
-"""The errors that a user can cause. Each ends the program with one line on standard error and its own exit code.
+"""Errors that end the program with one line on standard error, each with its own exit code.
 
 0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
 5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 128 + n ended by signal n.
@@ -12,8 +12,8 @@ OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other p
 
 
 class UserError(Exception):
-    """An error that the user can fix. The message names the key or file and says how. Raised itself, and not as a
-    subclass, it means: the command or a config is wrong."""
+    """An error that the user can fix. The message names the key or file and says how. UserError itself, not a
+    subclass, means that the command or a config is wrong."""
 
     exit_code = 2
 

@@ -1,7 +1,7 @@
 """Weights that a model, or its backbone, starts from: those of a run (`from_run`) or of a file or library (`weights`).
 
-They are named by a node `pretrained` below `model`, a mapping of exactly these keys; it is read here and not passed to
-the class that is built. The weights are loaded once, at the start of a run; from then on its own checkpoints have them.
+They are named by a node `pretrained` below `model`, a mapping with exactly the keys from_run, weights and rename; it is
+read here and not passed to the class that is built. The weights are loaded once, at the start of a run; from then on its own checkpoints have them.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def copy_architecture(config: DictConfig) -> None:
 
 
 def architecture(run: Path, key: str, channels: int | None) -> dict[str, Any]:
-    """The node `model` of a run's config. Raises UserError where it has no checkpoint, or was trained on images of
-    another number of channels."""
+    """The node `model` of a run's config. Raises UserError if the run has no best checkpoint, or was trained on
+    images of another number of channels."""
     saved = RunDir(run).read_config(key)
     if not (run / "checkpoints/best.ckpt").is_file():
         raise UserError(f"{key}={run}: it has no best checkpoint yet; dltrain resume run={run} continues it")
@@ -108,7 +108,7 @@ def without_pretrained(model: DictConfig) -> DictConfig:
 
 
 def parse_renames(pretrained: Pretrained) -> list[tuple[re.Pattern[str], str]]:
-    """The patterns and replacements of `rename`. Raises UserError by key."""
+    """The patterns and replacements of `rename`. Raises UserError naming the key."""
     key, renames = f"{pretrained.key}.rename", []
     if pretrained.rename and pretrained.weights in (None, TIMM):
         raise UserError(f"{key}: must be [] without a file or a name of torchvision's as {pretrained.key}.weights")
@@ -172,8 +172,8 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
 
 
 def read_weights(weights: str, model: nn.Module, source: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of published weights by torchvision's name or of timm, which are downloaded where they
-    are not yet. `source` names them in messages. Raises UserError, DataError."""
+    """The tensors of a file, or of published weights by torchvision's name or of timm, which are downloaded if they
+    are not cached. `source` names them in messages. Raises UserError, DataError."""
     import torch
     from torchvision.models import get_weight
 

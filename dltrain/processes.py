@@ -1,5 +1,5 @@
-"""Several processes on one run. Lightning starts the others by running the command line again. With that of a sweep or
-of another verb they would train something else, so here they join the run by its folder."""
+"""Several processes on one run. Lightning starts the others with the same command line. In a sweep, or under another
+verb, that command would start another run, so here they are started with `resume` and the run's folder."""
 
 from __future__ import annotations
 

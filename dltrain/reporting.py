@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -13,11 +12,11 @@ from dltrain.errors import MachineError, UserError
 from dltrain.run_dir import RunDir, write_text
 
 
-def report(run_dir: RunDir, story: Callable[[], Any]) -> int:
-    """Calls `story` and returns its exit code."""
+def report(run_dir: RunDir, work: Callable[[], object]) -> int:
+    """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
         try:
-            story()
+            work()
             return 0
         except torch.OutOfMemoryError as error:
             raise MachineError("out of memory on the device; use a smaller data.batch_size, with "
@@ -35,7 +34,8 @@ def report(run_dir: RunDir, story: Callable[[], Any]) -> int:
 
 
 def print_failure(run_dir: RunDir, message: str) -> None:
-    """One line on standard error, and error.txt in a folder that holds more than a run refused before it began."""
+    """Prints one line on standard error. Removes a folder that has only a lock and a log; any other folder gets an
+    error.txt with the traceback."""
     print(f"dltrain: error: {message}", file=sys.stderr, flush=True)
     if run_dir.path.is_dir() and not run_dir.remove_if_empty():
         write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")

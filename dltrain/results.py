@@ -1,4 +1,4 @@
-"""What several runs say together: their numbers, tables and curves. Used by sweeps and by comparisons."""
+"""The numbers, tables and curves of several runs, for sweeps and comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Values = Mapping[str, Sequence[float]]  # of a metric: the name of a run -> one 
 
 
 def all_numbers(run_dir: RunDir) -> dict[str, float]:
-    """Every number known of a finished run: those of result.json, the last reading of each train/... metric,
+    """Every number of a finished run: those of result.json, the last reading of each train/... metric,
     seconds_per_epoch and, from the median throughput of training, train_ms_per_image."""
     result, rows = run_dir.read_result(), run_dir.read_metrics()
     last = {key: float(value) for row in rows for key, value in row.items() if key.startswith("train/") and value}
@@ -36,11 +36,11 @@ def mean_curve(run_dirs: Iterable[RunDir], metric: str) -> Curve:
     return sorted(values), [mean(values[step]) for step in sorted(values)]
 
 
-def print_table(first: str, columns: Mapping[str, str], values: Mapping[str, Values]) -> None:
+def print_table(first_title: str, columns: Mapping[str, str], values: Mapping[str, Values]) -> None:
     """A row per run: its name and, for each metric of `columns` (metric -> title), the mean over its seeds."""
     names = list(next(iter(values.values())))
     rows = [[name, *(format_values(values[metric][name]) for metric in columns)] for name in names]
-    print("\n" + format_table([first, *columns.values()], rows, right=range(1, len(columns) + 1)) + "\n")
+    print("\n" + format_table([first_title, *columns.values()], rows, right=range(1, len(columns) + 1)) + "\n")
 
 
 def write_values(file: Path, seeds: Sequence[int], values: Mapping[str, Values]) -> None:

@@ -88,7 +88,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
 
 class StudyContext(NamedTuple):
-    """What an experiment that measures something is called with, besides its own keys."""
+    """The arguments that the function of every study gets, besides its config keys."""
 
     folder: Path
     seed: int
@@ -96,7 +96,7 @@ class StudyContext(NamedTuple):
 
 
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
-    """An experiment that is no single training: calls the function that `study._target_` names with its keys."""
+    """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
     if run_dir.is_finished:
         print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return
@@ -119,7 +119,7 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 
 
 def restore(config: DictConfig, run_dir: RunDir) -> Task:
-    """The run's task with its best weights, in evaluation mode. Raises UserError before there are any."""
+    """The run's task with its best weights, in evaluation mode. Raises UserError if there is no best checkpoint yet."""
     if not run_dir.best_checkpoint.is_file():
         raise UserError(f"run={run_dir}: no best checkpoint yet; dltrain resume run={run_dir} continues the run")
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)

@@ -3,7 +3,7 @@
     config.yaml        the composed config, plain values, each key with its rule as a comment
     command.txt        the command line, one line per start       log.txt           messages and warnings
     environment.json   versions, device, git commit               metrics.csv       one row per reading
-    events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of the text, if any
+    events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of text, names of labels
     checkpoints/       last.ckpt, previous.ckpt, best.ckpt        result.json       one flat object, at the end
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
 """
@@ -35,7 +35,8 @@ log = logging.getLogger("dltrain")
 
 BEST = "best.ckpt"
 
-# Keys that may differ from the config that a run began with: they change no weight.
+# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has the
+# same files.
 DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
                   "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
@@ -44,7 +45,7 @@ READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "t
 
 
 class RunDir:
-    """A run folder by its path."""
+    """Reads and writes the files of one run folder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -81,8 +82,8 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time: a second one is refused by name. Also finds out whether the folder can be written to.
-        The lock ends with the process, however it ends."""
+        """One writer at a time: a second one gets a UserError that names the process that has the lock. Raises
+        MachineError if the folder cannot be written to. The lock ends with the process, however it ends."""
         try:
             lock = open(self.path / ".lock", "a+")  # noqa: SIM115
         except OSError as error:
@@ -149,7 +150,7 @@ class RunDir:
     # vocabulary
 
     def read_vocabularies(self) -> dict[str, list[str]]:
-        """The symbols that a run's text is read and written with, by the name of the vocabulary; empty without text."""
+        """The run's vocabularies by name, and the names of its classes as `labels`; empty where it has none."""
         file = self.path / "vocabulary.json"
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 

@@ -13,10 +13,10 @@ from dltrain.drawing.tables import format_table
 from dltrain.results import mean_curve
 from dltrain.run_dir import RunDir
 
-Group = tuple[str, ...]  # the varied values that jobs have in common, the seed left out
+Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 
 JOB_FAILED = 7  # exit code
-MOST_CURVES, MOST_NAMES = 8, 12  # groups: with more there are no curves, no legend
+MOST_CURVES, MOST_NAMES = 8, 12  # groups: with more, lines have no curves beside them, and curves have no legend
 
 
 class Job(NamedTuple):
@@ -85,8 +85,9 @@ def varied_keys(jobs: Sequence[Job]) -> list[str]:
 
 def draw(groups: Mapping[Group, Sequence[Job]], headline: str, keys: Sequence[str], title: str, file: Path) -> None:
     """Left: the headline metric over the steps, in validation (solid) and in training (dashed). Right: the test metric,
-    over the first varied key with at least three numbers, as a line for each choice of the other keys (then without the
-    left panel if there are more than MOST_CURVES groups); without such a key as bars. A dot per seed."""
+    a dot per seed. If a varied key has at least three numbers, the right panel has lines over the first such key, one
+    for each choice of the other keys, and the left panel is left out for more than MOST_CURVES groups. Otherwise the
+    right panel has bars."""
     name = headline.partition("/")[2]
     axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
     has_curves = axis is None or len(groups) <= MOST_CURVES

@@ -1,5 +1,5 @@
-"""Tab completion. Hydra completes overrides from the environment's COMP_LINE, in which the verb must not stand; verbs,
-run folders and lists are completed here."""
+"""Tab completion. Hydra completes overrides from the environment's COMP_LINE, without the verb; verbs, run folders and
+lists are completed here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dltrain.commands.ls import SIZES, TOPICS
+from dltrain.commands.ls import SIZES, LISTS
 from dltrain.config import launch
 
 
@@ -23,7 +23,7 @@ def complete(verbs: Sequence[str]) -> int:
         offer((f"run={path.parent}" for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
     if verb == "ls":
-        offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else TOPICS, typing)
+        offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else LISTS, typing)
         return 0
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)

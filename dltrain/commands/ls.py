@@ -13,12 +13,12 @@ from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, nearest
 from dltrain.run_dir import RunDir
 
-TOPICS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
+LISTS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
 SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # of `ls models`, with their rules
 HELP = f"""\
 dltrain ls [LIST]    what can be chosen, and how the runs compare
 
-  LIST                           {' | '.join(TOPICS)};
+  LIST                           {' | '.join(LISTS)};
                                  by default everything but the runs
   dltrain ls models px=224 [channels=3] [classes=1000]
                                  parameters, multiply-adds and depth of each classifier at that size, measured
@@ -32,8 +32,8 @@ def run(words: list[str]) -> int:
 
 def answer(words: list[str]) -> str:
     topic = words[0] if words else ""
-    if topic and topic not in TOPICS:
-        raise UserError(f"unknown list '{topic}'{nearest(topic, list(TOPICS)) or '; there are: ' + ', '.join(TOPICS)}")
+    if topic and topic not in LISTS:
+        raise UserError(f"unknown list '{topic}'{nearest(topic, list(LISTS)) or '; there are: ' + ', '.join(LISTS)}")
     if topic == "runs":
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
     if topic == "models" and words[1:]:

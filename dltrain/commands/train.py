@@ -94,7 +94,7 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
     file = groups.path_of("experiment", experiment, *composed.folders) if experiment else None
     title = groups.describe(file) if file else folder.name
     words = [*composed.words, f"hydra.sweep.dir={quote(folder)}", f"hydra.sweep.subdir={SWEEP_JOB}",
-             "hydra.sweeper.params=null"]  # an experiment's own stand among the words
+             "hydra.sweeper.params=null"]  # the sweep of an experiment is already in `words`
     from dltrain import sweeps
 
     try:
