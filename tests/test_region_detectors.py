@@ -15,7 +15,7 @@ from torchvision.models.detection import _utils
 from torchvision.ops import box_iou, nms
 
 from dltrain.batches import generator
-from dltrain.models import faster_rcnn
+from dltrain.models import fast_rcnn, faster_rcnn
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
 from dltrain.models.faster_rcnn import FasterRCNN
@@ -182,6 +182,9 @@ def test_each_region_of_rcnn_goes_through_the_backbone_alone(monkeypatch):
     maps = model.crop_maps({"0": image[None]}, [boxes], [(64, 64)])
     assert maps.shape == (2, 64, 7, 7)
     torch.testing.assert_close(model.crop_maps({"0": image[None]}, [boxes[1:]], [(64, 64)]), maps[1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_rcnn, "CROPS_AT_ONCE", 1)
+        torch.testing.assert_close(model.crop_maps({"0": image[None]}, [boxes], [(64, 64)]), maps)
     features = model.backbone.features
     monkeypatch.setattr(model.backbone, "features", lambda crops: crops)
     crops = model.crop_maps({"0": image[None]}, [boxes], [(64, 64)])
