@@ -115,6 +115,23 @@ def test_bad_captions_are_dropped_and_counted(photos):
     assert sorted(len(texts) for split in SPLITS for texts in data.texts[split]) == [1, 1] + [2] * 8
 
 
+@pytest.mark.parametrize(("text", "message"), [
+    ("0_ab.jpg,A dog\n", r"captions.txt:1: must be image,caption$"),
+    ("image,caption\n0_ab.jpg,A dog\n\n1_ab.jpg,A dog, running\n",
+     r"captions.txt:4: must be image,caption, but has 3 columns"),
+])
+def test_a_bad_row_of_a_csv_file_is_named(text, message, photos):
+    (photos / "captions.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_captions(Flickr8k, photos)
+
+
+def test_a_folder_without_captions_is_refused(photos):
+    (photos / "Flickr8k.token.txt").unlink()
+    with pytest.raises(DataError, match=r"must have captions.txt or Flickr8k.token.txt or Flickr8k_text/"):
+        load_captions(Flickr8k, photos)
+
+
 def test_captions_in_lines_of_path_and_caption(photos):
     (photos / "lines.tsv").write_text("".join(
         f"Flicker8k_Dataset/{n}_ab.jpg\ta dog\nFlicker8k_Dataset/{n}_ab.jpg\tone dog\n" for n in range(10)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.datasets
 from PIL import Image
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -136,6 +137,45 @@ def test_classes_and_lists_are_named(photos):
     (photos / "a.jpg").rename(photos / "JPEGImages/a.JPG")
     with pytest.raises(DataError, match=r"data.num_classes=5, but .* has 2 classes: cat, dog"):
         load_boxes(photos, num_classes=5)
+
+
+def test_classes_txt_gives_the_order_of_the_classes(photos):
+    (photos / "classes.txt").write_text("dog\n\n cat \nbird\n")
+    data = load_boxes(photos)
+    assert data.class_names == ["dog", "cat", "bird"]
+    assert data.photos["test"][0].labels.tolist() == [1]
+    assert data.sizes() == {"num_classes": 3}
+
+
+def test_an_object_without_a_box_and_a_missing_list_are_named(photos):
+    file = photos / "Annotations/e.xml"
+    text = file.read_text()
+    file.write_text(text.replace("bndbox>", "bounds>"))
+    with pytest.raises(DataError, match=r"e.xml:4: an object must have a bndbox"):
+        load_boxes(photos)
+    file.write_text(text)
+    (photos / "ImageSets/Main/test.txt").unlink()
+    with pytest.raises(DataError, match=r"ImageSets/Main: must have train.txt and test.txt \(or val.txt\)"):
+        load_boxes(photos)
+
+
+@pytest.mark.parametrize(("year", "image_sets"), [("2007", ["trainval", "test"]), ("2012", ["trainval"])])
+def test_an_official_set_is_downloaded_where_it_is_missing(year, image_sets, photos, monkeypatch):
+    downloads, root = [], photos.parent / "official"
+    root.mkdir()
+
+    def download(folder: str, year: str, image_set: str, download: bool) -> None:
+        downloads.append((folder, year, image_set, download))
+        (Path(folder) / "VOCdevkit").mkdir(exist_ok=True)
+        if len(downloads) == len(image_sets):
+            photos.rename(Path(folder) / f"VOCdevkit/VOC{year}")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", download)
+    with pytest.raises(DataError, match=rf"VOC{year} is not in {root}: put VOCdevkit/VOC{year} of"):
+        load_boxes(root, year=year)
+    assert load_boxes(root, year=year, download=True).num_samples("test") == 2
+    assert downloads == [(str(root), year, image_set, True) for image_set in image_sets]
+    assert load_boxes(root, year=year).num_samples("test") == 2
 
 
 def test_the_test_split_is_not_trained_on(photos):
