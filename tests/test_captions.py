@@ -1,6 +1,7 @@
 """Captioning: the loss over padded captions, a run and its scores, its figures, predict, exact resume."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain import build, checkpoints, cli, run
 from dltrain.batches import END, PAD, START, BatchError, CaptionBatch
@@ -24,6 +25,7 @@ from dltrain.errors import DataError, UserError
 from dltrain.models.captioner import Captioner
 from dltrain.run_dir import RunDir
 from dltrain.tasks.captioning import Captioning, caption_scores
+from dltrain.tasks.decoding import beam_search, start_tokens, until_end
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=captioner", "model.backbone.depth=8", "data.num_train=24", "data.batch_size=8", "trainer=cpu",
@@ -48,6 +50,11 @@ class Trained(NamedTuple):
     def config(self) -> DictConfig:
         """As it stands in the run folder."""
         return load_config(self.run_dir, {}, ())
+
+    def restore(self) -> Captioning:
+        task = run.restore(self.config, self.run_dir)
+        assert isinstance(task, Captioning)
+        return task
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,19 @@ def test_padding_does_not_count_in_the_loss(build_both):
     assert float(wider_total) == pytest.approx(float(total), rel=1e-5)
 
 
+def test_a_model_of_another_vocabulary_is_refused(build_both):
+    data, task = build_both()
+    task.fit_statistics(data)
+    batch = next(data.read("train", [torch.arange(2)]))
+    task.check(batch)
+    shape = (2, 5, batch.captions.shape[2] - 1)
+    assert isinstance(task.model, Captioner)
+    task.model.head = nn.Linear(task.model.head.in_features, 7)
+    message = re.escape(f"it must return logits {(*shape, task.vocab_size)}, but returns {(*shape, 7)}")
+    with pytest.raises(UserError, match=message):
+        task.check(batch)
+
+
 def test_batches_have_every_reference():
     rows = stack_captions([[[START, 5, END], [START, 5, 6, END]], [[START, 7, END]], []])
     assert rows.tolist() == [[[START, 5, END, PAD], [START, 5, 6, END]], [[START, 7, END, PAD], [PAD] * 4],
@@ -121,22 +141,40 @@ def test_the_fraction_of_sampled_words_grows_over_the_run(trained):
     assert trained.sampled == pytest.approx([0.9 * step / 6 for step in range(6)], abs=0.05)
 
 
-def test_a_run_ends_with_the_scores_of_its_sentences(trained):
-    data, task = build.build_data(trained.config), run.restore(trained.config, trained.run_dir)
+def test_evaluation_scores_each_sentence_against_its_own_references(trained, monkeypatch):
+    """Of eight sentences each second one is true of its image."""
+    data, task = build.build_data(trained.config), trained.restore()
     assert isinstance(data, FewCaptions)
-    assert isinstance(task, Captioning)
+    references = {number: data.references("test", number) for number in range(8)}
+    texts = {number: references[number - number % 2][number % 5] for number in range(8)}
+    indices = {word: index for index, word in enumerate(data.vocabularies["words"])}
+    queue = [[indices[word] for word in text.split()] for text in texts.values()]
+    monkeypatch.setattr(Captioning, "write", lambda self, images: [queue.pop(0) for _ in images])
     batch = next(data.read("test", [torch.arange(8)]))
     with torch.no_grad():
-        images = task.augment(batch).images
-        texts = {number: data.join(words) for number, words in enumerate(task.write(images))}
-        total, count = task.loss_sum(images, batch.captions)
-    references = {number: data.references("test", number) for number in range(8)}
+        total, count = task.loss_sum(task.augment(batch).images, batch.captions)
     expected = caption_scores(texts, references)
     expected["loss"], expected["perplexity"] = (total / count).item(), (total / count).exp().item()
-    expected["caption_accuracy"] = sum(data.is_true("test", number, text) for number, text in texts.items()) / 8
-    assert {name: value for name, value in trained.result.items() if name.startswith("test/")} == pytest.approx(
-        {f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
-    assert expected["bleu_1"] > 0
+    expected["caption_accuracy"] = 0.5
+    result = run.evaluate(trained.config, trained.run_dir, "test")
+    assert not queue
+    assert result == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
+    assert result.keys() == {name for name in trained.result if name.startswith("test/")}
+
+
+def test_evaluation_with_a_beam_writes_its_best_sentences(trained):
+    data, task = build.build_data(trained.config), trained.restore()
+    assert isinstance(task.model, Captioner)
+    task.model.head.weight.data *= 6
+    images = task.augment(next(data.read("test", [torch.arange(8)]))).images
+    with torch.no_grad():
+        greedy = task.write(images)
+        task.beam_width = 3
+        written = task.write(images)
+        rows, _ = beam_search(task.model.step, task.model.begin(images), start_tokens(8, images.device),
+                              task.max_length, 3)
+    assert written == until_end(rows[:, 0])
+    assert written != greedy
 
 
 def test_a_frozen_stage_keeps_weights_and_statistics_until_its_epoch(config, trained, tmp_path):
@@ -171,8 +209,7 @@ def test_predict_writes_the_beam_and_the_pictures(trained, monkeypatch, capsys):
     assert cli.main() == 0
     (record,) = json.loads((path / "predictions.json").read_text())
     assert record["file"] == str(file)
-    data, task = build.build_data(trained.config), run.restore(trained.config, trained.run_dir)
-    assert isinstance(task, Captioning)
+    data, task = build.build_data(trained.config), trained.restore()
     name, *lines, last = capsys.readouterr().out.splitlines()
     assert (name, last) == ("00.png", f"1 inputs; {path}/predictions and {path}/predictions.json")
     pixels, texts = task.augment.normalize(read_image(file, 3)[None]), []

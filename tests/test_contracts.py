@@ -85,9 +85,14 @@ LANGUAGE_MODELS: dict[str, Callable[[], StatefulModel]] = {
     cell: lambda cell=cell: CharRNN(WORDS, cell, 6, 2, 5) for cell in ("rnn", "lstm", "gru")}  # type: ignore[misc]
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 def build_backbone(name: str) -> Backbone:
-    """Without its head, with torch's own random weights and random statistics of batch normalisation, in evaluation
-    mode. Large nets take seconds to initialise in their own way."""
+    """Without its head, with torch's default random weights and random statistics of batch normalisation, in evaluation
+    mode. The constructors of large nets take seconds to initialise them."""
     with torch.device("meta"):
         backbone = remove_head(BACKBONES[name]())
     assert isinstance(backbone, nn.Module)

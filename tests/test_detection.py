@@ -283,6 +283,16 @@ def test_a_batch_that_breaks_its_promise_is_refused(config):
         DetectionBatch(batch.images, [batch.targets[0], wrong_label, batch.targets[2]]).check(10)
 
 
+def test_a_detector_that_returns_no_scores_is_refused(task, config, monkeypatch):
+    composed = config(*WORDS)
+    data = build.build_data(composed)
+    monkeypatch.setattr(FasterRCNN, "detect", lambda self, images: [
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)} for _ in images])
+    with pytest.raises(UserError, match=r"^model=faster_rcnn does not take the batches of data=scenes: its detect must "
+                                        r"return boxes, labels and scores of each image$"):
+        build.check_first_step(composed, data, task)
+
+
 def test_the_localizer_refuses_scenes_of_several_objects(config, tmp_path: Path):
     words = ["model=localizer", *WORDS[1:-2], WORDS[-1], "task.optimizer.lr=0.0001", "trainer.max_epochs=1"]
     with pytest.raises(UserError, match=r"one object an image, but they have 1 to [234]; .*data.max_objects=1"):

@@ -168,6 +168,13 @@ def test_a_task_that_does_not_fit_masks_is_refused(config):
         config("model=fcn8s", "data=digits")
 
 
+def test_a_model_of_other_classes_is_refused(config):
+    composed = config("model=fcn8s", *WORDS)
+    data, task = build.build_data(composed), build.build_task(config("model=fcn8s", *WORDS, "model.num_classes=3"))
+    with pytest.raises(UserError, match=r"it must return logits \(2, 11, 64, 64\), but returns \(2, 3, 64, 64\)$"):
+        build.check_first_step(composed, data, task)
+
+
 def test_a_resumed_run_ends_in_the_same_bits(config, run_folder, monkeypatch):
     words = ["model=hypercolumn", "task.pixels=32", "augment=segmentation", "task.freezing.until=conv4",
              "task.freezing.unfreeze_every_epochs=1", *WORDS, "trainer.max_epochs=2"]
