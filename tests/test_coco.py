@@ -1,17 +1,21 @@
 """Boxes from COCO's json: what is read, what is repaired, what is refused by file and line."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torchmetrics.detection import MeanAveragePrecision
 
 from dltrain import run
 from dltrain.data.coco import CocoBoxes
 from dltrain.errors import DataError
+from dltrain.run_dir import RunDir
 
 
-def content() -> dict:
+def content() -> dict[str, Any]:
     """Three photos of 60 x 40, one without objects; a crowd; categories whose ids have gaps."""
     return {
         "info": {"note": "the word \"images\" stands here"},
@@ -26,7 +30,8 @@ def content() -> dict:
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
+    """A folder with train.json, test.json and the photos of both."""
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         (tmp_path / f"{split}.json").write_text(json.dumps(content(), indent=1))
@@ -35,27 +40,45 @@ def root(tmp_path):
     return tmp_path
 
 
-def coco_boxes(root, **keys) -> CocoBoxes:
-    return CocoBoxes(**{"root": str(root), "train_json": "train.json", "train_images": "train",
-                        "test_json": "test.json",
-                        "test_images": "test", "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.3,
-                        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2, **keys})
-
-
-def test_boxes_are_corners_labels_are_indices_and_crowds_are_ignored(root):
-    data = coco_boxes(root)
+def load_boxes(root: Path, **changes: Any) -> CocoBoxes:
+    keys: dict[str, Any] = {
+        "root": str(root), "train_json": "train.json", "train_images": "train", "test_json": "test.json",
+        "test_images": "test", "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.3,
+        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2}
+    data = CocoBoxes(**{**keys, **changes})
     data.load()
+    return data
+
+
+def test_boxes_are_corners_and_labels_are_indices(root):
+    data = load_boxes(root)
     assert data.class_names == ["cat", "dog"]
     first, second, third = data.photos["test"]
-    assert first.boxes.tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]]
+    assert first.boxes.tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]], "60.2 is rounded to the border"
     assert first.labels.tolist() == [1, 0]
+    assert first.ignored.tolist() == [False, False]
     assert second.boxes.shape == (0, 4)
+    assert third.boxes.tolist() == [[5, 5, 15, 15]]
     assert third.ignored.tolist() == [True]
+    assert data.describe() == "2 train (1 boxes), 1 val (2 boxes), 3 test (3 boxes), 2 classes"
+
+
+def test_crowds_are_not_trained_on_and_do_not_count_in_evaluation(root):
+    data = load_boxes(root)
     batch = next(data.read("test", [torch.tensor([0, 1, 2])]))
     batch.check(2)
-    assert batch.targets[2]["iscrowd"].tolist() == [1]
+    assert [target["iscrowd"].tolist() for target in batch.targets] == [[0, 0], [], [1]]
+    for detects_crowd in (True, False):
+        detections = [{"boxes": target["boxes"], "labels": target["labels"],
+                       "scores": torch.ones(len(target["labels"]))} for target in batch.targets]
+        if not detects_crowd:
+            detections[2] = detections[1]
+        metric = MeanAveragePrecision()
+        metric.update(detections, batch.targets)
+        assert metric.compute()["map"] == 1
     data.photos["train"] = data.photos["test"]
-    assert len(next(data.read("train", [torch.tensor([2])])).targets[0]["labels"]) == 0
+    trained = next(data.read("train", [torch.tensor([0, 2])]))
+    assert [target["labels"].tolist() for target in trained.targets] == [[1, 0], []]
 
 
 def test_a_test_set_with_other_ids_is_matched_by_name(root):
@@ -64,9 +87,7 @@ def test_a_test_set_with_other_ids_is_matched_by_name(root):
     for annotation in other["annotations"]:
         annotation["category_id"] = {18: 1, 3: 2}[annotation["category_id"]]
     (root / "test.json").write_text(json.dumps(other))
-    data = coco_boxes(root)
-    data.load()
-    assert data.photos["test"][0].labels.tolist() == [1, 0]
+    assert [photo.labels.tolist() for photo in load_boxes(root).photos["test"]] == [[1, 0], [], [0]]
 
 
 @pytest.mark.parametrize(("kind", "index", "change", "message"), [
@@ -93,21 +114,21 @@ def test_each_bad_entry_is_named_by_its_line(root, kind, index, change, message)
     (root / "test.json").write_text(text)
     line = 1 + next(number for number, row in enumerate(text.splitlines()) if row.strip() == f'"id": {entry["id"]},')
     with pytest.raises(DataError, match=rf"test.json:{line} \({kind} id {entry['id']}\): {message}"):
-        coco_boxes(root).load()
+        load_boxes(root)
 
 
 def test_a_file_that_is_not_coco_json_is_named(root):
     (root / "test.json").write_text('{"images": [],\n "annotations": [}')
     with pytest.raises(DataError, match=r"test.json:2: not JSON"):
-        coco_boxes(root).load()
+        load_boxes(root)
     (root / "test.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(DataError, match=r"test.json: must have a list 'categories'"):
-        coco_boxes(root).load()
+        load_boxes(root)
     (root / "test.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(DataError, match=r"test.json: not UTF-8 at byte 7"):
-        coco_boxes(root).load()
+        load_boxes(root)
     with pytest.raises(DataError, match=r"none.json: No such file"):
-        coco_boxes(root, train_json="none.json").load()
+        load_boxes(root, train_json="none.json")
 
 
 def test_repairing_clips_drops_and_counts(root):
@@ -115,16 +136,21 @@ def test_repairing_clips_drops_and_counts(root):
     broken["annotations"][0]["bbox"] = [50, 5, 20, 20]
     broken["annotations"][1]["bbox"] = [5, 5, 0, 20]
     (root / "test.json").write_text(json.dumps(broken))
-    data = coco_boxes(root, bad_boxes="repair")
-    data.load()
+    data = load_boxes(root, bad_boxes="repair")
     assert data.photos["test"][0].boxes.tolist() == [[50, 5, 60, 25]]
-    assert data.describe().endswith("boxes 1 clipped, 1 dropped")
+    assert data.describe().endswith("2 classes; boxes 1 clipped, 1 dropped")
 
 
-def test_a_detector_trains_on_them(root, config, run_folder):
-    words = [f"data.root={root}", "data.train_json=train.json", "data.train_images=train", "data.test_json=test.json",
-             "data.test_images=test", "data.num_workers=0", "data.image_px=64"]
-    composed = config("model=faster_rcnn", "data=coco", *words, "recipe=none", "model.backbone.depth=8",
+def test_a_detector_trains_on_them(root, config, tmp_path):
+    keys = [f"data.root={root}", "data.train_json=train.json", "data.train_images=train", "data.test_json=test.json",
+            "data.test_images=test", "data.num_workers=0", "data.image_px=64"]
+    composed = config("model=faster_rcnn", "data=coco", *keys, "recipe=none", "model.backbone.depth=8",
                       "model.hidden=16", "trainer=cpu", "trainer.max_epochs=1", "task.optimizer.lr=0.001")
-    result = run.train(composed, run_folder("run"))
-    assert -1 <= result["test/map_50"] <= 1
+    run_dir = RunDir.named(tmp_path, "run")
+    result = run.train(composed, run_dir)
+    assert composed.data.num_classes == 2
+    assert result["steps"] == 1
+    of_classes = [result[f"test/map/{name}"] for name in ("cat", "dog")]
+    assert min(of_classes) >= 0, "-1 would be a class without objects"
+    assert result["test/map"] == pytest.approx(sum(of_classes) / 2)
+    assert {path.name for path in (run_dir.path / "samples").iterdir()} == {"7.jpg", "8.jpg", "9.jpg"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dltrain.config.compose import compose
@@ -12,70 +13,81 @@ from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.pretrained import NODE
 
 
-def parameters(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(("depth", "millions", "digits"), [
     (20, 0.27, 2), (32, 0.46, 2), (44, 0.66, 2), (56, 0.85, 2), (110, 1.7, 1), (1202, 19.4, 1)])
-def test_parameters_are_the_papers(depth, millions, digits):
+def test_the_number_of_parameters_is_the_papers(depth, millions, digits):
     """He et al. 2015, table 6."""
     with torch.device("meta"):
-        assert round(parameters(CifarResNet(depth)) / 1e6, digits) == millions
-        assert parameters(CifarResNet(depth, shortcut="none")) == parameters(CifarResNet(depth))
+        assert round(num_parameters(CifarResNet(depth)) / 1e6, digits) == millions
 
 
-def test_bottleneck_164_has_the_papers_parameters():
+def test_shortcuts_a_have_no_parameters():
+    with torch.device("meta"):
+        assert num_parameters(CifarResNet(20, shortcut="none")) == num_parameters(CifarResNet(20))
+
+
+def test_bottleneck_164_has_the_papers_number_of_parameters():
     """He et al. 2016: 1.7 M, as many as ResNet-110."""
     with torch.device("meta"):
-        assert round(parameters(CifarResNet(164, block="bottleneck", shortcut="B")) / 1e6, 1) == 1.7
+        assert round(num_parameters(CifarResNet(164, block="bottleneck", shortcut="B")) / 1e6, 1) == 1.7
 
 
-def test_parameters_from_a_hand_count():
+def test_the_number_of_parameters_equals_a_count_by_hand():
     """3x3 convolutions and their norms, stage by stage, for depth 6n + 2."""
     n = 3
     convs = 3 * 16 * 9 + 2 * n * 16 * 16 * 9
     convs += 16 * 32 * 9 + (2 * n - 1) * 32 * 32 * 9 + 32 * 64 * 9 + (2 * n - 1) * 64 * 64 * 9
     norms = 2 * (16 + 2 * n * (16 + 32 + 64))
-    assert parameters(CifarResNet(20)) == convs + norms + 64 * 10 + 10
+    assert num_parameters(CifarResNet(20)) == convs + norms + 64 * 10 + 10
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(18, 11.7), (34, 21.8), (50, 25.6), (101, 44.5), (152, 60.2)])
-def test_imagenet_parameters(depth, millions):
+def test_the_imagenet_nets_have_the_papers_number_of_parameters(depth, millions):
     with torch.device("meta"):
-        assert round(parameters(ImagenetResNet(depth)) / 1e6, 1) == millions
+        assert round(num_parameters(ImagenetResNet(depth)) / 1e6, 1) == millions
 
 
 def test_imagenet_net_takes_grey_images():
     net = ImagenetResNet(18, num_classes=5, in_channels=1).eval()
-    assert net(torch.rand(2, 1, 64, 64)).shape == (2, 5)
+    assert net(torch.rand(2, 1, 32, 32)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("model", ["resnet20", "plain20", "sdresnet56", "resnet164"])
 def test_layers_with_weights_are_the_depth(model):
     """Convolutions (shortcuts not counted) and the linear layer."""
     keys = compose([f"model={model}"]).config.model
-    net = CifarResNet(**{k: v for k, v in keys.items() if k not in ("_target_", NODE)})
-    layers = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
-               and "shortcut" not in name]
+    with torch.device("meta"):
+        net = CifarResNet(**{key: value for key, value in keys.items() if key not in ("_target_", NODE)})
+    layers = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+              and "shortcut" not in name]
     assert len(layers) == keys.depth
 
 
-@pytest.mark.parametrize(("depth", "block"), [(21, "basic"), (2, "basic"), (20, "nothing"), (164 + 6, "bottleneck")])
-def test_wrong_depth_is_refused(depth, block):
-    with pytest.raises((ValueError, KeyError)):
+@pytest.mark.parametrize(("depth", "block", "formula"), [
+    (21, "basic", "6n"), (2, "basic", "6n"), (170, "bottleneck", "9n")])
+def test_a_depth_that_the_family_does_not_have_is_refused(depth, block, formula):
+    message = rf"^depth must be {formula} \+ 2 for {block} blocks, but is {depth}$"
+    with pytest.raises(ValueError, match=message):
         CifarResNet(depth, block=block)
 
 
-def copy_weights(ours: Block, theirs: torch.nn.Module) -> None:
-    pairs = [(ours.convs[i][0], getattr(theirs, f"conv{i + 1}")) for i in range(len(ours.convs))]
-    pairs += [(ours.convs[i][1], getattr(theirs, f"bn{i + 1}")) for i in range(len(ours.convs))]
+def copy_weights(ours: Block, theirs: BasicBlock | Bottleneck) -> None:
+    """Random weights, the same in both blocks."""
+    pairs = []
+    for number, layers in enumerate(ours.convs, start=1):
+        convolution, norm = layers.children()
+        pairs += [(convolution, getattr(theirs, f"conv{number}")), (norm, getattr(theirs, f"bn{number}"))]
     if theirs.downsample is not None:
-        pairs += list(zip(ours.shortcut, theirs.downsample, strict=True))
-    for a, b in pairs:
-        for value in (p for m in (a,) for p in m.parameters()):
-            torch.nn.init.normal_(value, std=0.3)
-        b.load_state_dict(a.state_dict())
+        assert ours.shortcut is not None
+        pairs += list(zip(ours.shortcut.children(), theirs.downsample, strict=True))
+    for ours_layer, theirs_layer in pairs:
+        for value in ours_layer.parameters():
+            nn.init.normal_(value, std=0.3)
+        theirs_layer.load_state_dict(ours_layer.state_dict())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -86,7 +98,7 @@ def test_block_equals_torchvisions(kind, reference, stride):
     c_in, c = 16, 16 * stride
     ours = Block(kind, c_in, c, stride, "B", "batch", 1.0)
     c_out = c * (4 if kind == "bottleneck" else 1)
-    down = torch.nn.Sequential(torch.nn.Conv2d(c_in, c_out, 1, stride, bias=False), torch.nn.BatchNorm2d(c_out))
+    down = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
     theirs = reference(c_in, c, stride, down if stride != 1 or c_in != c_out else None)
     copy_weights(ours, theirs)
     for training in (True, False):
@@ -117,10 +129,9 @@ def test_shortcut_a_block_equals_a_loop():
     torch.manual_seed(0)
     block = Block("basic", 2, 4, 2, "A", "none", 1.0).double()
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
-    first, second = (layer[0] for layer in block.convs)
-    hidden = np.maximum(conv_by_loop(x[0].numpy(), first.weight.detach().numpy(), 2)
-                        + first.bias.detach().numpy()[:, None, None], 0)
-    out = conv_by_loop(hidden, second.weight.detach().numpy(), 1) + second.bias.detach().numpy()[:, None, None]
+    first, first_bias, second, second_bias = (parameter.detach().numpy() for parameter in block.parameters())
+    hidden = np.maximum(conv_by_loop(x[0].numpy(), first, 2) + first_bias[:, None, None], 0)
+    out = conv_by_loop(hidden, second, 1) + second_bias[:, None, None]
     out[:2] += x[0, :, ::2, ::2].numpy()
     np.testing.assert_allclose(block(x)[0].detach().numpy(), np.maximum(out, 0), rtol=1e-10)
 
@@ -130,19 +141,24 @@ def test_gradient_equals_finite_differences():
     net = CifarResNet(8, num_classes=3, in_channels=1, norm="none").double()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         return F.cross_entropy(net(x), torch.tensor([0, 2]))
 
     loss().backward()
-    for parameter in (net.stem[0].weight, net.blocks[1].convs[0][0].weight, net.head.bias):
-        flat, at, eps = parameter.data.view(-1), parameter.numel() // 2, 1e-6
-        before = float(flat[at])
-        flat[at] = before + eps
-        up = float(loss())
-        flat[at] = before - eps
-        down = float(loss())
-        flat[at] = before
-        assert abs((up - down) / (2 * eps) - float(parameter.grad.view(-1)[at])) < 1e-6
+    parameters = dict(net.named_parameters())
+    for name in ("stem.0.weight", "blocks.1.convs.0.0.weight", "head.bias"):
+        parameter, step = parameters[name], 1e-6
+        assert parameter.grad is not None
+        flat, index = parameter.data.view(-1), parameter.numel() // 2
+        before = float(flat[index])
+        flat[index] = before + step
+        higher = loss().item()
+        flat[index] = before - step
+        lower = loss().item()
+        flat[index] = before
+        gradient = parameter.grad.view(-1)[index].item()
+        assert abs(gradient) > 1e-4
+        assert (higher - lower) / (2 * step) == pytest.approx(gradient, abs=1e-7, rel=1e-5)
 
 
 def test_a_plain_net_has_no_shortcut_and_a_b_c_differ():
@@ -151,11 +167,11 @@ def test_a_plain_net_has_no_shortcut_and_a_b_c_differ():
     assert [type(block.shortcut).__name__ for block in kinds["A"].blocks] == ["Identity", "ZeroPad", "ZeroPad"]
     assert isinstance(kinds["A"].blocks[1].shortcut, ZeroPad)
     added = 16 * 32 + 32 * 64 + 2 * (32 + 64)
-    assert parameters(kinds["B"]) - parameters(kinds["A"]) == added
-    assert parameters(kinds["C"]) - parameters(kinds["B"]) == 16 * 16 + 2 * 16
+    assert num_parameters(kinds["B"]) - num_parameters(kinds["A"]) == added
+    assert num_parameters(kinds["C"]) - num_parameters(kinds["B"]) == 16 * 16 + 2 * 16
 
 
-def test_survival_decays_linearly():
+def test_the_survival_probability_decays_linearly():
     """Equation 4: p_l = 1 - l / L (1 - p_L)."""
     net = CifarResNet(20, survival=0.5)
     assert net.survival_probabilities == pytest.approx([1 - (number / 9) * 0.5 for number in range(1, 10)])
@@ -164,22 +180,25 @@ def test_survival_decays_linearly():
 def test_dropped_blocks_are_not_computed_and_their_frequency_is_right():
     torch.manual_seed(0)
     net = CifarResNet(20, in_channels=1, survival=0.5).train()
-    calls = [0] * 9
-    for number, block in enumerate(net.blocks):
-        block.convs[0].register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
-    trials = 400
+    num_calls = [0] * 9
+    for number in range(9):
+        def count(*_: object, number: int = number) -> None:
+            num_calls[number] += 1
+
+        net.get_submodule(f"blocks.{number}.convs.0").register_forward_hook(count)
+    num_steps, images = 200, torch.rand(2, 1, 4, 4)
     with torch.no_grad():
-        for _ in range(trials):
-            net(torch.rand(2, 1, 4, 4))
-    for count, p in zip(calls, net.survival_probabilities, strict=True):
-        assert abs(count / trials - p) < 4 * (p * (1 - p) / trials) ** 0.5 + 1e-9
-    calls[:] = [0] * 9
+        for _ in range(num_steps):
+            net(images)
+    for calls, p in zip(num_calls, net.survival_probabilities, strict=True):
+        assert calls / num_steps == pytest.approx(p, abs=4 * (p * (1 - p) / num_steps) ** 0.5)
+    num_calls[:] = [0] * 9
     with torch.no_grad():
-        net.eval()(torch.rand(2, 1, 4, 4))
-    assert calls == [1] * 9, "all blocks are computed in evaluation"
+        net.eval()(images)
+    assert num_calls == [1] * 9, "all blocks are computed in evaluation"
 
 
-def test_evaluation_scales_by_the_survival():
+def test_evaluation_scales_by_the_survival_probability():
     """Equation 5: out = relu(p F(x) + x)."""
     torch.manual_seed(0)
     block = Block("basic", 4, 4, 1, "A", "batch", 0.3).eval()
@@ -189,12 +208,12 @@ def test_evaluation_scales_by_the_survival():
 
 
 def test_stochastic_depth_without_shortcuts_is_refused():
-    with pytest.raises(ValueError, match="survival"):
+    with pytest.raises(ValueError, match="survival must be 1 without shortcuts: a dropped block would leave nothing"):
         CifarResNet(20, shortcut="none", survival=0.5)
 
 
 def test_initial_weights_have_hes_variance():
     """Section 3.4 cites He et al. 2015b: std sqrt(2 / fan)."""
     torch.manual_seed(0)
-    weight = CifarResNet(20).blocks[-1].convs[1][0].weight
-    assert float(weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    weight = dict(CifarResNet(20).named_parameters())["blocks.8.convs.1.0.weight"]
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)

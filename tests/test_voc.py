@@ -1,13 +1,20 @@
 """Photos with boxes from a folder: what is read, what is repaired, what is refused by file and line."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import torchvision.datasets
 from PIL import Image
+from torchmetrics.detection import MeanAveragePrecision
 
-from dltrain import build, run
+from dltrain import run
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.voc import VocBoxes
 from dltrain.errors import DataError
+from dltrain.run_dir import RunDir
 
 OBJECT = """  <object>
     <name>{name}</name>
@@ -20,53 +27,77 @@ OBJECT = """  <object>
 """
 
 
-def annotate(root, name: str, objects, size=(60, 40), stated=None) -> None:
+LabelledBox = tuple[str, tuple[int, int, int, int], int]  # class, box, difficult
+
+
+def write_photo(root: Path, name: str, objects: Sequence[LabelledBox], size: tuple[int, int] = (60, 40)) -> None:
+    """A photo with its annotation; size: width and height in pixels."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (90, 40, 20)).save(root / "JPEGImages" / f"{name}.jpg")
-    w, h = stated or size
     (root / "Annotations" / f"{name}.xml").write_text(
-        f"<annotation>\n  <filename>{name}.jpg</filename>\n  <size><width>{w}</width><height>{h}</height></size>\n"
-        + "".join(OBJECT.format(name=n, box=box, difficult=d) for n, box, d in objects) + "</annotation>\n")
+        f"<annotation>\n  <filename>{name}.jpg</filename>\n"
+        f"  <size><width>{size[0]}</width><height>{size[1]}</height></size>\n"
+        + "".join(OBJECT.format(name=label, box=box, difficult=difficult) for label, box, difficult in objects)
+        + "</annotation>\n")
 
 
 @pytest.fixture
-def photos(tmp_path):
+def photos(tmp_path: Path) -> Path:
     """Four training photos, one of them without objects, and two test photos; landscape and portrait."""
     root = tmp_path / "photos"
-    annotate(root, "a", [("cat", (1, 1, 20, 30), 0), ("dog", (30, 5, 60, 40), 0)])
-    annotate(root, "b", [])
-    annotate(root, "c", [("dog", (5, 5, 25, 25), 1), ("cat", (2, 2, 12, 22), 0)], size=(40, 60))
-    annotate(root, "d", [("cat", (1, 1, 60, 40), 0)])
-    annotate(root, "e", [("cat", (10, 10, 30, 30), 0)])
-    annotate(root, "f", [("dog", (10, 10, 30, 30), 1)])
+    write_photo(root, "a", [("cat", (1, 1, 20, 30), 0), ("dog", (30, 5, 60, 40), 0)])
+    write_photo(root, "b", [])
+    write_photo(root, "c", [("dog", (5, 5, 25, 25), 1), ("cat", (2, 2, 12, 22), 0)], size=(40, 60))
+    write_photo(root, "d", [("cat", (1, 1, 60, 40), 0)])
+    write_photo(root, "e", [("cat", (10, 10, 30, 30), 0)])
+    write_photo(root, "f", [("dog", (10, 10, 30, 30), 1)])
     (root / "ImageSets/Main/train.txt").write_text("a\nb  1\nc\nd\n")
     (root / "ImageSets/Main/test.txt").write_text("e\nf\n")
     return root
 
 
-def voc_boxes(root, **keys) -> VocBoxes:
-    return VocBoxes(**{"root": str(root), "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.25,
-                        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2, **keys})
-
-
-def test_boxes_count_from_one_and_difficult_ones_are_ignored(photos):
-    data = voc_boxes(photos)
+def load_boxes(root: Path, **changes: Any) -> VocBoxes:
+    keys: dict[str, Any] = {
+        "root": str(root), "channels": 3, "image_px": 64, "num_classes": None, "val_share": 0.25,
+        "bad_boxes": "refuse", "num_workers": 0, "group_by_shape": True, "batch_size": 2}
+    data = VocBoxes(**{**keys, **changes})
     data.load()
+    return data
+
+
+def test_boxes_count_from_one(photos):
+    data = load_boxes(photos)
     assert data.class_names == ["cat", "dog"]
     assert {split: data.num_samples(split) for split in SPLITS} == {"train": 3, "val": 1, "test": 2}
     by_name = {photo.image.stem: photo for split in ("train", "val") for photo in data.photos[split]}
     assert by_name["a"].boxes.tolist() == [[0, 0, 20, 30], [29, 4, 60, 40]]
+    assert by_name["a"].labels.tolist() == [0, 1]
     assert by_name["b"].boxes.shape == (0, 4)
+    assert data.describe() == "3 train (3 boxes), 1 val (2 boxes), 2 test (2 boxes), 2 classes"
     data.photos["train"] = [by_name[name] for name in "abcd"]
     batch = next(data.read("train", [torch.tensor([2, 1])]))
     batch.check(2)
-    assert batch.images[0].shape == (3, 60, 40)
-    assert batch.targets[0]["labels"].tolist() == [0], "the difficult dog is not trained on"
-    test = next(data.read("test", [torch.tensor([1, -1])]))
-    assert test.size == 1
-    assert test.targets[0]["iscrowd"].tolist() == [1]
-    assert data.describe() == "4 train (5 boxes), 1 val (2 boxes), 2 test (2 boxes), 2 classes"
+    assert [image.shape for image in batch.images] == [(3, 60, 40), (3, 40, 60)]
+
+
+def test_difficult_objects_are_not_trained_on_and_do_not_count_in_evaluation(photos):
+    data = load_boxes(photos)
+    data.photos["train"] += data.photos["val"]
+    index = [photo.image.stem for photo in data.photos["train"]].index("c")
+    (trained,) = next(data.read("train", [torch.tensor([index])])).targets
+    assert trained["boxes"].tolist() == [[1, 1, 12, 22]], "the cat without the difficult dog"
+    assert trained["labels"].tolist() == [0]
+    padded = next(data.read("test", [torch.tensor([1, -1])]))
+    assert padded.size == 1
+    assert padded.targets[0]["iscrowd"].tolist() == [1]
+    batch = next(data.read("test", [torch.tensor([0, 1])]))
+    for box_of_dog in ([9.0, 9, 30, 30], [40.0, 20, 60, 40]):  # the difficult one, and where there is nothing
+        metric = MeanAveragePrecision(class_metrics=True)
+        metric.update([{"boxes": batch.targets[0]["boxes"], "labels": torch.tensor([0]), "scores": torch.ones(1)},
+                       {"boxes": torch.tensor([box_of_dog]), "labels": torch.tensor([1]), "scores": torch.ones(1)}],
+                      batch.targets)
+        assert metric.compute()["map_per_class"].tolist() == [1, -1], "no dog counts"
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
@@ -76,69 +107,111 @@ def test_boxes_count_from_one_and_difficult_ones_are_ignored(photos):
     ("<xmax>20</xmax>", "<xmax>nan</xmax>", r"a.xml:7: xmax must be a number, but is 'nan'"),
     ("<xmax>20</xmax>", "", r"a.xml:7: xmax must be a number, but is None"),
     ("<width>60</width>", "<width>61</width>", r"a.xml:3: width x height must be 60 x 40 as a.jpg's, but is 61 x 40"),
-    ("</annotation>", "", r"a.xml:\d+: not XML \(no element found\)"),
-    ("<bndbox>", "<box>", r"a.xml:\d+: not XML \(mismatched tag\)"),
+    ("</annotation>", "", r"a.xml:21: not XML \(no element found\)"),
+    ("<bndbox>", "<box>", r"a.xml:10: not XML \(mismatched tag\)"),
 ])
 def test_each_bad_annotation_is_named(old, new, message, photos):
     file = photos / "Annotations/a.xml"
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(DataError, match=message):
-        voc_boxes(photos).load()
+        load_boxes(photos)
 
 
 def test_classes_and_lists_are_named(photos):
     file = photos / "Annotations/e.xml"
     file.write_text(file.read_text().replace("cat", "lorry"))
     with pytest.raises(DataError, match=r"e.xml:4: class 'lorry' is none of cat, dog"):
-        voc_boxes(photos).load()
+        load_boxes(photos)
     (photos / "ImageSets/Main/train.txt").write_text("a\n../../b\n")
     with pytest.raises(DataError, match=r"train.txt:2: '../../b' must be a name, not a path"):
-        voc_boxes(photos).load()
+        load_boxes(photos)
     (photos / "ImageSets/Main/train.txt").write_text("a\nnone\n")
     with pytest.raises(DataError, match=r"none.xml: No such file"):
-        voc_boxes(photos).load()
+        load_boxes(photos)
     with pytest.raises(DataError, match=r"no folder with Annotations"):
-        voc_boxes(photos.parent / "nothing").load()
+        load_boxes(photos.parent / "nothing")
     (photos / "JPEGImages/a.jpg").rename(photos / "a.jpg")
     (photos / "ImageSets/Main/train.txt").write_text("a\n")
     with pytest.raises(DataError, match=r"a.xml: no image .*JPEGImages/a.jpg"):
-        voc_boxes(photos).load()
+        load_boxes(photos)
     (photos / "a.jpg").rename(photos / "JPEGImages/a.JPG")
     with pytest.raises(DataError, match=r"data.num_classes=5, but .* has 2 classes: cat, dog"):
-        voc_boxes(photos, num_classes=5).load()
+        load_boxes(photos, num_classes=5)
+
+
+def test_classes_txt_gives_the_order_of_the_classes(photos):
+    (photos / "classes.txt").write_text("dog\n\n cat \nbird\n")
+    data = load_boxes(photos)
+    assert data.class_names == ["dog", "cat", "bird"]
+    assert data.photos["test"][0].labels.tolist() == [1]
+    assert data.sizes() == {"num_classes": 3}
+
+
+def test_an_object_without_a_box_and_a_missing_list_are_named(photos):
+    file = photos / "Annotations/e.xml"
+    text = file.read_text()
+    file.write_text(text.replace("bndbox>", "bounds>"))
+    with pytest.raises(DataError, match=r"e.xml:4: an object must have a bndbox"):
+        load_boxes(photos)
+    file.write_text(text)
+    (photos / "ImageSets/Main/test.txt").unlink()
+    with pytest.raises(DataError, match=r"ImageSets/Main: must have train.txt and test.txt \(or val.txt\)"):
+        load_boxes(photos)
+
+
+@pytest.mark.parametrize(("year", "image_sets"), [("2007", ["trainval", "test"]), ("2012", ["trainval"])])
+def test_an_official_set_is_downloaded_where_it_is_missing(year, image_sets, photos, monkeypatch):
+    downloads, root = [], photos.parent / "official"
+    root.mkdir()
+
+    def download(folder: str, year: str, image_set: str, download: bool) -> None:
+        downloads.append((folder, year, image_set, download))
+        (Path(folder) / "VOCdevkit").mkdir(exist_ok=True)
+        if len(downloads) == len(image_sets):
+            photos.rename(Path(folder) / f"VOCdevkit/VOC{year}")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", download)
+    with pytest.raises(DataError, match=rf"VOC{year} is not in {root}: put VOCdevkit/VOC{year} of"):
+        load_boxes(root, year=year)
+    assert load_boxes(root, year=year, download=True).num_samples("test") == 2
+    assert downloads == [(str(root), year, image_set, True) for image_set in image_sets]
+    assert load_boxes(root, year=year).num_samples("test") == 2
 
 
 def test_the_test_split_is_not_trained_on(photos):
     (photos / "ImageSets/Main/test.txt").rename(photos / "ImageSets/Main/val.txt")
     (photos / "ImageSets/Main/trainval.txt").write_text("a\nb\nc\nd\ne\nf\n")
     with pytest.raises(DataError, match=r"no test.txt, so val is the test split: data.train_list must be train"):
-        voc_boxes(photos, train_list="trainval").load()
+        load_boxes(photos, train_list="trainval")
 
 
-def test_repairs_are_counted(photos):
+def test_bad_boxes_are_repaired_and_counted(photos):
     file = photos / "Annotations/a.xml"
     text = file.read_text().replace("<xmax>60</xmax>", "<xmax>99</xmax>").replace("<xmax>20</xmax>", "<xmax>1</xmax>")
     file.write_text(text)
-    data = voc_boxes(photos, bad_boxes="repair")
-    data.load()
+    data = load_boxes(photos, bad_boxes="repair")
     assert data.describe().endswith("2 classes; boxes 1 clipped, 1 dropped")
-    (photo,) = [p for split in ("train", "val") for p in data.photos[split] if p.image.stem == "a"]
+    (photo,) = [photo for split in ("train", "val") for photo in data.photos[split] if photo.image.stem == "a"]
     assert photo.boxes.tolist() == [[29, 4, 60, 40]]
 
 
 def test_photos_of_one_shape_share_a_batch(photos):
-    data = voc_boxes(photos)
-    data.load()
+    data = load_boxes(photos)
     data.photos["train"] += data.photos["val"]
-    shapes = dict(zip([photo.image.stem for photo in data.photos["train"]], data.lengths().tolist(), strict=True))
-    assert shapes["a"] == shapes["b"] == shapes["d"] == -shapes["c"] > 0, "c alone is portrait"
-    assert voc_boxes(photos, group_by_shape=False).lengths() is None
+    lengths = data.lengths()
+    assert lengths is not None
+    shapes = dict(zip([photo.image.stem for photo in data.photos["train"]], lengths.tolist(), strict=True))
+    assert shapes == {"a": 9, "b": 9, "c": -9, "d": 9}, "16 log2(60 / 40); c alone is portrait"
+    assert load_boxes(photos, group_by_shape=False).lengths() is None
 
 
-def test_a_detector_trains_on_them(photos, config, run_folder):
+def test_a_detector_trains_on_them(photos, config, tmp_path):
     composed = config("model=faster_rcnn", "data=voc_folder", f"data.root={photos}", "data.num_workers=0",
                       "recipe=none", "model.backbone.depth=8", "data.image_px=64", "model.hidden=16", "trainer=cpu",
                       "trainer.max_epochs=1", "task.optimizer.lr=0.001")
-    result = run.train(composed, run_folder("run"))
-    assert 0 <= result["test/map_50"] <= 1
-    assert build.build_data(composed).num_samples("train") == 3
+    run_dir = RunDir.named(tmp_path, "run")
+    result = run.train(composed, run_dir)
+    assert run_dir.read_vocabularies() == {"labels": ["cat", "dog"]}
+    assert result["steps"] == 2
+    assert result["test/map"] == result["test/map/cat"] >= 0
+    assert result["test/map/dog"] == -1, "the only dog of the test split is difficult"

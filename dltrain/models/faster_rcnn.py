@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -108,9 +109,9 @@ class FasterRCNN(nn.Module):
         maps = self.net.backbone(scaled.tensors)
         boxes, _ = self.net.rpn(scaled, maps)
         anchors = self.net.rpn.anchor_generator(scaled, list(maps.values()))
-        scales = [image.shape[1] / size[0] for image, size in zip(images, scaled.image_sizes, strict=True)]
-        return ([proposed * scale for proposed, scale in zip(boxes, scales, strict=True)],
-                [anchor * scale for anchor, scale in zip(anchors, scales, strict=True)])
+        sizes = [(size, image.shape[1:]) for size, image in zip(scaled.image_sizes, images, strict=True)]
+        return ([resize_boxes(proposed, *size) for proposed, size in zip(boxes, sizes, strict=True)],
+                [resize_boxes(anchor, *size) for anchor, size in zip(anchors, sizes, strict=True)])
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """boxes (N, 4), labels (N,) in [0, K), scores (N,), best first. In evaluation mode."""
