@@ -229,6 +229,7 @@ def test_predict_continues_a_prompt_from_the_run_folder_alone(trained, tmp_path,
     assert (code, len(out), out[:4], err) == (0, 4 + 30 + len("\n"), "the ", "")
     assert predict("prompt=Zug") == (
         2, "", "dltrain: error: prompt has characters that the training text does not have: 'Z', 'g', 'u'\n")
+    assert predict("prompt=") == (2, "", "dltrain: error: prompt must have at least one character\n")
     assert predict("temperatur=1") == (
         2, "", "dltrain: error: unknown key 'temperatur'; did you mean 'temperature'?\n")
     assert predict("prompt=the", "length=0") == (2, "", "dltrain: error: length=0: must be an integer >= 1\n")
