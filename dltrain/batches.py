@@ -11,7 +11,7 @@ F features of a time step, N boxes of an image.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,17 @@ PAD, UNKNOWN, START, END = 0, 1, 2, 3  # the first symbols of every vocabulary o
 
 class BatchError(ValueError):
     """A batch that is not what its type promises."""
+
+
+class Batch(Protocol):
+    """What every batch type has."""
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 def seed_of(*position: int | str) -> int:

@@ -176,12 +176,12 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     check_device(keys)
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, signals,
+    metrics_file = MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0)
+    board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,
+                        purge_step=saved["global_step"] + 1 if saved else 0)
+    checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
                                   keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
     metrics = MetricsLogging(keys.log_every_n_steps)
-    loggers = [MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0),
-               TensorBoard(run_dir, name="", version="", default_hp_metric=False,
-                           purge_step=saved["global_step"] + 1 if saved else 0)]
     strategy: Strategy | str = "auto"
     if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
         strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
@@ -191,10 +191,10 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   metrics, Figures(),
+                   metrics, Figures(board),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    checkpointing],
-        plugins=[DurableIO()], logger=loggers, default_root_dir=run_dir, num_sanity_val_steps=0,
+        plugins=[DurableIO()], logger=[metrics_file, board], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     ), checkpointing

@@ -17,10 +17,11 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.serialization import MAP_LOCATION
 
-from dltrain.errors import CheckpointError, MachineError
+from dltrain import __version__
+from dltrain.errors import CheckpointError, MachineError, refuse_older_version
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-Checkpoint = dict[str, Any]  # tensors and plain values: Lightning's, with "dltrain": {version, config, metrics_rows}
+Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {version}, in last.ckpt also {config, metrics_rows}
 
 
 class DurableIO(CheckpointIO):
@@ -38,13 +39,14 @@ class DurableIO(CheckpointIO):
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Replaces the file at `path`; a replaced `last.ckpt` is kept as `previous.ckpt`. Raises MachineError if the disk
-    is full or cannot be written; the old file is then still complete."""
+    """Replaces the file at `path`, and adds dltrain's version; a replaced `last.ckpt` is kept as `previous.ckpt`.
+    Raises MachineError if the disk is full or cannot be written; the old file is then still complete."""
+    own = {**checkpoint.get("dltrain", {}), "version": __version__}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+            torch.save({**checkpoint, "dltrain": own}, file)
             file.flush()
             os.fsync(file.fileno())
         if path.name == LAST and path.exists():
@@ -71,7 +73,8 @@ def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineErr
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
-    """Raises CheckpointError if the file is missing, damaged, or has more than tensors and plain values."""
+    """Raises CheckpointError if the file is missing, damaged, of an older version than can be read, or has more than
+    tensors and plain values."""
     if fault := find_fault(path):
         raise CheckpointError(f"{path}: {fault}")
     try:
@@ -79,6 +82,7 @@ def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
     except Exception as error:
         raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
+    refuse_older_version(checkpoint.get("dltrain", {}).get("version", "0.1"), str(path))
     return checkpoint
 
 

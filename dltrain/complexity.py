@@ -8,19 +8,18 @@ linear layers on the longest path from the image to the logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dltrain.config import compose, groups
 from dltrain.pretrained import NODE, pretrained_of
 
 aten = torch.ops.aten
@@ -44,7 +43,8 @@ class Paths(TorchDispatchMode):
             self.weights[parameter] = parameter
         self.read: set[nn.Parameter] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Callable[..., Any], types: object, args: tuple[object, ...] = (),
+                           kwargs: dict[str, object] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
         weights = [tensor for tensor in inputs if tensor in self.weights]
@@ -72,20 +72,11 @@ def measure(net: nn.Module, images: Tensor) -> Complexity:
     return Complexity(parameters, counter.get_total_flops() // 2 // len(images), paths.depths[logits])
 
 
-def measure_classifiers(px: int, channels: int, classes: int) -> Iterator[tuple[str, Complexity | None, str]]:
-    """The name of each classifier of images, with its complexity, or None and why such images do not fit."""
-    for name in groups.names("model"):
-        if groups.batch_type_of_model(name) != "ClassificationBatch":
-            continue
-        words = [f"model={name}", "data=image_folder", f"data.image_px={px}", f"data.channels={channels}",
-                 f"data.num_classes={classes}"]
-        node = compose.compose(words).config.model
-        arguments: Any = OmegaConf.to_container(node, resolve=True)
-        target = get_object(arguments.pop("_target_"))
-        if pretrained_of(node, "model"):
-            del arguments[NODE]
-        try:
-            with torch.device("meta"):
-                yield name, measure(target(**arguments), torch.empty(1, channels, px, px)), ""
-        except (ValueError, RuntimeError) as error:
-            yield name, None, str(error).splitlines()[0].rpartition(". ")[2][:90]
+def measure_node(node: DictConfig, channels: int, px: int) -> Complexity:
+    """A model by its config node, for one image. The net has no storage: its weights are not initialised."""
+    arguments: Any = OmegaConf.to_container(node, resolve=True)
+    target = get_object(arguments.pop("_target_"))
+    if pretrained_of(node, "model"):
+        del arguments[NODE]
+    with torch.device("meta"):
+        return measure(target(**arguments), torch.empty(1, channels, px, px))

@@ -6,6 +6,10 @@
 
 import difflib
 
+from dltrain import __version__
+
+OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
+
 
 class UserError(Exception):
     """An error that the user can fix. The message names the key or file and says how. Raised itself, and not as a
@@ -37,6 +41,13 @@ class InterruptedRun(BaseException):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def refuse_older_version(version: str, place: str) -> None:
+    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_READABLE:
+        raise CheckpointError(f"{place}: written by dltrain {version}, which dltrain {__version__} cannot read; train "
+                              "it again, or use it with the commit that environment.json names")
 
 
 def nearest(name: str, known: list[str]) -> str:

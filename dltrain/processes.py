@@ -18,7 +18,7 @@ def is_first_process() -> bool:
 
 
 def join_command(run_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "dltrain", "resume", f"run={run_dir}"]
+    return [sys.executable, "-m", "dltrain.cli", "resume", f"run={run_dir}"]
 
 
 class RunStrategy(DDPStrategy):

@@ -1,4 +1,4 @@
-"""One run, told in order: data, model and task, trainer, fit, test. Everything it needs is in its config."""
+"""One run in order: data, model and task, trainer, fit, test. Everything it needs is in its config."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], result: dict[str, Any]) -> None:
+def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any]) -> None:
     """The hyper-parameters beside the metrics, for TensorBoard's comparison of runs."""
     values = {key.removeprefix("choices."): str(value) for key, value in flatten(config).items()}
     values = {key: value for key, value in values.items() if key.rpartition(".")[2] not in NOT_HYPERPARAMETERS}

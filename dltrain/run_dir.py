@@ -29,11 +29,10 @@ import yaml
 
 from dltrain import __version__
 from dltrain.config import schema
-from dltrain.errors import CheckpointError, MachineError, UserError
+from dltrain.errors import MachineError, UserError, refuse_older_version
 
 log = logging.getLogger("dltrain")
 
-OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 BEST = "best.ckpt"
 
 # Keys that may differ from the config that a run began with: they change no weight.
@@ -123,7 +122,7 @@ class RunDir:
         refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
         return config
 
-    def write_config(self, config: Mapping[str, Any], comments: Mapping[str, str]) -> None:
+    def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: what a key may be, by its dotted name; written behind the value as in configs/."""
         write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
 
@@ -133,7 +132,7 @@ class RunDir:
         lines = schema.assignments(file) if file.is_file() else {}
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
 
-    def refuse_other_config(self, requested: Mapping[str, Any]) -> None:
+    def refuse_other_config(self, requested: Mapping[str, object]) -> None:
         """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
         differ."""
         if not (self.path / "config.yaml").is_file():
@@ -182,7 +181,7 @@ class RunDir:
         """result.json, or an empty dict before the run has finished."""
         return dict(json.loads((self.path / "result.json").read_text())) if self.is_finished else {}
 
-    def write_json(self, name: str, values: Any) -> None:
+    def write_json(self, name: str, values: object) -> None:
         write_text(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, str]]:
@@ -242,13 +241,6 @@ class TerminalHandler(logging.Handler):
         print(record.getMessage(), flush=True)
 
 
-def refuse_older_version(version: str, place: str) -> None:
-    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_READABLE:
-        raise CheckpointError(f"{place}: written by dltrain {version}, which dltrain {__version__} cannot read; train "
-                              "it again, or use it with the commit that environment.json names")
-
-
 def write_text(path: Path, text: str) -> None:
     """Replaces the file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -256,9 +248,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -16,7 +16,7 @@ from dltrain.run_dir import RunDir
 Group = tuple[str, ...]  # the varied values that jobs have in common, the seed left out
 
 JOB_FAILED = 7  # exit code
-MOST_CURVES, MOST_NAMES = 8, 12  # groups: more are drawn without curves, without a legend
+MOST_CURVES, MOST_NAMES = 8, 12  # groups: with more there are no curves, no legend
 
 
 class Job(NamedTuple):

@@ -155,7 +155,7 @@ def test_why_names_file_and_line_down_to_the_command_line():
 def test_why_explains_a_choice():
     result = run("why", "augment", "data=cifar10")
     assert result.stdout.startswith("augment = cifar\n")
-    assert "data/cifar10.yaml:4" in result.stdout
+    assert "data/cifar10.yaml:5" in result.stdout
 
 
 def own_configs(folder: Path, **files: str) -> str:

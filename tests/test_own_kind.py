@@ -40,10 +40,12 @@ class Ink(DataModule):
 
     def __init__(self, *, channels, image_px, **keys):
         super().__init__(**keys)
+        self.images = {}
 
     def load(self):
-        self.images = {split: torch.randint(0, 256, (64, 1, 8, 8), generator=generator("ink", split), dtype=torch.uint8)
-                       for split in ("train", "val", "test")}
+        for split in ("train", "val", "test"):
+            grey = torch.randint(0, 256, (64, 1, 1, 1), generator=generator("ink", split), dtype=torch.uint8)
+            self.images[split] = grey.expand(-1, -1, 8, 8)
 
     def num_samples(self, split):
         return len(self.images[split])
@@ -147,13 +149,13 @@ def test_it_takes_at_most_a_hundred_lines():
 
 
 def test_it_goes_through_every_verb(dltrain, tmp_path):
-    train = ("--config-dir", "conf", "model=linear", "name=a", "trainer.max_epochs=5", "task.optimizer.lr=0.01")
+    train = ("--config-dir", "conf", "model=linear", "name=a", "trainer.max_epochs=15", "task.optimizer.lr=0.01")
     code, out, err = dltrain(*train)
     assert (code, err) == (0, "")
     assert "next: dltrain predict run=outputs/a input=outputs/a/samples/any.ink" in out
     run = tmp_path / "outputs/a"
     result = json.loads((run / "result.json").read_text())
-    assert 0 < result["test/error"] < 0.2
+    assert 0 < result["test/error"] < 0.1
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

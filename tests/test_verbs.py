@@ -124,7 +124,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
 @pytest.mark.parametrize(("words", "code", "message"), [
     (["predict", "run=outputs/a"], 2, "predict needs input="),
     (["predict", "run=outputs/a", "input=none.png"], 3, "input=none.png: no such file"),
-    (["predict", "run=outputs/a", "input=outputs/a/checkpoints"], 3, "no pictures in this folder"),
+    (["predict", "run=outputs/a", "input=outputs/a/checkpoints"], 3, "no images in this folder"),
     (["predict", "run=outputs/a", "input=outputs/a/config.yaml"], 3, "config.yaml: not an image"),
     (["eval", "run=outputs/a", "data.batchsize=3"], 2, "unknown key 'data.batchsize'; did you mean 'data.batch_size'"),
     (["eval", "run=outputs/a", "model.depth=14"], 2, "model.depth cannot change"),
@@ -366,7 +366,7 @@ def test_eval_changes_the_regime_and_nothing_else(dltrain, tmp_path):
     assert all(path.read_bytes() == content for path, content in before.items())
     code, _, err = dltrain("eval", "run=outputs/a", "augment.test=ten_crops")
     assert code == 2
-    assert "test must be one of single, flip, ten_crop" in err
+    assert "augment.test=ten_crops: must be one of single, flip, ten_crop, scales_mean, scales_max" in err
 
 
 def test_mixed_labels_train(dltrain, tmp_path):

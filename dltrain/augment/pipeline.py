@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.augment.test_time_augmentation import Views
+from dltrain.batches import Batch
 
 STATISTICS_IMAGES = 50_000  # at most so many images are read for the statistics; more hardly change them
 NORMALIZATIONS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
@@ -27,18 +28,13 @@ WHITEN_EPSILON = 1e-3  # added to the eigenvalues (pixels in [0, 1]) so that low
 Images = Tensor | list[Tensor]  # (B, C, H, W), or B images (C, Hi, Wi) of different sizes
 
 
-class ImageBatch(Protocol):
+class ImageBatch(Batch, Protocol):
     """Any NamedTuple of batches.py that has images."""
 
     @property
     def images(self) -> Images: ...
 
-    @property
-    def size(self) -> int: ...
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-    def _replace(self, **fields: Any) -> Self: ...
+    def _replace(self, *args: Any, **fields: Any) -> Self: ...
 
 
 BatchT = TypeVar("BatchT", bound=ImageBatch)

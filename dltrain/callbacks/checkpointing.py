@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
 
-from dltrain import __version__, checkpoints
+from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
 from dltrain.callbacks.stopping import Signals
 from dltrain.checkpoints import Checkpoint
@@ -29,12 +30,15 @@ from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 class Checkpointing(pl.Callback):
     """Saves checkpoints below `folder`, the run's. `headline`: the metric that decides which weights are best; the
     highest value is best if `mode` is "max", else the lowest. `config`: the run's whole config, stored in each
-    checkpoint. `last` is due every `every_minutes`, and every `every_steps` optimizer steps unless None. Several
-    processes ask one another every `agree_every_n_steps` steps whether one of them has received a signal."""
+    checkpoint together with the number of rows of `metrics_file`. `last` is due every `every_minutes`, and every
+    `every_steps` optimizer steps unless None. Several processes ask one another every `agree_every_n_steps` steps
+    whether one of them has received a signal."""
 
-    def __init__(self, folder: Path, headline: str, mode: str, config: dict[str, Any], signals: Signals,
-                 every_minutes: float, every_steps: int | None, agree_every_n_steps: int):
-        self.folder, self.headline, self.config, self.signals = folder / "checkpoints", headline, config, signals
+    def __init__(self, folder: Path, headline: str, mode: str, config: Mapping[str, object],
+                 metrics_file: MetricsFile, signals: Signals, every_minutes: float, every_steps: int | None,
+                 agree_every_n_steps: int):
+        self.folder, self.headline, self.config = folder / "checkpoints", headline, config
+        self.metrics_file, self.signals = metrics_file, signals
         self.sign = 1 if mode == "max" else -1
         self.every_seconds, self.every_steps = 60 * every_minutes, every_steps
         self.agree_every_n_steps = agree_every_n_steps
@@ -64,8 +68,7 @@ class Checkpointing(pl.Callback):
         self.seconds_before = state["seconds"]
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
-        num_rows = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, MetricsFile))
-        checkpoint["dltrain"] = {"version": __version__, "config": self.config, "metrics_rows": num_rows}
+        checkpoint["dltrain"] = {"config": self.config, "metrics_rows": len(self.metrics_file.rows)}
         if "loops" in checkpoint:
             loader = cast(TrainingLoader, trainer.train_dataloader)
             set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,60 +13,59 @@ from dltrain.callbacks.metrics import TensorBoard
 
 
 class Draws(Protocol):
-    """What is asked of a task; see tasks/task.py."""
+    """What the callback needs of a task; see tasks/task.py."""
 
-    def training_figures(self, batch: Any) -> Mapping[str, Tensor | str]: ...
-    def figures(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | str]: ...
+    def training_figures(self, batch: object) -> Mapping[str, Tensor | str]: ...
+    def figures(self, batch: object, outputs: object) -> Mapping[str, Tensor | str]: ...
     def summary_figures(self) -> Mapping[str, Tensor | str]: ...
 
 
 class Figures(pl.Callback):
-    """The first training batch of a run; the first batch of each validation and of the test, with the outputs; a
-    summary of the split after the last validation and after the test."""
+    """Writes to `board`: the first training batch of a run; the first batch of each validation and of the test, with
+    the outputs; a summary of the split after the last validation and after the test."""
 
-    def __init__(self) -> None:
-        self.first: tuple[Any, Any] | None = None  # a batch of an evaluation and the outputs for it
+    def __init__(self, board: TensorBoard):
+        self.board = board
+        self.first: tuple[object, object] | None = None  # a batch of an evaluation and the outputs for it
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == 0 and batch_idx == 0 and boards(trainer):
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+                             ) -> None:
+        if trainer.global_step == 0 and batch_idx == 0:
             with torch.no_grad():
-                add(trainer, "train", pl_module.training_figures(batch), 0)
+                self.add("train", task_of(trainer).training_figures(batch), 0)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
-                                batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object,
+                                batch: object, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch_idx == 0:
             self.first = batch, outputs
 
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object,
                           batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch_idx == 0:
             self.first = batch, outputs
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.draw_first(trainer, pl_module, "val")
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.add_first(trainer, "val")
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.draw_first(trainer, pl_module, "test")
-        self.draw_summary(trainer, pl_module, "test")
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.add_first(trainer, "test")
+        self.add_summary(trainer, "test")
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.draw_summary(trainer, pl_module, "val")
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.add_summary(trainer, "val")
 
-    def draw_first(self, trainer: pl.Trainer, task: Draws, split: str) -> None:
-        if self.first is not None and boards(trainer):
-            add(trainer, split, task.figures(*self.first), trainer.fit_loop.epoch_loop.global_step)
+    def add_first(self, trainer: pl.Trainer, split: str) -> None:
+        if self.first is not None:
+            self.add(split, task_of(trainer).figures(*self.first), trainer.fit_loop.epoch_loop.global_step)
         self.first = None
 
-    def draw_summary(self, trainer: pl.Trainer, task: Draws, split: str) -> None:
-        if boards(trainer):
-            add(trainer, split, task.summary_figures(), trainer.fit_loop.epoch_loop.global_step)
+    def add_summary(self, trainer: pl.Trainer, split: str) -> None:
+        self.add(split, task_of(trainer).summary_figures(), trainer.fit_loop.epoch_loop.global_step)
 
-
-def boards(trainer: pl.Trainer) -> list[TensorBoard]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
-
-
-def add(trainer: pl.Trainer, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
-    for board in boards(trainer):
+    def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():
-            board.add_figure(f"{split}/{name}", figure, step)
+            self.board.add_figure(f"{split}/{name}", figure, step)
+
+
+def task_of(trainer: pl.Trainer) -> Draws:
+    return cast(Draws, trainer.lightning_module)

@@ -20,7 +20,7 @@ dltrain: train deep learning's classic systems from one command.
 
 Examples
   dltrain                                      resnet20 on real handwritten digits: no download, about a minute
-  dltrain model=resnet56 data=cifar10          the paper's recipe for this pair is found by name
+  dltrain model=resnet56 data=cifar10          the paper's recipe for this pair is chosen by name
   dltrain model=plain20 task.optimizer.lr=0.05 trainer=cpu
   dltrain name=first seed=3                    the folder outputs/first; the same command again continues it
   dltrain -m model=plain20,resnet20 seed=0,1   a sweep: four runs, one table
@@ -41,6 +41,6 @@ def overview() -> str:
     for group in groups.GROUPS:
         names = ", ".join(groups.names(group)) or "none yet"
         if group == "recipe":  # too many to list
-            names = "<model>-on-<data>, found by itself; dltrain ls recipes lists them; recipe=none for none"
+            names = "<model>-on-<data>, chosen by the two names; dltrain ls recipes lists them; recipe=none for none"
         lines += textwrap.wrap(names, 116, initial_indent=f"  {group + '=':<16}", subsequent_indent=" " * 18)
     return OVERVIEW.format(groups="\n".join(lines))

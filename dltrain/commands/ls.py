@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig
 
 from dltrain.config import groups, schema
 from dltrain.drawing.tables import format_table
@@ -14,9 +16,10 @@ from dltrain.run_dir import RunDir
 TOPICS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
 SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # of `ls models`, with their rules
 HELP = f"""\
-dltrain ls [{'|'.join(TOPICS)}]    what can be chosen, and how the runs compare
+dltrain ls [LIST]    what can be chosen, and how the runs compare
 
-  dltrain ls                     everything but the runs
+  LIST                           {' | '.join(TOPICS)};
+                                 by default everything but the runs
   dltrain ls models px=224 [channels=3] [classes=1000]
                                  parameters, multiply-adds and depth of each classifier at that size, measured
   dltrain ls runs [FOLDER]       the runs below a folder, by default outputs"""
@@ -75,7 +78,7 @@ def parse_sizes(words: list[str]) -> dict[str, int]:
         if not equals or key not in SIZES:
             hint = nearest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
             raise UserError(f"ls models: cannot read '{word}'{hint}")
-        value = yaml.load(text, Loader=groups.Loader)
+        value = yaml.load(text, Loader=schema.Loader)
         if fault := schema.violation(SIZES[key], value):
             raise UserError(f"ls models: {key}={text}: {fault}")
         sizes[key] = value
@@ -84,14 +87,28 @@ def parse_sizes(words: list[str]) -> dict[str, int]:
     return sizes
 
 
+def classifier_nodes(px: int, channels: int, classes: int) -> Iterator[tuple[str, DictConfig]]:
+    """The name of each classifier of images, and its node `model` for images of that size."""
+    from dltrain.config import compose
+
+    for name in groups.names("model"):
+        if groups.batch_type_of_model(name) == "ClassificationBatch":
+            words = [f"model={name}", "data=image_folder", f"data.image_px={px}", f"data.channels={channels}",
+                     f"data.num_classes={classes}"]
+            yield name, compose.compose(words).config.model
+
+
 def measure_models(px: int, channels: int, classes: int) -> str:
     """Prints a row for each classifier as soon as it is measured. Returns what the columns mean."""
     from dltrain import complexity  # torch from here on
 
     width = max(map(len, groups.names("model")))
     print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
-    for name, result, fault in complexity.measure_classifiers(px, channels, classes):
-        if result is None:
+    for name, node in classifier_nodes(px, channels, classes):
+        try:
+            result = complexity.measure_node(node, channels, px)
+        except (ValueError, RuntimeError) as error:
+            fault = str(error).splitlines()[0].rpartition(". ")[2][:90]
             print(f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {fault}", flush=True)
         else:
             print(f"  {name:{width}}  {result.parameters:>11,}  {in_millions(result.multiply_adds):>13}  "
@@ -110,7 +127,7 @@ def runs_table(folder: Path) -> str:
     rows = []
     for file in sorted(folder.glob("**/config.yaml")):
         run_dir = RunDir(file.parent)
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=groups.Loader) or {}
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=schema.Loader) or {}
         result, chosen = run_dir.read_result(), config.get("choices", {})
         metric = result.get("headline", "").replace("val/", "test/")
         value = f"{metric} {result[metric]:.4f}" if metric in result else ""

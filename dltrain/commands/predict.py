@@ -111,8 +111,7 @@ def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> N
         if prediction.styled is not None and console.is_terminal:
             console.print(prediction.styled)
         else:
-            pieces = [prediction.line] if isinstance(prediction.line, str) else prediction.line
-            for piece in pieces:
+            for piece in prediction.pieces:
                 print(piece, end="", flush=True)
             print()
         for suffix, picture in prediction.pictures.items():

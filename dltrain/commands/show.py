@@ -79,6 +79,6 @@ def versions(stages: tuple[list[Any], list[Any]], augment: Augment, batch: Class
     transformed = augment(many, generator("show", place)).images[:VERSIONS]
     augment.on_pixels, augment.on_normalized = whole
     side = batch.images.shape[-1]
-    if transformed.shape[-1] != side:  # drawn at the size of the original
+    if transformed.shape[-1] != side:  # at the size of the original
         transformed = F.interpolate(transformed, size=(side, side), mode="bilinear", antialias=True)
     return torch.cat([batch.images[place : place + 1], augment.normalize.invert(transformed)])

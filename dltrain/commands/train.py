@@ -20,7 +20,7 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   model/backbone=lite0           the backbone of a model that has one
   task.optimizer.lr=0.05         any key of the config; dltrain --cfg job prints them all, dltrain why KEY explains one
   name=first                     the run folder outputs/first; the same command again continues that run
-  recipe=none                    without the recipe that is found for the pair of model and data
+  recipe=none                    without the recipe of the pair of model and data
   experiment=memory              an experiment: its own choices, or its own sweep
   -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's

@@ -4,6 +4,7 @@ one line that names the key or file, the value, and what it must be."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -88,7 +89,9 @@ def flat_keys(config: DictConfig) -> list[str]:
 
 def check_values(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
     """Every value against the last rule stated for its key, or else the type of its default. Raises UserError."""
-    for key, rule in stated_rules(config, places).items():
+    rules = stated_rules(config, places)
+    refuse_value_for_node(config, rules, overrides)
+    for key, rule in rules.items():
         if key.startswith("hydra."):
             continue
         try:
@@ -101,6 +104,14 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
     name = config.get("name")
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
+
+
+def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], overrides: list[Override]) -> None:
+    """Raises UserError for a single value in the place of a node, as model.pretrained=true."""
+    for key in (override.key_or_group for override in overrides):
+        below = [other for other in rules if other.startswith(f"{key}.")]
+        if below and not OmegaConf.is_config(value := OmegaConf.select(config, key)) and key not in groups.GROUPS:
+            raise UserError(f"{key}={quote(value)}: it holds several keys; set one of {', '.join(below)}")
 
 
 def stated_rules(config: DictConfig, places: list[Place]) -> dict[str, str]:

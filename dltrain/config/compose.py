@@ -1,6 +1,6 @@
 """From the words of a command line to one checked config, without torch.
 
-Hydra composes; what it refuses comes back as one line with the nearest real name. A recipe is found by the names of
+Hydra composes; what it refuses comes back as one line with the nearest real name. A recipe is chosen by the names of
 model and data, `<model>-on-<data>` or else `<family of the model>-on-<data>`. Then checks.py holds the values against
 the rules in the yaml comments, and the batch type of the model against that of the data.
 """

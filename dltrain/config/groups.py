@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from dltrain.config.schema import Loader
+
 PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"  # in a checkout
 GROUPS = ("model", "model/backbone", "data", "augment", "trainer", "recipe", "experiment")
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def names(group: str, *folders: Path) -> list[str]:

@@ -15,16 +15,10 @@ RENAMED = {
     "task.transfer.statistics": "task.freezing.batch_norm=frozen (it was kept) or update (it was renewed)",
     "task.transfer": "task.freezing",
     "task.frozen_epochs": "task.freezing.until=all and task.freezing.unfreeze_every_epochs",
-    "encoder@model.encoder": "model/backbone",
-    "encoder@model.backbone": "model/backbone",
-    "encoder@model.backbone.trunk": "model/backbone",
-    "model.encoder.from_run": "model.backbone.pretrained.from_run",
-    "model.encoder.weights": "model.backbone.pretrained.weights",
+    "encoder": "model/backbone",
     "model.encoder": "model.backbone",
     "model.backbone.from_run": "model.backbone.pretrained.from_run",
     "model.backbone.weights": "model.backbone.pretrained.weights",
-    "model.backbone.trunk.from_run": "model.backbone.pretrained.from_run",
-    "model.backbone.trunk.weights": "model.backbone.pretrained.weights",
     "model.backbone.trunk": "model.backbone",
     "model.backbone.frozen": "model.backbone.norm=frozen_batch and task.freezing.until=stage1",
     "model.from_run": "model.pretrained.from_run",
@@ -45,5 +39,8 @@ def new_name(key: str) -> str | None:
     for old in sorted(RENAMED, key=len, reverse=True):
         if key == old or key.startswith(f"{old}."):
             new = RENAMED[old]
-            return new if " " in new else new + key.removeprefix(old)
+            if " " in new:
+                return new
+            new += key.removeprefix(old)
+            return new_name(new) or new  # a key may have been renamed twice
     return None

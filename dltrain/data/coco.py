@@ -36,7 +36,7 @@ class Annotations:
         except json.JSONDecodeError as error:
             raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
         for kind in kinds:
-            if not isinstance(self.content, dict) or not isinstance(self.content.get(kind), list):
+            if type(self.content) is not dict or type(self.content.get(kind)) is not list:
                 raise DataError(f"{file}: must have a list '{kind}'")
             for entry in self.content[kind]:
                 if kind != "annotations" or "id" in entry:
@@ -125,8 +125,8 @@ class CocoBoxes(PhotosWithBoxes):
                 raise DataError(f"{file.place(entry, 'annotations')}: category_id {entry['category_id']} is none of "
                                 f"the {len(self.class_names)} categories ({', '.join(self.class_names[:8])})")
             numbers = file.value(entry, "bbox", "annotations")
-            if not isinstance(numbers, list) or len(numbers) != 4 or not all(
-                    isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+            if type(numbers) is not list or len(numbers) != 4 or not all(
+                    type(value) in (int, float) and math.isfinite(value) for value in numbers):
                 raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is {numbers}")
         boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
         objects = []

@@ -53,9 +53,9 @@ class ImageFolder(LabelledImages):
                     } if has_splits else {"train": self.list_split(root)}
         for split in ("test", "val"):
             if split not in by_split:
-                parts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
+                cuts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
                          for label, (name, paths) in enumerate(zip(self.class_names, by_split["train"], strict=True))]
-                by_split["train"], by_split[split] = [kept for kept, _ in parts], [held for _, held in parts]
+                by_split["train"], by_split[split] = [kept for kept, _ in cuts], [held for _, held in cuts]
         for split, by_class in by_split.items():
             self.paths[split] = [path for paths in by_class for path in paths]
             self.labels[split] = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths])

@@ -1,4 +1,4 @@
-"""Image files: how they are found, checked, read and written."""
+"""Image files: listing, checking, reading and writing them."""
 
 from __future__ import annotations
 

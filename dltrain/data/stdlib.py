@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import io
 import keyword
+import re
 import sysconfig
 import tokenize
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Unpack
 
@@ -89,12 +89,11 @@ class StdlibTokens(TaggedSequences):
             kinds = token_kinds(source)
         except (SyntaxError, tokenize.TokenError):
             return
-        in_string = [False, *(before == kind == "string" for before, kind in pairwise(kinds))]
         rng = generator("pieces", file.name)
-        line_starts = [place for place, before in enumerate(source, start=1) if before == "\n" and place < len(source)]
         start, min_length = 0, 1
-        for place in line_starts:
-            if not in_string[place] and place - start >= min_length:
+        for place in [match.end() for match in re.finditer("\n", source[:-1])]:
+            in_string = kinds[place - 1] == kinds[place] == "string"
+            if not in_string and place - start >= min_length:
                 yield list(source[start:place][: 4 * self.window]), kinds[start:place][: 4 * self.window]
                 start, min_length = place, int(torch.randint(1, 2 * self.window, (), generator=rng))
 
@@ -127,6 +126,6 @@ def token_kinds(source: str) -> list[str]:
             kind = "string"
         if kind:
             (row, column), (last_row, last_column) = token.start, token.end
-            for place in range(line_starts[row - 1] + column, line_starts[last_row - 1] + last_column):
-                kinds[place] = kind
+            start, end = line_starts[row - 1] + column, line_starts[last_row - 1] + last_column
+            kinds[start:end] = [kind] * (end - start)
     return kinds

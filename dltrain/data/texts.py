@@ -1,4 +1,4 @@
-"""Text files: how they are found and read."""
+"""Text files: listing and reading them."""
 
 from __future__ import annotations
 

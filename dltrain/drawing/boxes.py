@@ -1,4 +1,4 @@
-"""Boxes with labels on an image, drawn by torchvision."""
+"""Boxes with labels on an image, by torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture, drawn by matplotlib."""
+"""A confusion matrix as a picture, by matplotlib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELL_INCHES, DPI = 0.42, 90
 def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
     """(K, K) counts, row = true class, column = predicted class, to a picture (3, H, W) uint8. The colour of a cell is
     the square root of its share of the row, so that a single mistake is visible: blue on the diagonal, else red."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # only where something is drawn
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported late: it is slow
     from matplotlib.figure import Figure
 
     counts, k = matrix.cpu().numpy(), len(matrix)

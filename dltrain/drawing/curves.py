@@ -1,4 +1,4 @@
-"""Curves over the steps, bars and lines of the results of several runs, drawn by matplotlib."""
+"""Curves over the steps, bars and lines of the results of several runs, by matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DPI = 110
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. matplotlib is imported only where something is drawn."""
+    """Inches. matplotlib is imported here, because it is slow to import."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")

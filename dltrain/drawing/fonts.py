@@ -10,7 +10,7 @@ from PIL import ImageFont
 
 @cache
 def font_file() -> str:
-    import matplotlib  # only where something is drawn
+    import matplotlib  # imported late: it is slow
 
     return str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 

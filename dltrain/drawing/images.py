@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 import torchvision.utils
@@ -18,8 +18,8 @@ def enlarge(image: Tensor, least_px: int) -> Tensor:
     return image.expand(3, -1, -1).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
-def make_grid(images: Tensor, least_px: int = 48) -> Tensor:
-    """(B, C, H, W) to one (3, H', W') picture with as many rows as columns."""
+def make_grid(images: Iterable[Tensor], least_px: int = 48) -> Tensor:
+    """Images (C, H, W) to one (3, H', W') picture with as many rows as columns."""
     pictures = [enlarge(image, least_px) for image in images]
     return arrange(pictures, math.ceil(math.sqrt(len(pictures))), padding_px=2)
 

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dltrain.models.initialisation import initialise_convolutions
+
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}
 
@@ -119,11 +121,7 @@ class CifarResNet(nn.Module):
         self.survival_probabilities = [block.survival for block in blocks]
         self.out_channels = c_in
         self.head = nn.Linear(c_in, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Strides 1, 1, 2, 4."""

@@ -73,14 +73,15 @@ def dilate_block(block: nn.Module, rate: int, rate_after: int, pools: dict[nn.Mo
     Returns by how many pixels the windows start earlier than those of the strided block."""
     now, earlier = rate, 0
     for layer in leaves(block):
-        strides = layer_stride(layer) > 1
+        strides, is_pointwise = layer_stride(layer) > 1, False
         if isinstance(layer, nn.MaxPool2d):
             kernel = side_of(layer.kernel_size)
             pools[layer] = DensePool(kernel, now)
             earlier += centred_start(kernel, now) - side_of(layer.padding) * now
         elif isinstance(layer, nn.Conv2d):
             kernel = layer.kernel_size[0]
-            if kernel > 1:
+            is_pointwise = kernel == 1
+            if not is_pointwise:
                 layer.dilation = (now, now)
                 if isinstance(layer, SameConv2d):  # pads in its forward pass
                     earlier += centred_start(kernel, now) - layer.padding_before() * now
@@ -90,6 +91,6 @@ def dilate_block(block: nn.Module, rate: int, rate_after: int, pools: dict[nn.Mo
                 layer.stride = (1, 1)
         elif strides:  # ZeroPad, a shortcut that takes every other pixel
             layer.stride = 1  # type: ignore[assignment]
-        if strides and not (isinstance(layer, nn.Conv2d) and layer.kernel_size[0] == 1):
+        if strides and not is_pointwise:
             now = rate_after
     return earlier

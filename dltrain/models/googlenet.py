@@ -21,6 +21,7 @@ from torchvision.models import GoogLeNet as TorchvisionGoogLeNet
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
 from dltrain.models.deterministic_pool import AverageTo
+from dltrain.models.initialisation import initialise_convolutions
 
 
 class Auxiliary(InceptionAux):
@@ -62,9 +63,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
         if size == "cifar":
             self.conv1 = conv(3, 64, kernel_size=3, padding=1)
             self.maxpool1, self.maxpool2 = nn.Identity(), nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Strides 2, 4, 8, 16, 32; for the cifar size 1, 1, 1, 2, 4."""

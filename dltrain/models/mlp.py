@@ -25,16 +25,15 @@ class MLP(nn.Module):
         super().__init__()
         if norm not in ("batch", "none"):
             raise ValueError(f"norm must be batch or none, but is {norm}")
-        self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(hidden if number else num_inputs, hidden, bias=norm == "none"),
-                          *([nn.BatchNorm1d(hidden)] if norm == "batch" else []))
-            for number in range(layers))
+        linears = [nn.Linear(hidden if number else num_inputs, hidden, bias=norm == "none")
+                   for number in range(layers)]
+        self.hidden = nn.ModuleList(nn.Sequential(linear, *([nn.BatchNorm1d(hidden)] if norm == "batch" else []))
+                                    for linear in linears)
         self.head = nn.Linear(hidden, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for linear in (*linears, self.head):
+            nn.init.normal_(linear.weight, std=INIT_STD)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def last_inputs(self, images: Tensor) -> Tensor:
         """(B, hidden): the inputs of the sigmoids of the last hidden layer."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from dltrain.models.deterministic_pool import AverageTo
+from dltrain.models.initialisation import initialise_convolutions
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
 CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's
@@ -74,10 +75,7 @@ class CifarVGG(nn.Module):
         self.features = convolutions(depth, in_channels, norm, width)
         self.depth, self.norm, self.out_channels = depth, norm, width * CHANNELS[-1]
         self.head = nn.Linear(self.out_channels, num_classes)
-        for module in self.features:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # each convolution has one
+        initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Strides 1, 2, 4, 8, 16, 32."""

@@ -8,8 +8,8 @@ A comparison is a yaml and no code. Its keys:
     more      overrides after those of every run, for the command line: 'study.more=["trainer.max_epochs=5"]'
     seeds     each run is trained once with each, counted from `seed`
     columns   metric: title, the columns of the table
-    curves    metrics of metrics.csv, drawn over the steps
-    bars      metrics of the table drawn as bars; the first column if empty
+    curves    metrics of metrics.csv, as curves over the steps
+    bars      metrics of the table, as bars; the first column if empty
     claims    "metric: run > run", with > < >= <=, or "metric: run >= run - 0.01"; means over the seeds are compared
 
 A metric is a number of result.json (test/..., the best val/... of the headline, parameters, seconds), the last reading

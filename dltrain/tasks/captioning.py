@@ -41,7 +41,7 @@ class CaptionData(Protocol):
         """Whether a sentence is true of its image; None if the data cannot tell."""
 
 
-class Captioning(ImageTask[CaptionModel]):
+class Captioning(ImageTask[CaptionModel, CaptionBatch]):
     """Cross-entropy of each next word of all references, given the true words before it.
 
     `sampled_share`: probability, at the end of the run, that the model reads its own word instead of the true one,
@@ -120,7 +120,8 @@ class Captioning(ImageTask[CaptionModel]):
         self.texts = {number: data.join(words) for number, words in self.gather_sentences().items()}
         self.references = {number: data.references(split, number) for number in self.texts}
         loss = self.mean_loss()
-        values = {"loss": loss, "perplexity": loss.exp(), **caption_scores(self.texts, self.references)}
+        values: dict[str, Tensor | float] = {"loss": loss, "perplexity": loss.exp()}
+        values |= caption_scores(self.texts, self.references)
         verdicts = [data.is_true(split, number, text) for number, text in self.texts.items()]
         if None not in verdicts:
             values["caption_accuracy"] = sum(map(bool, verdicts)) / len(verdicts)
@@ -140,7 +141,7 @@ class Captioning(ImageTask[CaptionModel]):
         return {"captions": arrange([draw_caption(image, [self.texts[number]], self.references[number])
                                      for image, number in samples[:IMAGES_SHOWN]])}
 
-    def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: Any
+    def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: object
                 ) -> Iterator[Prediction]:
         """The sentences of a beam with their log-probabilities; the image with the best one below it, and, if the model
         attends, the image once per word with the attention before it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Unpack, cast
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 
-class Classification(ImageTask[Classifier]):
+class Classification(ImageTask[Classifier, ClassificationBatch]):
     """Cross-entropy over one label per image.
 
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
@@ -74,7 +74,7 @@ class Classification(ImageTask[Classifier]):
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
 
-    def predict(self, inputs: Sequence[Input], data: Any, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: object, **options: object) -> Iterator[Prediction]:
         """The five most probable labels of each image."""
         return predict_labels(inputs, self.class_names, "file",
                               lambda images: self(torch.stack(images).to(self.device)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ IMAGES_SHOWN, PROPOSAL_IMAGES_SHOWN, PROPOSALS_SHOWN = 8, 4, 10
 LEAST_SCORE = 0.5  # of a box in a figure
 
 
-class Detection(ImageTask[Detector]):
+class Detection(ImageTask[Detector, DetectionBatch]):
     """The sum of the model's losses, which it names in `losses`.
 
     Metrics: train/loss and its terms. val/ and test/: map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as
@@ -117,8 +117,9 @@ class Detection(ImageTask[Detector]):
             return names
         return [f"{name} {score:.2f}" for name, score in zip(names, target["scores"].tolist(), strict=True)]
 
-    def predict(self, inputs: Sequence[Input], data: Any, score: float = 0.5, **options: Any) -> Iterator[Prediction]:
-        """The boxes of at least `score` in each image, as COCO's results and drawn on it."""
+    def predict(self, inputs: Sequence[Input], data: object, score: float = 0.5, **options: object
+                ) -> Iterator[Prediction]:
+        """The boxes of at least `score` in each image, as COCO's results and on a picture."""
         for number, item in enumerate(inputs):
             image = item.load()
             with torch.inference_mode():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from torch import Tensor
 
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment
+from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment, BatchT, map_images
 from dltrain.batches import generator
 from dltrain.drawing.images import make_grid
 from dltrain.tasks.freezing import Freezing, FreezingKeys
@@ -21,7 +21,7 @@ class TrainingPixels(Protocol):
         ...
 
 
-class ImageTask(Task[ModelT]):
+class ImageTask(Task[ModelT, BatchT]):
     """`augment` turns uint8 pixels into normalised floats, with random transforms in training. `freezing`: see
     freezing.py."""
 
@@ -35,7 +35,7 @@ class ImageTask(Task[ModelT]):
     def fit_statistics(self, data: TrainingPixels) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         if self.freezing.stages:
             self.freezing.apply(self.current_epoch)
 
@@ -43,10 +43,10 @@ class ImageTask(Task[ModelT]):
     def has_unused_parameters(self) -> bool:
         return self.freezing.unfreezes or super().has_unused_parameters
 
-    def augmented(self, batch: Any) -> Any:
+    def augmented(self, batch: BatchT) -> BatchT:
         """A training batch as the model sees it in the step at `position`."""
         return self.augment(batch, generator("augment", *self.position))
 
-    def training_figures(self, batch: Any) -> dict[str, Figure]:
-        images = self.augmented(batch).images[:AUGMENTED_SHOWN]
-        return {"augmented_batch": make_grid(self.augment.normalize.invert(images).cpu())}
+    def training_figures(self, batch: BatchT) -> dict[str, Figure]:
+        images = map_images(self.augment.normalize.invert, self.augmented(batch).images[:AUGMENTED_SHOWN])
+        return {"augmented_batch": make_grid(image.cpu() for image in images)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from dltrain.errors import UserError
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
 SAMPLE_LENGTH = 300  # characters of the sample after each validation
-NOISE_ROWS = 64  # random numbers for so many characters are drawn at once
+NOISE_ROWS = 64  # characters for which random numbers are generated at once
 
 
-class LanguageModeling(Task[StatefulModel]):
+class LanguageModeling(Task[StatefulModel, TokenBatch]):
     """Cross-entropy of the next symbol, by backpropagation through time over a window. The state is carried into the
     next window without its gradient (R. Williams, J. Peng, 1990), and is zero at the start of each epoch.
 
@@ -80,7 +80,7 @@ class LanguageModeling(Task[StatefulModel]):
         loss = self.mean_loss()
         self.log_metrics(split, {"loss": loss, "bits_per_character": loss * BITS})
 
-    def figures(self, batch: TokenBatch, outputs: Any) -> dict[str, Figure]:
+    def figures(self, batch: TokenBatch, outputs: object) -> dict[str, Figure]:
         """What the model writes after a line break, with the same random numbers each time."""
         symbols = self.vocabularies["characters"]
         start = symbols.index("\n") if "\n" in symbols else len(symbols) - 1
@@ -88,7 +88,7 @@ class LanguageModeling(Task[StatefulModel]):
         return {"sample": "".join(symbols[next(written)] for _ in range(SAMPLE_LENGTH))}
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[str, TokenBatch], length: int = 400,
-                temperature: float = 0.8, top_k: int | None = None, seed: int = 0, **options: Any
+                temperature: float = 0.8, top_k: int | None = None, seed: int = 0, **options: object
                 ) -> Iterator[Prediction]:
         """`length` characters that continue each prompt; the same arguments give the same text. Raises UserError for a
         prompt without characters, or with characters that the training text does not have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,9 @@ IMAGES_SHOWN = 8
 CLASSES_PRINTED = 6
 
 
-class Segmentation(ImageTask[Segmenter]):
+class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     """Cross-entropy over the class of every scored pixel. `pixels`: the loss is over so many random pixels of each
-    image, drawn anew in each step, instead of all; the model then classifies these alone (`at`).
+    image, chosen anew in each step, instead of all; the model then classifies these alone (`at`).
 
     Metrics: train/, val/ and test/ loss (nats per pixel) and pixel_accuracy; val/ and test/ mean_iou: the intersection
     over the union of the pixels of a class in the whole split, averaged over the classes that occur in the truth or in
@@ -105,9 +105,9 @@ class Segmentation(ImageTask[Segmenter]):
         samples = list(zip(first[0], first[1], first[2], strict=True))
         return {"image_truth_prediction": compare_masks(samples, self.class_names)}
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: Any
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: object
                 ) -> Iterator[Prediction]:
-        """The class of every pixel of each image: drawn on it, as a palette image, and the share of each class."""
+        """The class of every pixel of each image: on a picture, as a palette image, and the share of each class."""
         for item in inputs:
             image: Tensor = item.load()
             with torch.inference_mode():
@@ -132,7 +132,7 @@ def intersection_over_union(matrix: Tensor) -> Tensor:
 
 
 def random_places(masks: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """(B, count, 2): row and column of uniformly drawn pixels of each mask (B, H, W)."""
+    """(B, count, 2): row and column of uniformly chosen pixels of each mask (B, H, W)."""
     b, h, w = masks.shape
     flat = torch.randint(0, h * w, (b, count), generator=rng)
     return to_device(torch.stack([flat // w, flat % w], 2), masks)

@@ -7,16 +7,17 @@ from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
-from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 
-class SequenceClassification(Task[SequenceModel]):
+class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     """Cross-entropy over one label per sequence.
 
     Metrics: train/, val/ and test/ loss (nats per sequence) and accuracy."""
@@ -60,9 +61,9 @@ class SequenceClassification(Task[SequenceModel]):
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
 
-    def predict(self, inputs: Sequence[Input], data: InputEncoder[Any, LabelledBatch], **options: Any
+    def predict(self, inputs: Sequence[Input], data: InputEncoder[Any, LabelledBatch], **options: object
                 ) -> Iterator[Prediction]:
         """The five most probable labels of each text, or of each picture where the data read those as sequences."""
         kind = "text" if data.input_kind == "text" else "file"
         return predict_labels(inputs, self.class_names, kind,
-                              lambda items: self(batch_to(data.encode_inputs(items), self.device)))
+                              lambda items: self(move_data_to_device(data.encode_inputs(items), self.device)))

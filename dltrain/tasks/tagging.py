@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import cycle, groupby
-from typing import Any, Protocol, Unpack
+from typing import Protocol, Unpack
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric.utilities import move_data_to_device
 from rich.text import Text
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from dltrain.batches import IGNORED_LABEL, TaggedBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import Multiclass, accuracy
-from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
            "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
@@ -31,7 +32,7 @@ class TaggedText(InputEncoder[str, TaggedBatch], Protocol):
     def split(self, text: str) -> list[str]: ...
 
 
-class Tagging(Task[SequenceModel]):
+class Tagging(Task[SequenceModel, TaggedBatch]):
     """Cross-entropy over one label per symbol.
 
     Metrics: train/, val/ and test/ loss (nats per symbol) and accuracy over the symbols."""
@@ -78,7 +79,7 @@ class Tagging(Task[SequenceModel]):
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
 
-    def predict(self, inputs: Sequence[Input], data: TaggedText, **options: Any) -> Iterator[Prediction]:
+    def predict(self, inputs: Sequence[Input], data: TaggedText, **options: object) -> Iterator[Prediction]:
         """The tag of each symbol, one run of equal tags (of characters) or one word per line; in a terminal the text
         coloured by tag, with a legend at the end."""
         styles = dict(zip(self.class_names, cycle(COLOURS), strict=False))
@@ -86,7 +87,7 @@ class Tagging(Task[SequenceModel]):
         for number, item in enumerate(inputs):
             text = item.load()
             with torch.inference_mode():
-                tags = self(batch_to(data.encode_inputs([text]), self.device))[0].argmax(1).tolist()
+                tags = self(move_data_to_device(data.encode_inputs([text]), self.device))[0].argmax(1).tolist()
             pieces = list(zip(data.split(text), (self.class_names[tag] for tag in tags), strict=True))
             if data.reads_whole_files:
                 pieces = [("".join(symbol for symbol, _ in run), name)

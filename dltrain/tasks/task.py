@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypedDict, TypeVar
 
@@ -14,10 +14,12 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from dltrain import optim
+from dltrain.batches import Batch
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
 
 ModelT = TypeVar("ModelT", bound=Model)
+BatchT = TypeVar("BatchT", bound=Batch)
 BITS = 1 / math.log(2)  # bits in a nat
 
 Figure = Tensor | str  # a picture (3, H, W) uint8, or text
@@ -35,11 +37,11 @@ class Input:
 class Prediction:
     """What a task predicts for one input.
 
-    `line` is printed, piece by piece if it is an iterator; `styled` is the same in colour, for a terminal. `records`
+    `pieces` are printed one by one, as soon as there is one; `styled` is the same in colour, for a terminal. `records`
     are added to predictions.json. `pictures` are saved as <name of the input><suffix>.png, by their suffix."""
 
     name: str
-    line: str | Iterator[str]
+    pieces: Iterable[str]
     styled: Text | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, Image] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class TaskKeys(TypedDict):
     schedule: optim.ScheduleKeys
 
 
-class Task(pl.LightningModule, Generic[ModelT]):
+class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
     `evaluation_step` and `evaluation_end`; `predict` and `figures` where there is something to predict and to draw.
 
@@ -62,7 +64,7 @@ class Task(pl.LightningModule, Generic[ModelT]):
     """
 
     model: ModelT
-    batch_type: type
+    batch_type: type[BatchT]
     headline: str
     headline_mode = "max"
     unit = "images"  # what throughput counts
@@ -87,13 +89,13 @@ class Task(pl.LightningModule, Generic[ModelT]):
     def fit_statistics(self, data: Any) -> None:
         """Takes statistics of the training split before the first step."""
 
-    def check(self, batch: Any) -> None:
+    def check(self, batch: BatchT) -> None:
         """Before the first step. Raises BatchError if the batch, UserError if the model's output is not as promised."""
         raise NotImplementedError
 
-    def count(self, batch: Any) -> int:
+    def count(self, batch: BatchT) -> int:
         """How many of `unit` a batch has."""
-        return int(batch.size)
+        return batch.size
 
     @property
     def has_unused_parameters(self) -> bool:
@@ -102,7 +104,7 @@ class Task(pl.LightningModule, Generic[ModelT]):
 
     # evaluation
 
-    def evaluation_step(self, batch: Any, batch_idx: int) -> Any:
+    def evaluation_step(self, batch: BatchT, batch_idx: int) -> Any:
         """Adds a batch to the metrics and returns the model's outputs for `figures`."""
         raise NotImplementedError
 
@@ -124,14 +126,14 @@ class Task(pl.LightningModule, Generic[ModelT]):
         """The sum over all processes."""
         return self.trainer.strategy.reduce(values, reduce_op="sum")
 
-    def log_metrics(self, split: str, values: Mapping[str, Any]) -> None:
+    def log_metrics(self, split: str, values: Mapping[str, Tensor | float]) -> None:
         """For the callback that writes them beside the training metrics."""
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+    def validation_step(self, batch: BatchT, batch_idx: int) -> Any:
         return self.evaluation_step(batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> Any:
+    def test_step(self, batch: BatchT, batch_idx: int) -> Any:
         return self.evaluation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -142,11 +144,11 @@ class Task(pl.LightningModule, Generic[ModelT]):
 
     # what people look at
 
-    def figures(self, batch: Any, outputs: Any) -> dict[str, Figure]:
+    def figures(self, batch: BatchT, outputs: Any) -> dict[str, Figure]:
         """Pictures and texts by name: the first batch of an evaluation with what `evaluation_step` returned for it."""
         return {}
 
-    def training_figures(self, batch: Any) -> dict[str, Figure]:
+    def training_figures(self, batch: BatchT) -> dict[str, Figure]:
         """The same of a training batch, as the model sees it in the step at `position`."""
         return {}
 
@@ -188,8 +190,3 @@ class Task(pl.LightningModule, Generic[ModelT]):
         optimizer = optim.optimizer(self.model, **self.optimizer_keys)
         schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def batch_to(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on `device`."""
-    return type(batch)(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torchmetrics.text import BLEUScore
 
@@ -15,12 +16,12 @@ from dltrain.batches import PAD, UNKNOWN, PairBatch, generator
 from dltrain.contracts import InputEncoder, TranslationModel
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
-from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys, batch_to
+from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 PAIRS_SHOWN = 8
 
 
-class Translation(Task[TranslationModel]):
+class Translation(Task[TranslationModel, PairBatch]):
     """Cross-entropy of each next symbol of the target, given the true symbols before it.
 
     Metrics: train/loss; val/ and test/ loss (nats per symbol, with the true symbols before it), exact_match (share of
@@ -100,12 +101,12 @@ class Translation(Task[TranslationModel]):
         return {"sample": "\n".join(lines)}
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[str, PairBatch], decode: str = "greedy",
-                beam: int = 5, temperature: float = 1.0, seed: int = 0, **options: Any) -> Iterator[Prediction]:
+                beam: int = 5, temperature: float = 1.0, seed: int = 0, **options: object) -> Iterator[Prediction]:
         """The target of each source by `decode`: greedy, sampled (with `temperature` and `seed`), or beam, which gives
         the `beam` best with their log-probabilities."""
         for number, item in enumerate(inputs):
             source = item.load()
-            batch = batch_to(data.encode_inputs([source]), self.device)
+            batch = move_data_to_device(data.encode_inputs([source]), self.device)
             if unknown := int((batch.source == UNKNOWN).sum()):
                 print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {source}", file=sys.stderr)
             start = start_tokens(1, self.device)

@@ -1,0 +1,79 @@
+"""Runs of earlier versions: those of 0.2 in tests/fixtures are evaluated, used and resumed; older ones are refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dltrain import __version__, cli
+
+FIXTURES = Path(__file__).parent / "fixtures"
+# By run: the metrics of its best weights on the test split, then those after it is resumed to its end
+EXPECTED = {
+    "digits_0.2": ({"test/accuracy": 0.8528, "test/loss": 1.1152}, {"test/accuracy": 0.8667, "test/loss": 1.0898}),
+    "text_0.2": ({"test/loss": 2.5941, "test/bits_per_character": 3.7425},
+                 {"test/loss": 2.2895, "test/bits_per_character": 3.3031}),
+}
+
+
+@pytest.fixture
+def dltrain(tmp_path, monkeypatch, capsys):
+    """dltrain("eval", "run=text_0.2") -> exit code, output, errors; in a folder with copies of the runs."""
+    shutil.copytree(FIXTURES, tmp_path, dirs_exist_ok=True)
+    shutil.copy(FIXTURES / "text_0.2/story.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dltrain", *words])
+        code = cli.main()
+        return code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_run_of_0_2_is_evaluated_and_resumed(name, dltrain, tmp_path):
+    run, (before, after) = tmp_path / name, EXPECTED[name]
+    code, _, err = dltrain("eval", f"run={name}")
+    assert (code, err) == (0, "")
+    assert json.loads((run / "eval.json").read_text()) == pytest.approx(before, abs=2e-3)
+    code, out, err = dltrain("resume", f"run={name}")
+    assert (code, err) == (0, "")
+    assert f"resuming {name} from step {24 if name == 'digits_0.2' else 40} of" in out
+    result = json.loads((run / "result.json").read_text())
+    assert {key: result[key] for key in after} == pytest.approx(after, abs=5e-3)
+
+
+def test_a_run_of_0_2_predicts(dltrain):
+    dltrain("resume", "run=text_0.2")
+    code, out, err = dltrain("predict", "run=text_0.2", "prompt=the ", "length=10", "temperature=0")
+    assert (code, out, err) == (0, "the he he he h\n", "")
+
+
+def test_every_checkpoint_and_config_has_the_version(dltrain, tmp_path):
+    dltrain("resume", "run=digits_0.2")
+    for name in ("best", "last"):
+        saved = torch.load(tmp_path / f"digits_0.2/checkpoints/{name}.ckpt", weights_only=True)
+        assert saved["dltrain"]["version"] == __version__
+    assert (tmp_path / "digits_0.2/config.yaml").read_text().startswith(f"version: {__version__}\n")
+
+
+@pytest.mark.parametrize("verb", ["eval", "resume", "predict"])
+def test_an_older_run_is_refused_in_one_line(verb, dltrain, tmp_path):
+    file = tmp_path / "digits_0.2/config.yaml"
+    file.write_text(file.read_text().removeprefix("version: 0.2.0\n"))
+    code, out, err = dltrain(verb, "run=digits_0.2", *(["input=x.png"] if verb == "predict" else []))
+    assert (code, out) == (4, "")
+    assert err == (f"dltrain: error: run=digits_0.2: written by dltrain 0.1, which dltrain {__version__} cannot read; "
+                   "train it again, or use it with the commit that environment.json names\n")
+
+
+def test_an_older_run_is_refused_as_a_source_of_weights(dltrain, tmp_path):
+    file = tmp_path / "digits_0.2/config.yaml"
+    file.write_text(file.read_text().removeprefix("version: 0.2.0\n"))
+    code, _, err = dltrain("model=resnet20", "model.pretrained.from_run=digits_0.2")
+    assert code == 4
+    assert err.startswith("dltrain: error: model.pretrained.from_run=digits_0.2: written by dltrain 0.1,")
