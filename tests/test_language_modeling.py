@@ -200,6 +200,17 @@ def test_only_the_most_probable_symbols_are_written():
     assert {*sample(Ranked(), 300, top_k=3)} == {7, 8, 9}
 
 
+def test_a_figure_shows_what_the_model_writes_after_a_line_break(trained):
+    """The training text has none, so it is what follows the last symbol of the vocabulary."""
+    task = run.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
+    symbols = task.vocabularies["characters"]
+    written = generate(task.model, torch.tensor([len(symbols) - 1]), generator("sample", 0))
+    expected = "".join(symbols[token] for token in itertools.islice(written, 300))
+    assert {*expected} <= {*TEXT}
+    (batch,) = read_streams(trained.overrides).read("test", [torch.tensor([0])])
+    assert task.figures(batch, None) == task.figures(batch, None) == {"sample": expected}
+
+
 def test_eval_measures_with_the_vocabulary_of_the_run(trained, tmp_path, monkeypatch, capsys):
     code, out, err = run_command(monkeypatch, capsys, "eval", f"run={trained.run_dir}")
     assert (code, err) == (0, "")

@@ -20,6 +20,7 @@ from dltrain.data.translation import FORMATS, Dates, TextPairs
 from dltrain.errors import DataError
 from dltrain.models.seq2seq import Seq2Seq
 from dltrain.run_dir import RunDir
+from dltrain.tasks.task import Task
 from tests.command_line import run_command
 from tests.test_resume import assert_a_crash_changes_nothing
 from tests.test_seq2seq import log_probability_of
@@ -144,6 +145,7 @@ class Trained(NamedTuple):
     run_dir: RunDir
     result: dict[str, Any]
     data: TextPairs
+    task: Task
     model: Seq2Seq
     max_length: int
 
@@ -179,7 +181,8 @@ def train(tmp_path_factory):
             data, task = build.build_data(config), run.restore(config, run_dir)
             assert isinstance(data, TextPairs)
             assert isinstance(task.model, Seq2Seq)
-            runs[overrides_for.__name__] = Trained(run_dir, result, data, task.model.double(), config.data.max_length)
+            runs[overrides_for.__name__] = Trained(run_dir, result, data, task, task.model.double(),
+                                                     config.data.max_length)
         return runs[overrides_for.__name__]
 
     return train_once
@@ -218,6 +221,16 @@ def test_loss_matches_and_bleu_equal_loops(train):
     assert result["test/exact_match"] == pytest.approx(exact, abs=1e-6)
     loss = -sum(copying.log_probability(source, target[1:]) for source, target in pairs)
     assert result["test/loss"] == pytest.approx(loss / sum(len(target) - 1 for _, target in pairs), rel=1e-4)
+
+
+def test_a_figure_shows_the_first_pairs(train):
+    copying = train(copied_sentences)
+    pairs, texts = copying.data.samples["test"][:10], copying.data.texts["test"]
+    (batch,) = copying.data.read("test", [torch.arange(10)])
+    outputs = [copying.write_greedily(source) for source, _ in pairs]
+    assert copying.task.figures(batch, outputs) == {"sample": "\n".join(
+        f"{source} -> {' '.join(copying.words(output))}   ({target})"
+        for (source, target), output in list(zip(texts, outputs, strict=False))[:8])}
 
 
 def test_predict_decodes_greedily_by_a_beam_or_by_sampling(train, monkeypatch, capsys):
