@@ -51,7 +51,7 @@ def test_maps_are_averaged_to_the_size_of_torchvisions():
         assert torchvision.models.alexnet(weights=None).avgpool.output_size == (AlexNet().avgpool.side,) * 2
 
 
-def both_googlenets() -> tuple[GoogLeNet, torchvision.models.GoogLeNet]:
+def googlenet_and_reference() -> tuple[GoogLeNet, torchvision.models.GoogLeNet]:
     """Ours and torchvision's with the same weights, without dropout, for 5 classes."""
     torch.manual_seed(0)
     net, reference = GoogLeNet(5), torchvision.models.googlenet(weights=None, num_classes=5, init_weights=False)
@@ -65,7 +65,7 @@ def both_googlenets() -> tuple[GoogLeNet, torchvision.models.GoogLeNet]:
 def test_googlenets_logits_are_torchvisions():
     """In evaluation the logits; in training, in torchvision's order: the net's, those that read 4d, those that read
     4a."""
-    net, reference = both_googlenets()
+    net, reference = googlenet_and_reference()
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(images), reference.eval()(images))
@@ -89,17 +89,17 @@ VGG_STAGES = {"conv1": 1, "conv2": 2, "conv3": 4, "conv4": 8, "conv5": 16, "pool
 GOOGLENET = ("conv1", "conv2", "inception3", "inception4", "inception5")
 
 
-class Kind(NamedTuple):
+class Case(NamedTuple):
     build_net: Callable[[], Backbone]
     image_px: int
     strides: dict[str, int]
 
 
 BACKBONES = {
-    "vgg11": Kind(lambda: CifarVGG(11, width=4), 64, VGG_STAGES),
-    "vgg16 without norm": Kind(lambda: CifarVGG(16, width=4, norm="none"), 64, VGG_STAGES),
-    "googlenet": Kind(lambda: GoogLeNet(2, width=8), 64, dict(zip(GOOGLENET, (2, 4, 8, 16, 32), strict=True))),
-    "googlenet cifar": Kind(lambda: GoogLeNet(2, width=8, size="cifar"), 32,
+    "vgg11": Case(lambda: CifarVGG(11, width=4), 64, VGG_STAGES),
+    "vgg16 without norm": Case(lambda: CifarVGG(16, width=4, norm="none"), 64, VGG_STAGES),
+    "googlenet": Case(lambda: GoogLeNet(2, width=8), 64, dict(zip(GOOGLENET, (2, 4, 8, 16, 32), strict=True))),
+    "googlenet cifar": Case(lambda: GoogLeNet(2, width=8, size="cifar"), 32,
                             dict(zip(GOOGLENET, (1, 1, 1, 2, 4), strict=True))),
 }
 

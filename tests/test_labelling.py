@@ -194,7 +194,7 @@ def test_a_resumed_run_ends_in_the_same_bits(step, config, run_folder, monkeypat
     assert_a_crash_changes_nothing(reviews(tmp_path), step, config, run_folder, monkeypatch)
 
 
-def answer(title: str, log_p: Tensor, labels: list[str]) -> str:
+def prediction_line(title: str, log_p: Tensor, labels: list[str]) -> str:
     """The line of `predict`, labels with their probabilities, the most probable first."""
     percentages = [f"{labels[i]} {float(log_p[i].exp()):.1%}" for i in log_p.argsort(descending=True).tolist()[:5]]
     return f"{title}  {'  '.join(percentages)}"
@@ -211,7 +211,7 @@ def test_predict_labels_new_texts_with_the_labels_of_the_run(trained, tmp_path, 
     code, out, err = predict("text=so good film")
     records = json.loads((trained.run_dir.path / "predictions.json").read_text())
     assert (code, err) == (0, "")
-    assert out.splitlines() == [answer("so good film", log_p, ["neg", "pos"]),
+    assert out.splitlines() == [prediction_line("so good film", log_p, ["neg", "pos"]),
                                 f"1 inputs; {trained.run_dir}/predictions.json"]
     assert [record["text"] for record in records] == ["so good film"]
     assert {top["label"]: top["probability"] for top in records[0]["top"]} == pytest.approx(
@@ -220,7 +220,7 @@ def test_predict_labels_new_texts_with_the_labels_of_the_run(trained, tmp_path, 
     lines = predict(f"input={trained.run_dir}/samples/texts.txt")[1].splitlines()
     texts = [text for text, _ in trained.data.labelled["test"]]
     width = max(map(len, texts))
-    assert lines[:-1] == [answer(f"{text:<{width}}", trained.log_probabilities(tokens), ["neg", "pos"])
+    assert lines[:-1] == [prediction_line(f"{text:<{width}}", trained.log_probabilities(tokens), ["neg", "pos"])
                           for text, (tokens, _) in zip(texts, trained.data.samples["test"], strict=True)]
     assert predict("txt=a") == (2, "", "dltrain: error: unknown key 'txt'; did you mean 'text'?\n")
 
@@ -245,7 +245,7 @@ def test_predict_reads_the_rows_of_pictures(tmp_path, monkeypatch, capsys):
         assert rows.shape == (1, 8, 8)
         with torch.no_grad():
             log_p = model(rows, (8,))[0].log_softmax(0)
-        expected.append(answer(f"{file.name:<{width}}", log_p, [*"0123456789"]))
+        expected.append(prediction_line(f"{file.name:<{width}}", log_p, [*"0123456789"]))
     code, out, err = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", f"input={run_dir}/samples")
     assert (code, out.splitlines()[:-1], err) == (0, expected, "")
     assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=7") == (

@@ -197,3 +197,19 @@ def test_predict_tags_source_run_by_run_or_in_colour(tmp_path, monkeypatch, caps
     _, out, _ = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=x = 1")
     assert "\x1b[" in out
     assert re.sub(r"\x1b\[[\d;]*m", "", out) == "x = 1\n" + "  ".join(KINDS) + "\n"
+
+
+def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
+    conll(tmp_path, CONLLU)
+    composed = compose(["model=tagger", "data=conll", f"data.root={tmp_path}", "data.word_column=2", "trainer=smoke",
+                        "data.tag_column=4", "data.min_count=1", "data.lower=true", "model.hidden=8", "recipe=none"])
+    config, run_dir = composed.job_config(), RunDir.named(tmp_path, "run")
+    run.train(config, run_dir, composed.comments())
+    assert (run_dir.path / "samples/sentences.txt").read_text() == "It 's fine\nYes\n"
+    vocabularies = run_dir.read_vocabularies()
+    tokens = [vocabularies["text"].index(word) for word in ("yes", "it", "<unk>", "fine")]
+    with torch.no_grad():
+        logits = run.restore(config, run_dir).model(torch.tensor([tokens]), (4,))[0]
+    names = [vocabularies["labels"][tag] for tag in logits.argmax(1).tolist()]
+    lines = [f"{word}\t{name}\n" for word, name in zip(("Yes", "it", ",", "Fine"), names, strict=True)]
+    assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (0, "".join(lines), "")
