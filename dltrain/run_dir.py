@@ -127,7 +127,7 @@ class RunDir:
         write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
 
     def comments(self) -> dict[str, str]:
-        """The comments in config.yaml that state the rules of its keys; none before there is a config.yaml."""
+        """The comments in config.yaml that state the rules of its keys; none before it is written."""
         file = self.path / "config.yaml"
         lines = schema.assignments(file) if file.is_file() else {}
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}

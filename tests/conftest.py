@@ -16,6 +16,10 @@ TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_
         "data._target_=tests.tiny.FewDigits", "task.optimizer.lr=0.05"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept", action="store_true", help="store the loss curves of this run as the golden ones")
+
+
 @pytest.fixture
 def config():
     """config("model=plain20", ...) -> the composed DictConfig, with its choices, as run.train takes it."""
