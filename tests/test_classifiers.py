@@ -1,30 +1,31 @@
-"""VGG, GoogLeNet, AlexNet and timm's nets against torchvision's own and published counts; stages; measured columns."""
+"""VGG, GoogLeNet, AlexNet and timm's nets against torchvision's own; stages; auxiliary losses."""
 
 import math
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.models as theirs
+import torchvision
 from torch import nn
 
-from dltrain import build, complexity, listing
+from dltrain import build
+from dltrain.augment.pipeline import Augment
 from dltrain.batches import ClassificationBatch
+from dltrain.contracts import Backbone
 from dltrain.errors import UserError
 from dltrain.models.alexnet import AlexNet
-from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.deterministic_pool import AverageTo
-from dltrain.models.efficientnet_lite import EfficientNetLite0
 from dltrain.models.googlenet import GoogLeNet
-from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.models.timm_model import TimmModel
 from dltrain.models.vgg import CifarVGG, ImagenetVGG
 from dltrain.pretrained import HEADS
 from dltrain.tasks.classification import Classification
 
 
-def shapes(net):
+def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in net.state_dict().items()}
 
 
@@ -33,67 +34,73 @@ def shapes(net):
 def test_vgg_is_torchvisions(depth, norm):
     """Every name and shape, so that its published weights fit."""
     with torch.device("meta"):
-        reference = getattr(theirs, f"vgg{depth}{'_bn' if norm == 'batch' else ''}")(weights=None)
+        reference = torchvision.models.get_model(f"vgg{depth}{'_bn' if norm == 'batch' else ''}", weights=None)
         assert shapes(ImagenetVGG(depth, norm=norm)) == shapes(reference)
         assert str(ImagenetVGG(depth, norm=norm).features) == str(reference.features)
 
 
 def test_alexnet_and_googlenet_are_torchvisions():
     with torch.device("meta"):
-        assert shapes(AlexNet()) == shapes(theirs.alexnet(weights=None))
-        assert shapes(GoogLeNet()) == shapes(theirs.googlenet(weights=None, init_weights=False))
+        assert shapes(AlexNet()) == shapes(torchvision.models.alexnet(weights=None))
+        assert shapes(GoogLeNet()) == shapes(torchvision.models.googlenet(weights=None, init_weights=False))
 
 
 def test_maps_are_averaged_to_the_size_of_torchvisions():
     with torch.device("meta"):
-        for ours, reference in ((ImagenetVGG(11), theirs.vgg11), (AlexNet(), theirs.alexnet)):
-            assert reference(weights=None).avgpool.output_size == (ours.avgpool.side,) * 2
+        assert torchvision.models.vgg11(weights=None).avgpool.output_size == (ImagenetVGG(11).avgpool.side,) * 2
+        assert torchvision.models.alexnet(weights=None).avgpool.output_size == (AlexNet().avgpool.side,) * 2
+
+
+def googlenet_and_reference() -> tuple[GoogLeNet, torchvision.models.GoogLeNet]:
+    """Ours and torchvision's with the same weights, without dropout, for 5 classes."""
+    torch.manual_seed(0)
+    net, reference = GoogLeNet(5), torchvision.models.googlenet(weights=None, num_classes=5, init_weights=False)
+    reference.load_state_dict(net.state_dict())
+    for module in [*net.modules(), *reference.modules()]:
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return net, reference
 
 
 def test_googlenets_logits_are_torchvisions():
-    """With the same weights, in evaluation."""
-    torch.manual_seed(0)
-    net, other = GoogLeNet(5).eval(), theirs.googlenet(weights=None, num_classes=5, init_weights=False).eval()
-    other.load_state_dict(net.state_dict())
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(net(images), other(images))
-
-
-def test_auxiliary_logits_are_torchvisions():
-    """In training, in torchvision's order: the net's, those that read 4d, those that read 4a; without dropout."""
-    torch.manual_seed(0)
-    net, other = GoogLeNet(5).train(), theirs.googlenet(weights=None, num_classes=5, init_weights=False).train()
-    other.load_state_dict(net.state_dict())
-    for module in [*net.modules(), *other.modules()]:
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    """In evaluation the logits; in training, in torchvision's order: the net's, those that read 4d, those that read
+    4a."""
+    net, reference = googlenet_and_reference()
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        ours, theirs_logits = net(images), other(images)
-    assert [tuple(logits.shape) for logits in ours] == [(2, 5)] * 3
-    for logits, expected in zip(ours, theirs_logits, strict=True):
-        torch.testing.assert_close(logits, expected)
+        torch.testing.assert_close(net.eval()(images), reference.eval()(images))
+        logits, expected = net.train()(images), reference.train()(images)
+    assert [tuple(of_one.shape) for of_one in logits] == [(2, 5)] * 3
+    for actual, reference_logits in zip(logits, expected, strict=True):
+        torch.testing.assert_close(actual, reference_logits)
 
 
 @pytest.mark.parametrize(("size", "side"), [((7, 7), 7), ((3, 9), 7), ((14, 15), 4), ((1, 2), 6)])
 def test_averages_are_torchs_adaptive_ones(size, side):
     torch.manual_seed(0)
     maps = torch.randn(2, 3, *size, requires_grad=True)
-    ours, expected = AverageTo(side)(maps), F.adaptive_avg_pool2d(maps, side)
-    torch.testing.assert_close(ours, expected)
+    averaged, expected = AverageTo(side)(maps), F.adaptive_avg_pool2d(maps, side)
+    torch.testing.assert_close(averaged, expected)
     weights = torch.randn(2, 3, side, side)
-    torch.testing.assert_close(*(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (ours, expected)))
+    torch.testing.assert_close(*(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (averaged, expected)))
 
 
 VGG_STAGES = {"conv1": 1, "conv2": 2, "conv3": 4, "conv4": 8, "conv5": 16, "pool5": 32}
 GOOGLENET = ("conv1", "conv2", "inception3", "inception4", "inception5")
+
+
+class Case(NamedTuple):
+    build_net: Callable[[], Backbone]
+    image_px: int
+    strides: dict[str, int]
+
+
 BACKBONES = {
-    "vgg11": (lambda: CifarVGG(11, width=4), 64, VGG_STAGES),
-    "vgg16 without norm": (lambda: CifarVGG(16, width=4, norm="none"), 64, VGG_STAGES),
-    "googlenet": (lambda: GoogLeNet(2, width=8), 64, dict(zip(GOOGLENET, (2, 4, 8, 16, 32), strict=True))),
-    "googlenet cifar": (lambda: GoogLeNet(2, width=8, size="cifar"), 32,
-                        dict(zip(GOOGLENET, (1, 1, 1, 2, 4), strict=True))),
+    "vgg11": Case(lambda: CifarVGG(11, width=4), 64, VGG_STAGES),
+    "vgg16 without norm": Case(lambda: CifarVGG(16, width=4, norm="none"), 64, VGG_STAGES),
+    "googlenet": Case(lambda: GoogLeNet(2, width=8), 64, dict(zip(GOOGLENET, (2, 4, 8, 16, 32), strict=True))),
+    "googlenet cifar": Case(lambda: GoogLeNet(2, width=8, size="cifar"), 32,
+                            dict(zip(GOOGLENET, (1, 1, 1, 2, 4), strict=True))),
 }
 
 
@@ -103,6 +110,7 @@ def test_stages_in_order_are_the_features(kind):
     torch.manual_seed(0)
     build_net, px, strides = BACKBONES[kind]
     net = build_net().eval()
+    assert list(net.stages()) == list(strides)
     x = images = torch.randn(1, 3, px, px)
     with torch.no_grad():
         for name, layers in net.stages().items():
@@ -110,7 +118,6 @@ def test_stages_in_order_are_the_features(kind):
                 x = layer(x)
             assert x.shape[2:] == (px // strides[name],) * 2, name
             assert not any(isinstance(layer, nn.MaxPool2d) for layer in layers[1:])
-        assert list(net.stages()) == list(strides)
         torch.testing.assert_close(x, net.features(images))
     assert x.shape[1] == net.out_channels
 
@@ -137,25 +144,27 @@ def test_stages_list_a_layer_that_replaces_another():
         assert sum(len(layers) for layers in big.stages().values()) == len(big.features)
 
 
-@pytest.mark.parametrize("make", [
+@pytest.mark.parametrize("build_net", [
     lambda: ImagenetVGG(11, 7), lambda: CifarVGG(11, 7), lambda: AlexNet(7), lambda: GoogLeNet(7),
     lambda: GoogLeNet(7, size="cifar", width=8), lambda: TimmModel("test_resnet", 7),
     lambda: TimmModel("test_vit", 7), lambda: TimmModel("test_efficientnet", 7), lambda: TimmModel("vgg11", 7)])
-def test_layers_that_compute_class_logits_are_known_as_heads(make):
-    """All tensors that have the number of classes in their shape, and no others."""
+def test_layers_that_compute_class_logits_are_known_as_heads(build_net):
+    """All tensors that have the number of classes in their shape, and no others of these layers."""
     with torch.device("meta"):
-        net = make()
-    heads = {name for name, value in net.state_dict().items() if value.shape[:1] == (7,)}
-    assert heads
-    assert all(name.startswith(HEADS) for name in heads)
+        net = build_net()
+    names = {name for name, value in net.state_dict().items() if value.shape[:1] == (7,)}
+    layers = {name.rpartition(".")[0] for name in names}
+    assert names == {f"{layer}.{parameter}" for layer in layers for parameter in ("weight", "bias")}
+    assert len(layers) == (3 if isinstance(net, GoogLeNet) else 1)
+    assert all(name.startswith(HEADS) for name in names)
 
 
-@pytest.mark.parametrize("make", [lambda: CifarVGG(11, 4, in_channels=1, width=4),
-                                  lambda: GoogLeNet(4, in_channels=1, size="cifar", width=8),
-                                  lambda: TimmModel("test_resnet", 4, in_channels=1)])
-def test_a_narrow_net_of_grey_images_learns_four_of_them(make):
+@pytest.mark.parametrize("build_net", [lambda: CifarVGG(11, 4, in_channels=1, width=4),
+                                       lambda: GoogLeNet(4, in_channels=1, size="cifar", width=8),
+                                       lambda: TimmModel("test_resnet", 4, in_channels=1)])
+def test_a_narrow_net_of_grey_images_learns_four_of_them(build_net):
     torch.manual_seed(0)
-    net, images, labels = make().train(), torch.randn(4, 1, 32, 32), torch.tensor([0, 3, 0, 3])
+    net, images, labels = build_net().train(), torch.randn(4, 1, 32, 32), torch.tensor([0, 3, 0, 3])
     adam = torch.optim.Adam(net.parameters(), 1e-2)
     losses = []
     for _ in range(12):
@@ -177,10 +186,14 @@ def test_large_nets_take_grey_images():
 def test_initial_weights_have_hes_variance_and_biases_are_zero():
     torch.manual_seed(0)
     vgg = CifarVGG(16, width=32)
-    for conv in (vgg.features[7], GoogLeNet(size="cifar").conv3.conv):
+    convolutions = [layer for layer in vgg.features if isinstance(layer, nn.Conv2d)]
+    for conv in (convolutions[2], GoogLeNet(size="cifar").get_submodule("conv3.conv")):
+        assert isinstance(conv, nn.Conv2d)
         fan = conv.out_channels * 9
         assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan), rel=0.02)
-    assert not any(layer.bias.any() for layer in vgg.features if isinstance(layer, nn.Conv2d))
+    biases = [conv.bias for conv in convolutions if conv.bias is not None]
+    assert len(biases) == 13
+    assert not any(bias.any() for bias in biases)
 
 
 def test_an_unknown_depth_is_refused():
@@ -204,7 +217,7 @@ def test_timm_by_name(config, monkeypatch):
         build.build_task(config(*small))
 
 
-class Counted(nn.Module):
+class ThreeLogits(nn.Module):
     """Logits that are parameters, and twice and minus them as auxiliary ones."""
 
     auxiliary_weight = 0.3
@@ -217,24 +230,12 @@ class Counted(nn.Module):
         return (self.logits, 2 * self.logits, -self.logits) if self.training else self.logits
 
 
-class NoAugment:
-    def __call__(self, batch, draws):
-        return batch.images, batch.labels
-
-    def normalize(self, images):
-        return images
-
-    def test_views(self, model, images):
-        return model(images)
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_auxiliary_losses_by_hand(smoothing, monkeypatch):
-    """The loss against sums written out; accuracy is that of the main logits; evaluation knows no auxiliaries."""
-    monkeypatch.setattr(Classification, "current_epoch", 0)
-    monkeypatch.setattr(Classification, "global_rank", 0)
-    task = Classification(Counted(), NoAugment(), 2, smoothing, seed=0, optimizer={}, schedule={})
-    batch = ClassificationBatch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+def test_auxiliary_losses_by_hand(smoothing):
+    """The loss against sums written out; accuracy is that of the main logits; evaluation has no auxiliary logits."""
+    task = Classification(ThreeLogits(), Augment("box", 1, 4), 2, smoothing, seed=0, schedule={"name": "constant"},
+                          optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.0})
+    batch = ClassificationBatch(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
     loss = task.training_step(batch, 0).detach()
 
     def mean(scale, smoothing):
@@ -246,62 +247,4 @@ def test_auxiliary_losses_by_hand(smoothing, monkeypatch):
     assert float(loss) == pytest.approx(mean(1, smoothing) + 0.3 * (mean(2, smoothing) + mean(-1, smoothing)), rel=1e-6)
     assert task.read_training_metrics() == pytest.approx({"train/loss": float(loss), "train/accuracy": 0.5})
     task.eval().evaluation_step(batch)
-    assert task.eval_loss.tolist() == pytest.approx([2 * mean(1, 0.0), 2])
-
-
-def measure(build_net, px=224, channels=3):
-    with torch.device("meta"):
-        return complexity.measure(build_net(), torch.empty(1, channels, px, px))
-
-
-@pytest.mark.parametrize(("build_net", "weights", "depth"), [
-    (lambda: ImagenetVGG(16), "VGG16_Weights", 16), (lambda: ImagenetVGG(11, norm="batch"), "VGG11_BN_Weights", 11),
-    (GoogLeNet, "GoogLeNet_Weights", 22), (AlexNet, "AlexNet_Weights", 8),
-    (lambda: ImagenetResNet(50), "ResNet50_Weights", 50), (lambda: ImagenetResNet(18), "ResNet18_Weights", 18)])
-def test_measured_columns_are_those_that_torchvision_publishes(build_net, weights, depth):
-    meta = getattr(theirs, weights).DEFAULT.meta
-    columns = measure(build_net)
-    assert columns.parameters == meta["num_params"]
-    assert round(columns.multiply_adds / 1e9, 3) == pytest.approx(meta["_ops"], abs=1e-3)
-    assert columns.depth == depth
-
-
-def test_measured_depth_is_the_papers():
-    assert measure(lambda: CifarResNet(20), 32).depth == 20
-    assert measure(lambda: CifarResNet(20, shortcut="C"), 32).depth == 20
-    assert measure(lambda: CifarResNet(29, block="bottleneck", shortcut="B"), 32).depth == 29
-    assert measure(EfficientNetLite0).depth == 1 + 2 + 15 * 3 + 1 + 1
-
-
-def test_multiply_adds_by_hand():
-    """One convolution of 3 to 8 channels at stride 2, and a linear layer; not the layer that is not read."""
-
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.head, self.unread = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 5), nn.Linear(9, 9)
-
-        def forward(self, images):
-            return self.head(self.conv(images).mean((2, 3)))
-
-    assert measure(Two, 16) == (3 * 8 * 9 + 8 + 8 * 5 + 5, 8 * 8 * 3 * 8 * 9 + 8 * 5, 2)
-
-
-def test_averages_are_no_layers():
-    """Of 256 px the map is 8 x 8 and comes to 7 x 7 by products with matrices that are no weights."""
-    assert measure(lambda: ImagenetVGG(11), 256).depth == 11
-
-
-def test_ls_models_measures(monkeypatch, capsys):
-    few = {"alexnet", "vgg11", "resnet20", "googlenet", "char_rnn"}
-    names = listing.groups.names
-    monkeypatch.setattr(listing.groups, "names",
-                        lambda group, *folders: [n for n in names(group, *folders) if group != "model" or n in few])
-    note = listing.ls(["models", "px=32", "classes=10"])
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    assert rows["alexnet"][:3] == ["-", "-", "-"]
-    assert " ".join(rows["alexnet"][3:]) == "Output size is too small"
-    assert rows["resnet20"] == ["269,722", "40.55", "M", "20"]
-    assert rows["vgg11"][-1] == "11"
-    assert list(rows) == ["model", "alexnet", "googlenet", "resnet20", "vgg11"]
-    assert "3 x 32 x 32 and 10 classes" in note
+    assert task.evaluation_loss.tolist() == pytest.approx([2 * mean(1, 0.0), 2])

@@ -1,33 +1,32 @@
-"""Many to one and many to many: samples from files, accuracy against loops, exact resume, what is refused."""
+"""Many to one, a label per sequence: the net, samples from files, accuracy against a loop, exact resume, predict."""
 
-import io
 import json
-import keyword
-import token
-import tokenize
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
-from dltrain import build, cli, run, run_dir
-from dltrain.batches import IGNORED_LABEL, PAD, BatchError, LabelledBatch, TaggedBatch
-from dltrain.data import stdlib
-from dltrain.data.conll import Conll
+from dltrain import build, run
+from dltrain.batches import IGNORED_LABEL, PAD, BatchError, LabelledBatch
+from dltrain.config.compose import compose
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.digits import Digits, DigitsRows
 from dltrain.data.labelled_text import LabelledTextFiles
-from dltrain.data.sequence_classification import Recall
-from dltrain.data.stdlib import StdlibTokens, library_files, token_kinds
+from dltrain.data.sequence_classification import LabelledTexts, Recall
 from dltrain.errors import DataError
 from dltrain.models.recurrent import SequenceClassifier, Tagger
+from dltrain.run_dir import RunDir
+from tests.command_line import run_command
 from tests.test_resume import assert_a_crash_changes_nothing
-
-KEYS = {"batch_size": 4}
 
 
 @pytest.mark.parametrize("pool", ["last", "mean"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_what_stands_after_the_end_says_nothing(cell, pool):
+def test_padding_changes_no_logits(cell, pool):
     torch.manual_seed(0)
     net = SequenceClassifier(3, cell, 6, 2, vocab_size=9, embedding=4, pool=pool, bidirectional=True).double().eval()
     tagger = Tagger(9, 3, cell, 6, 2).double().eval()
@@ -51,7 +50,7 @@ def test_pooling_is_the_state_at_the_end_or_the_mean():
     torch.testing.assert_close(net(x, (5, 3)), net.head(torch.stack([out[0].mean(0), out[1, :3].mean(0)])))
 
 
-def test_a_gate_that_starts_by_keeping_keeps():
+def test_the_initial_bias_of_a_gate_keeps_the_state():
     """With zero input and recurrent weights, the state after T steps is what the gate leaves of it."""
     for cell in ("lstm", "gru"):
         net = SequenceClassifier(3, cell, 6, 1, features=4, keep_bias=4.0).double().recurrent
@@ -67,8 +66,8 @@ def test_a_gate_that_starts_by_keeping_keeps():
 
 
 def test_digits_are_read_row_by_row():
-    rows = DigitsRows(features=8, vocab_size=None, num_classes=10, **KEYS)
-    images = Digits(channels=1, num_classes=10, image_px=8, **KEYS)
+    rows = DigitsRows(features=8, vocab_size=None, num_classes=10, batch_size=4)
+    images = Digits(channels=1, num_classes=10, image_px=8, batch_size=4)
     rows.load()
     images.load()
     indices = torch.tensor([3, 5, -1])
@@ -79,130 +78,9 @@ def test_digits_are_read_row_by_row():
     assert batch.lengths == (8, 8, 8)
 
 
-SOURCE = '''def f(x=1.5):  # a "name"
-    """Two
-    lines."""
-    return "a" + x if True else 0x1F
-'''
-
-
-def test_each_character_has_the_kind_of_its_token():
-    letters = {"space": ".", "name": "n", "keyword": "k", "number": "1", "string": "s", "comment": "c", "operator": "o"}
-    kinds = "".join(letters[kind] for kind in token_kinds(SOURCE))
-    lines = []
-    for line in SOURCE.splitlines(keepends=True):  # line ends have a kind as well
-        lines.append(kinds[: len(line)])
-        kinds = kinds[len(line) :]
-    assert lines == ["kkk.nono111oo..cccccccccc.", "....sssssss", "sssssssssssss.",
-                     "....kkkkkk.sss.o.n.kk.kkkk.kkkk.1111."]
-
-
-@pytest.mark.parametrize("module", [tokenize, io, keyword, token])
-def test_kinds_equal_the_strings_of_the_tokenizer(module):
-    """The characters of each kind, joined, are the tokens of that kind, in order."""
-    with open(module.__file__, encoding="utf-8") as file:
-        source = file.read()
-    kinds = token_kinds(source)
-    expected: dict[str, list[str]] = {"number": [], "comment": [], "name": [], "keyword": []}
-    for token_info in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token_info.type == tokenize.NAME:
-            expected["keyword" if keyword.iskeyword(token_info.string) else "name"].append(token_info.string)
-        elif token_info.type in (tokenize.NUMBER, tokenize.COMMENT):
-            expected["number" if token_info.type == tokenize.NUMBER else "comment"].append(token_info.string)
-    for kind, tokens in expected.items():
-        assert "".join(c for c, other in zip(source, kinds, strict=True) if other == kind) == "".join(tokens)
-
-
-@pytest.fixture(autouse=True)
-def few_modules(monkeypatch):
-    """Every eighth module of the library, which are tokenised in an eighth of the time."""
-    files = library_files()[::8]
-    monkeypatch.setattr(stdlib, "library_files", lambda: files)
-
-
-def test_pieces_of_source_are_whole_lines_outside_of_strings():
-    data = StdlibTokens(window=120, num_train=150, **KEYS)
-    data.load()
-    assert data.class_names == ["comment", "keyword", "name", "number", "operator", "space", "string"]
-    assert data.num_samples("train") == 150
-    sources = {file: file.read_text(encoding="utf-8") for file in stdlib.library_files()}
-    pieces = {split: {"".join(symbols) for symbols, _ in samples} for split, samples in data.tagged().items()}
-    for piece in pieces["train"]:
-        assert len(piece) <= 480
-        assert piece.endswith("\n") or len(piece) == 480
-        source = next(text for text in sources.values() if piece in text)
-        kinds, start = token_kinds(source), source.index(piece)
-        assert start == 0 or not kinds[start - 1] == kinds[start] == "string"
-    again = StdlibTokens(window=120, num_train=150, seed=7, **KEYS)
-    again.load()
-    assert again.samples == data.samples, "the split does not depend on the run's seed"
-
-
-def test_no_module_is_in_two_splits(tmp_path, monkeypatch):
-    files = [tmp_path / f"module{number}.py" for number in range(30)]
-    for number, file in enumerate(files):
-        file.write_text("".join(f"name{number} = {line}  # a comment\n" for line in range(40)))
-    monkeypatch.setattr(stdlib, "library_files", lambda: files)
-    data = StdlibTokens(window=50, num_train=4000, **KEYS)
-    modules = {split: {"".join(symbols).split(" ")[0] for symbols, _ in samples}
-               for split, samples in data.tagged().items()}
-    assert {split: len(names) for split, names in modules.items()} == {"train": 24, "val": 3, "test": 3}
-    assert len(set.union(*modules.values())) == 30
-
-
-CONLLU = """# text = It's fine.
-1-2\tIt's\t_\t_\t_
-1\tIt\tit\tPRON\t_
-2\t's\tbe\tAUX\t_
-2.1\tleft\tout\tVERB\t_
-3\tfine\tfine\tADJ\t_
-
-1\tYes\tyes\tINTJ\t_
-"""
-CONLL2003 = """-DOCSTART- -X- -X- O
-
-EU NNP B-NP B-ORG
-1996-08-22 CD I-NP O
-# NN I-NP O
-"""
-
-
-def conll(tmp_path, text: str, **keys) -> Conll:
-    for split in ("train", "dev", "test"):
-        (tmp_path / f"en-{split}.conll").write_text(text)
-    return Conll(**{"root": str(tmp_path), "encoding": "utf-8", "word_column": 2, "tag_column": 4, "lower": True,
-                    "min_count": 1, **KEYS, **keys})
-
-
-def test_columns_of_both_kinds(tmp_path):
-    data = conll(tmp_path, CONLLU)
-    assert data.tagged()["val"] == [(["It", "'s", "fine"], ["PRON", "AUX", "ADJ"]), (["Yes"], ["INTJ"])]
-    data.load()
-    assert data.vocabularies["text"][4:] == ["'s", "fine", "it", "yes"]
-    batch = next(data.read("train", [torch.tensor([0, 1, -1])]))
-    batch.check(4)
-    assert batch.lengths == (3, 1, 3)
-    assert batch.tags[1, 1:].tolist() == [IGNORED_LABEL] * 2
-    assert batch.tags[2].tolist() == [IGNORED_LABEL] * 3
-    data = conll(tmp_path, CONLL2003, word_column=1)
-    assert data.tagged()["train"] == [(["EU", "1996-08-22", "#"], ["B-ORG", "O", "O"])]
-
-
-def test_missing_columns_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"en-train.conll:1: must have 4 columns, but has 2"):
-        conll(tmp_path, "a\tb\n").load()
-    data = conll(tmp_path, CONLLU)
-    (tmp_path / "en-test.conll").write_text(CONLLU.replace("INTJ", "XXX"))
-    with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split does not have"):
-        data.load()
-    (tmp_path / "en-dev.conll").unlink()
-    with pytest.raises(DataError, match=r"must have one val file \(val or dev or valid in its name\), but has none"):
-        data.load()
-
-
 def labelled(root, **keys) -> LabelledTextFiles:
     return LabelledTextFiles(**{"root": str(root), "encoding": "utf-8", "words": True, "lower": True, "min_count": 1,
-                           "max_length": 5, **KEYS, **keys})
+                           "max_length": 5, "batch_size": 4, **keys})
 
 
 def test_a_file_for_each_label(tmp_path):
@@ -248,122 +126,127 @@ def test_lines_with_labels_and_their_faults(tmp_path):
 
 
 def test_the_first_symbol_is_the_label():
-    data = Recall(delay=6, symbols=4, num_train=200, **KEYS)
+    data = Recall(delay=6, symbols=4, num_train=200, batch_size=4)
     data.load()
     assert data.class_names == list("ABCD")
     for text, label in data.labelled["train"]:
         assert (len(text), text[0]) == (7, label)
     labels = [label for _, label in data.labelled["train"]]
+    assert len(labels) == 200
     assert min(labels.count(label) for label in "ABCD") > 30
 
 
-def test_batches_that_break_their_promise():
-    tokens = torch.zeros(2, 3).long()
+def test_a_batch_that_breaks_its_promise_is_refused():
     with pytest.raises(BatchError, match=r"lengths must be 2 ints in \[1, 3\], but are \(3, 4\)"):
-        LabelledBatch(tokens, (3, 4), torch.zeros(2).long()).check(5)
-    with pytest.raises(BatchError, match=r"tags must be int64 in \[0, 2\), but the first batch has 2"):
-        TaggedBatch(tokens, (3, 3), torch.full((2, 3), 2)).check(2)
+        LabelledBatch(torch.zeros(2, 3).long(), (3, 4), torch.zeros(2).long()).check(5)
 
 
-@pytest.fixture
-def reviews(tmp_path):
-    """A run of 60 short texts with the label in one of their words."""
-    root = tmp_path / "reviews"
+def reviews(folder: Path) -> list[str]:
+    """The overrides of a run of 60 short texts with the label in one of their words, 6 steps an epoch."""
+    root = folder / "reviews"
     root.mkdir()
     for label, word in (("pos", "good"), ("neg", "bad")):
         (root / f"{label}.txt").write_text("".join(
             f"{'so ' * (i % 5)}{word if i % 6 else 'odd'} film {i}\n" for i in range(30)))
     return ["model=seq_classifier", "data=labelled_text", f"data.root={root}", "model.hidden=8", "model.embedding=8",
-            "model.dropout=0.1", "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=3", "recipe=none",
+            "model.dropout=0.1", "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "recipe=none",
             "task.optimizer.name=adam", "task.optimizer.lr=0.01", "task.optimizer.weight_decay=0"]
 
 
-def test_accuracy_and_loss_equal_a_loop(config, reviews, run_folder):
-    found = config(*reviews)
-    result = run.train(found, run_folder("run"))
-    data, task = build.build_data(found), build.build_task(found)
-    task.load_state_dict(torch.load(result["folder"] + "/checkpoints/best.ckpt", weights_only=True)["state_dict"])
-    right, loss = 0, 0.0
-    with torch.no_grad():
-        for tokens, label in data.samples["test"]:
-            log_p = task.eval().model(torch.tensor([tokens]), (len(tokens),))[0].log_softmax(0)
-            right += int(log_p.argmax()) == label
-            loss -= float(log_p[label])
-    count = len(data.samples["test"])
-    assert result["test/accuracy"] == pytest.approx(right / count)
-    assert result["test/loss"] == pytest.approx(loss / count, rel=1e-5)
+class Trained(NamedTuple):
+    """A finished run, its result, its data, and its best weights."""
+
+    run_dir: RunDir
+    result: dict[str, Any]
+    data: LabelledTexts
+    model: SequenceClassifier
+
+    @torch.no_grad()
+    def log_probabilities(self, tokens: list[int]) -> Tensor:
+        return self.model(torch.tensor([tokens]), (len(tokens),))[0].log_softmax(0)
 
 
-@pytest.mark.parametrize("at", [2, 6, 9])
-def test_a_resumed_run_ends_in_the_same_bits(at, config, reviews, run_folder, monkeypatch):
-    assert_a_crash_changes_nothing(reviews, at, config, run_folder, monkeypatch)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    composed, run_dir = compose(reviews(folder)), RunDir.named(folder, "run")
+    config = composed.job_config()
+    result = run.train(config, run_dir, composed.comments())
+    data, task = build.build_data(config), run.restore(config, run_dir)
+    assert isinstance(data, LabelledTexts)
+    assert isinstance(task.model, SequenceClassifier)
+    return Trained(run_dir, result, data, task.model)
 
 
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    def said(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dltrain", *words])
-        capsys.readouterr()
-        code = cli.main()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return said
-
-
-def test_a_run_labels_new_texts_with_its_own_labels(config, reviews, run_folder, tmp_path, typed):
-    path = run_folder("run")
-    run.train(config(*reviews, "trainer.max_epochs=30"), path)
-    assert run_dir.read_vocabularies(path)["labels"] == ["neg", "pos"]
-    code, out, _ = typed("predict", f"run={path}", "text=so good film")
-    assert out.startswith("so good film  pos ")
-    assert typed("predict", f"run={path}", "text=" + "so bad " * 100)[1].startswith("so bad so bad")
-    assert len(typed("predict", f"run={path}", f"input={path}/samples/texts.txt")[1].splitlines()) == 6 + 1
-    assert typed("predict", f"run={path}", "txt=a")[2] == (
-        'dltrain: error: predict needs text="..." or input=FILE\n')
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "pos.txt").write_text("good film\n" * 10)
-    (other / "also.txt").write_text("good film\n" * 10)
-    code, _, err = typed("eval", f"run={path}", f"data.root={other}")
-    assert (code, err) == (3, "dltrain: error: the train split has the label 'also', which the run does not have\n")
+def test_accuracy_and_loss_equal_a_loop(trained):
+    samples = trained.data.samples["test"]
+    log_p = [trained.log_probabilities(tokens) for tokens, _ in samples]
+    labels = [label for _, label in samples]
+    correct = sum(int(row.argmax()) == label for row, label in zip(log_p, labels, strict=True))
+    assert len(samples) == 6
+    assert trained.result["test/accuracy"] == pytest.approx(correct / 6)
+    loss = -sum(float(row[label]) for row, label in zip(log_p, labels, strict=True))
+    assert trained.result["test/loss"] == pytest.approx(loss / 6, rel=1e-5)
 
 
-def test_a_tagger_labels_source_line_by_line_or_in_colour(config, run_folder, typed, monkeypatch, tmp_path):
-    path = run_folder("run")
-    run.train(config("model=tagger", "data.num_train=64", "data.window=40", "model.hidden=8", "trainer=smoke",
-                     "recipe=none"), path)
-    (tmp_path / "a.py").write_text("x = 1\n\nprint(x)\n")
-    _, out, _ = typed("predict", f"run={path}", f"input={tmp_path}/a.py")
-    runs = [line.split("\t") for line in out.splitlines()]
-    assert "".join(json.loads(text) for text, _ in runs) == "x = 1\n\nprint(x)\n"
-    assert {kind for _, kind in runs} <= {"comment", "keyword", "name", "number", "operator", "space", "string"}
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    _, out, _ = typed("predict", f"run={path}", "text=x = 1")
-    assert "\x1b[" in out
-    assert "operator" in out
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_a_resumed_run_ends_in_the_same_bits(step, config, run_folder, monkeypatch, tmp_path):
+    assert_a_crash_changes_nothing(reviews(tmp_path), step, config, run_folder, monkeypatch)
 
 
-def test_digits_by_rows_are_predicted_from_pictures(config, run_folder, typed):
-    path = run_folder("run")
-    run.train(config("model=seq_classifier", "trainer=smoke", "recipe=none"), path)
-    _, out, _ = typed("predict", f"run={path}", f"input={path}/samples")
-    assert len(out.splitlines()) == 11
-    assert typed("predict", f"run={path}", "text=7")[2] == (
-        "dltrain: error: this run reads pictures: predict needs input=FILE or input=FOLDER\n")
+def prediction_line(title: str, log_p: Tensor, labels: list[str]) -> str:
+    """The line of `predict`, labels with their probabilities, the most probable first."""
+    percentages = [f"{labels[i]} {float(log_p[i].exp()):.1%}" for i in log_p.argsort(descending=True).tolist()[:5]]
+    return f"{title}  {'  '.join(percentages)}"
 
 
-def test_the_loss_is_the_mean_over_what_is_scored(config):
-    """One step of the tagger on pieces of different lengths, against a loop over symbols."""
-    found = config("model=tagger", "data.num_train=150", "data.window=40", "model.hidden=8", "recipe=none")
-    data, task = build.build_data(found), build.build_task(found).eval()
-    batch = next(data.read("train", [torch.arange(6)]))
-    assert len(set(batch.lengths)) > 1
-    losses = []
-    for tokens, tags in data.samples["train"][:6]:
-        log_p = task.model(torch.tensor([tokens]), (len(tokens),))[0].log_softmax(1)
-        losses += [-log_p[place, tag].item() for place, tag in enumerate(tags)]
-    assert task.training_step(batch, 0).item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    read = task.read_training_metrics()
-    assert read["train/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    assert task.count(batch) == len(losses)
+def test_predict_labels_new_texts_with_the_labels_of_the_run(trained, tmp_path, monkeypatch, capsys):
+    def predict(*words: str) -> tuple[int, str, str]:
+        return run_command(monkeypatch, capsys, "predict", f"run={trained.run_dir}", *words)
+
+    vocabularies = trained.run_dir.read_vocabularies()
+    assert vocabularies["labels"] == ["neg", "pos"]
+    indices = {word: index for index, word in enumerate(vocabularies["text"])}
+    log_p = trained.log_probabilities([indices[word] for word in ("so", "good", "film")])
+    code, out, err = predict("text=so good film")
+    records = json.loads((trained.run_dir.path / "predictions.json").read_text())
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [prediction_line("so good film", log_p, ["neg", "pos"]),
+                                f"1 inputs; {trained.run_dir}/predictions.json"]
+    assert [record["text"] for record in records] == ["so good film"]
+    assert {top["label"]: top["probability"] for top in records[0]["top"]} == pytest.approx(
+        {"neg": float(log_p[0].exp()), "pos": float(log_p[1].exp())}, abs=1e-6)
+    assert predict("text=" + "so bad " * 100)[1].startswith("so bad " * 8 + "s...  "), "a long text is shortened"
+    lines = predict(f"input={trained.run_dir}/samples/texts.txt")[1].splitlines()
+    texts = [text for text, _ in trained.data.labelled["test"]]
+    width = max(map(len, texts))
+    assert lines[:-1] == [prediction_line(f"{text:<{width}}", trained.log_probabilities(tokens), ["neg", "pos"])
+                          for text, (tokens, _) in zip(texts, trained.data.samples["test"], strict=True)]
+    assert predict("txt=a") == (2, "", "dltrain: error: unknown key 'txt'; did you mean 'text'?\n")
+
+
+def test_eval_refuses_labels_that_the_run_does_not_have(trained, tmp_path, monkeypatch, capsys):
+    for label in ("pos", "also"):
+        (tmp_path / f"{label}.txt").write_text("good film\n" * 10)
+    assert run_command(monkeypatch, capsys, "eval", f"run={trained.run_dir}", f"data.root={tmp_path}") == (
+        3, "", "dltrain: error: the train split has the label 'also', which the run does not have\n")
+
+
+def test_predict_reads_the_rows_of_pictures(tmp_path, monkeypatch, capsys):
+    composed, run_dir = compose(["model=seq_classifier", "trainer=smoke", "recipe=none"]), RunDir.named(tmp_path, "run")
+    config = composed.job_config()
+    run.train(config, run_dir, composed.comments())
+    model = run.restore(config, run_dir).model
+    files = sorted((run_dir.path / "samples").iterdir())
+    assert len(files) == 10
+    expected, width = [], max(len(file.name) for file in files)
+    for file in files:
+        rows = torch.from_numpy(np.array(Image.open(file).convert("L"))).float()[None] / 255
+        assert rows.shape == (1, 8, 8)
+        with torch.no_grad():
+            log_p = model(rows, (8,))[0].log_softmax(0)
+        expected.append(prediction_line(f"{file.name:<{width}}", log_p, [*"0123456789"]))
+    code, out, err = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", f"input={run_dir}/samples")
+    assert (code, out.splitlines()[:-1], err) == (0, expected, "")
+    assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=7") == (
+        2, "", "dltrain: error: this run reads pictures: predict needs input=FILE or input=FOLDER\n")

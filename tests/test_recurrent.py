@@ -1,7 +1,8 @@
-"""Cells from the equations against torch's fused layers and finite differences; lengths; sampling steps."""
+"""Recurrent layers: the equations against torch's fused layers and finite differences; lengths; single steps."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dltrain.batches import generator
 from dltrain.models.recurrent import CharRNN, Recurrent, Symbols
@@ -14,22 +15,21 @@ def recurrent(cell: str, dtype=torch.float32, layers: int = 2, **keys) -> Recurr
     return Recurrent(cell, 5, 7, layers, **keys).to(dtype)
 
 
-def numbers(*shape: int, dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator("numbers", *shape), dtype=torch.float64).to(dtype)
+def random_values(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator("values", *shape), dtype=torch.float64).to(dtype)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, tolerance):
     net = recurrent(cell, dtype)
-    x, state = numbers(3, 11, 5, dtype=dtype), tuple(numbers(2, 3, 7, dtype=dtype) for _ in net.zeros(3))
+    x, state = random_values(3, 11, 5, dtype=dtype), tuple(random_values(2, 3, 7, dtype=dtype) for _ in net.zeros(3))
     results = []
-    for run in (net.forward, net.unrolled):
-        net.zero_grad()
+    for compute in (net.forward, net.unrolled):
         inputs = x.clone().requires_grad_()
-        out, last = run(inputs, state)
-        (out.square().sum() + sum(s.sin().sum() for s in last)).backward()
-        results.append([out, *last, inputs.grad, *(p.grad.clone() for p in net.parameters())])
+        out, last = compute(inputs, state)
+        total = out.square().sum() + sum(s.sin().sum() for s in last)
+        results.append([out, *last, *torch.autograd.grad(total, [inputs, *net.parameters()])])
     for fused, unrolled in zip(*results, strict=True):
         torch.testing.assert_close(fused, unrolled, atol=tolerance, rtol=tolerance)
 
@@ -37,7 +37,7 @@ def test_unrolled_and_fused_agree_in_outputs_states_and_gradients(cell, dtype, t
 @pytest.mark.parametrize("cell", CELLS)
 def test_backpropagation_through_time_equals_finite_differences(cell):
     net = recurrent(cell, torch.float64, layers=1)
-    x = numbers(2, 6, 5, dtype=torch.float64)
+    x = random_values(2, 6, 5, dtype=torch.float64)
     weights = list(net.parameters())
 
     def last_state(*changed: torch.Tensor) -> torch.Tensor:
@@ -47,18 +47,19 @@ def test_backpropagation_through_time_equals_finite_differences(cell):
     gradients = torch.autograd.grad(last_state(*weights), weights)
     for number, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
         for index in range(0, weight.numel(), 9):
-            moved = []
+            values = []
             for sign in (1, -1):
                 changed = [w.detach().clone() for w in weights]
                 changed[number].view(-1)[index] += sign * 1e-6
-                moved.append(float(last_state(*changed).detach()))
-            assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(float(gradient.reshape(-1)[index]), abs=1e-7, rel=1e-5)
+                values.append(float(last_state(*changed).detach()))
+            expected = (values[0] - values[1]) / 2e-6
+            assert float(gradient.reshape(-1)[index]) == pytest.approx(expected, abs=1e-7, rel=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_sampling_steps_equal_the_fused_layer(cell):
+def test_single_steps_equal_the_fused_layer(cell):
     net = recurrent(cell)
-    x = numbers(3, 6, 5)
+    x = random_values(3, 6, 5)
     out, last = net(x)
     state = net.zeros(3)
     for t in range(6):
@@ -71,7 +72,7 @@ def test_sampling_steps_equal_the_fused_layer(cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_sequence_ends_at_its_length_whatever_the_other_rows_are(cell):
     net = recurrent(cell, bidirectional=True)
-    x, lengths = numbers(3, 8, 5), (8, 3, 5)
+    x, lengths = random_values(3, 8, 5), (8, 3, 5)
     out, last = net(x, None, lengths)
     for row, length in enumerate(lengths):
         alone, end = net(x[row : row + 1, :length])
@@ -85,8 +86,9 @@ def test_the_forget_gate_starts_open():
     net = recurrent("lstm")
     for layer in range(2):
         _, _, b_x, b_h = net.weights(layer)
-        assert (b_x + b_h)[7:14].tolist() == [1.0] * 7
-        assert (b_x + b_h)[:7].abs().max() < 1
+        bias = b_x + b_h
+        assert bias[7:14].tolist() == [1.0] * 7
+        assert torch.cat([bias[:7], bias[14:]]).abs().max() < 1, "the other gates keep torch's initial values"
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
@@ -99,16 +101,16 @@ def test_the_number_of_parameters(cell, gates):
 
 def test_tied_weights_are_one_tensor_and_need_equal_widths():
     net = CharRNN(20, "gru", 16, 1, embedding=16, tied=True)
-    assert net.head.weight is net.symbols.table.weight
+    assert net.head.weight is net.symbols.vectors
     with pytest.raises(ValueError, match="tied=true needs embedding = hidden, but they are 8 and 16"):
         CharRNN(20, "gru", 16, 1, embedding=8, tied=True)
 
 
-def test_one_hot_times_weights_is_an_embedding():
+def test_an_embedding_is_one_hot_vectors_times_its_weights():
     tokens = torch.tensor([[1, 4], [0, 2]])
-    assert torch.equal(Symbols(5, None)(tokens).argmax(2), tokens)
-    table = Symbols(5, 3)
-    assert torch.equal(table(tokens), Symbols(5, None)(tokens) @ table.table.weight)
+    assert torch.equal(Symbols(5, None)(tokens), F.one_hot(tokens, 5).float())
+    embedding = Symbols(5, 3)
+    assert torch.equal(embedding(tokens), Symbols(5, None)(tokens) @ embedding.vectors)
 
 
 def test_dropout_acts_in_training_only():
@@ -121,7 +123,7 @@ def test_dropout_acts_in_training_only():
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_rows_of_different_lengths_equal_torchs_packed_sequences(cell, bidirectional):
     """Outputs, last states and gradients, in double precision; rows of one length beside each other and alone."""
     torch.manual_seed(0)
@@ -129,14 +131,14 @@ def test_rows_of_different_lengths_equal_torchs_packed_sequences(cell, bidirecti
     x = torch.randn(9, 11, 5, dtype=torch.double, requires_grad=True)
     lengths = [3, 11, 10, 1, 1, 7, 11, 4, 7]
     packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), True, enforce_sorted=False)
-    theirs, last = net.fused(packed)
-    theirs, _ = torch.nn.utils.rnn.pad_packed_sequence(theirs, batch_first=True, total_length=11)
-    ours, state = net(x, None, lengths)
+    expected, last = net.fused(packed)
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(expected, batch_first=True, total_length=11)
+    out, state = net(x, None, lengths)
     last = last if cell == "lstm" else (last,)
-    factors = torch.randn_like(ours)
+    factors = torch.randn_like(out)
     gradients = []
-    for out, states in ((ours, state), (theirs, last)):
-        total = (out * factors).sum() + sum(tensor.pow(2).sum() for tensor in states)
+    for outputs, states in ((out, state), (expected, last)):
+        total = (outputs * factors).sum() + sum(tensor.pow(2).sum() for tensor in states)
         gradients.append(torch.autograd.grad(total, [x, *net.parameters()]))
-    for a, b in zip([ours, *state, *gradients[0]], [theirs, *last, *gradients[1]], strict=True):
+    for a, b in zip([out, *state, *gradients[0]], [expected, *last, *gradients[1]], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

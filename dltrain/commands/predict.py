@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
-from dltrain.errors import DataError, UserError, nearest
+from dltrain.errors import UserError, nearest
 from dltrain.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
         elif key != "run" and not key.startswith("trainer."):
             hint = nearest(key, list(defaults)) or f"; this run's predict takes {', '.join(defaults)}"
             raise UserError(f"unknown key '{key}'{hint}")
-    forms = {"input": "input=FILE, input=A,B or input=FOLDER", "text": 'text="..."', "prompt": 'prompt="..."'}
     if all(options.get(key) is None for key in INPUTS):
-        raise UserError(f"predict needs {' or '.join(forms[key] for key in INPUTS if key in defaults)}")
+        files = "input=FILE" if "text" in defaults else "input=FILE, input=A,B or input=FOLDER"  # of texts, of images
+        forms = {"text": 'text="..."', "prompt": 'prompt="..."', "input": files}
+        raise UserError(f"predict needs {' or '.join(form for key, form in forms.items() if key in defaults)}")
     return options
 
 
@@ -87,17 +88,19 @@ def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     from dltrain.tasks.task import Input
 
     source = options.get("input")
-    if source is not None and data.input_kind == "image":
+    if data.input_kind == "image":
+        if source is None:
+            raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
         return [Input(str(path), partial(data.read_input, path)) for path in find_images(source)]
     if source is not None:
         whole = read_text(Path(source))
         texts = [whole] if data.reads_whole_files else [line.strip() for line in whole.split("\n") if line.strip()]
+    elif (text := options.get("text")) is not None:
+        if not text.strip():
+            raise UserError("text must have at least one symbol")
+        texts = [text]
     else:
-        texts = [next(options[key] for key in ("text", "prompt") if options.get(key) is not None)]
-    if data.input_kind == "image":
-        raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
-    if not any(texts):
-        raise DataError("text must have at least one symbol")
+        texts = [options["prompt"]]
     return [Input(text, partial(str, text)) for text in texts]
 
 

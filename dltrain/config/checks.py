@@ -89,7 +89,7 @@ def flat_keys(config: DictConfig) -> list[str]:
 
 def check_values(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
     """Every value against the last rule stated for its key, or else the type of its default. Raises UserError."""
-    rules = stated_rules(places)
+    rules = stated_rules(config, places)
     refuse_value_for_node(config, rules, overrides)
     for key, rule in rules.items():
         if key.startswith("hydra."):
@@ -114,12 +114,12 @@ def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], override
             raise UserError(f"{key}={quote(value)}: it holds several keys; set one of {', '.join(below)}")
 
 
-def stated_rules(places: list[Place]) -> dict[str, str]:
+def stated_rules(config: DictConfig, places: list[Place]) -> dict[str, str]:
     """The rule of each key. Raises UserError for a key of an earlier version in a user's own file."""
     rules: dict[str, str] = {}
     for file, package in places:
         for key, line in schema.assignments(file, package).items():
-            if not file.is_relative_to(groups.CONFIGS):
+            if not file.is_relative_to(groups.CONFIGS) and not is_own_argument(config, key, line.value):
                 refuse_old_key(key, f"{file}:{line.line}: ")
             interpolated = type(line.value) is str and "${" in line.value
             default_counts = key not in rules and not interpolated
@@ -127,6 +127,15 @@ def stated_rules(places: list[Place]) -> dict[str, str]:
             if rule:
                 rules[key] = rule
     return rules
+
+
+def is_own_argument(config: DictConfig, key: str, value: object) -> bool:
+    """Whether the key is an argument of a user's own class, which may have any name, that of an old key too. Not
+    `batch` with the name of a batch type: that is what earlier versions called `batch_type`."""
+    parent, _, name = key.rpartition(".")
+    target = OmegaConf.select(config, f"{parent}._target_") if parent else None
+    return target is not None and not str(target).startswith("dltrain.") and not (
+        name == "batch" and str(value).endswith("Batch"))
 
 
 def quote(value: object) -> str:
