@@ -74,8 +74,8 @@ def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineErr
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
-    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of an older version than can be read, or has more than
-    tensors and plain values."""
+    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of an older version than
+    can be read, or has more than tensors and plain values."""
     if fault := find_fault(path):
         raise CheckpointError(f"{path}: {fault}")
     try:

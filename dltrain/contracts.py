@@ -160,8 +160,8 @@ class StatefulModel(Model, Protocol):
 
 
 class InputEncoder(Protocol[InputT, BatchT]):
-    """The methods of a data module that `predict` needs: they turn a user's own images (C, H, W) uint8, or texts, into a
-    batch."""
+    """The methods of a data module that `predict` needs: they turn a user's own images (C, H, W) uint8, or texts, into
+    a batch."""
 
     @property
     def input_kind(self) -> Literal["image", "text"]: ...

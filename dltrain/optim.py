@@ -48,10 +48,11 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
     """An optimizer over the parameters of `module` that require a gradient.
 
     `momentum` is that of SGD and RMSprop, and the first beta of Adam and AdamW; `beta2` is their second one. An
-    optimizer of the user's own, named by its dotted path, is called with the parameter groups, which contain weight_decay, and lr. Without
-    `decay_all`, biases and norm parameters (those of one dimension) are not decayed. `lr_factors`: "NAME:FACTOR", where
-    NAME is a stage of the backbone, `backbone` for all of its stages, or what names of parameters begin with; a
-    parameter that several of them name has the factor of the one that names the fewest parameters.
+    optimizer of the user's own, named by its dotted path, is called with the parameter groups, which contain
+    weight_decay, and lr. Without `decay_all`, biases and norm parameters (those of one dimension) are not decayed.
+    `lr_factors`: "NAME:FACTOR", where NAME is a stage of the backbone, `backbone` for all of its stages, or what names
+    of parameters begin with; a parameter that several of them name has the factor of the one that names the fewest
+    parameters.
 
     Raises UserError for an unknown optimizer, or for a factor that fits no parameter.
     """
@@ -129,8 +130,8 @@ def fraction_of_peak(step: int, total_steps: int, name: str, milestones: Sequenc
                      warmup_steps: int = 0, warmup_factor: float = 0.1, warmup: str = "linear") -> float:
     """The learning rate at an optimizer step, as a fraction of its peak.
 
-    `name="step"`: multiplied by `factor` at each of `milestones`, fractions in (0, 1) of the run. `name="cosine"`: half a
-    cosine from the end of the warm-up down to 0 at the end of the run. Warm-up `linear` rises from `warmup_factor` to
+    `name="step"`: multiplied by `factor` at each of `milestones`, fractions in (0, 1) of the run. `name="cosine"`: half
+    a cosine from the end of the warm-up down to 0 at the end of the run. Warm-up `linear` rises from `warmup_factor` to
     1; `constant` stays there and jumps (the ResNet-110 of He et al. 2015).
     """
     if step < warmup_steps:

@@ -1,7 +1,8 @@
 """Weights that a model, or its backbone, starts from: those of a run (`from_run`) or of a file or library (`weights`).
 
 They are named by a node `pretrained` below `model`, a mapping with exactly the keys from_run, weights and rename; it is
-read here and not passed to the class that is built. The weights are loaded once, at the start of a run; from then on its own checkpoints have them.
+read here and not passed to the class that is built. The weights are loaded once, at the start of a run; from then on
+its own checkpoints have them.
 """
 
 from __future__ import annotations

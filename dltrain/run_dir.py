@@ -35,8 +35,8 @@ log = logging.getLogger("dltrain")
 
 BEST = "best.ckpt"
 
-# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has the
-# same files.
+# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has
+# the same files.
 DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
                   "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dltrain.commands.ls import SIZES, LISTS
+from dltrain.commands.ls import LISTS, SIZES
 from dltrain.config import launch
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dltrain.tasks.task import Input, Prediction
 
 HELP = """\
-dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own inputs; what it takes depends on the task
+dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own inputs; the keys depend on the task
 
   input=photo.jpg                a picture, several (a.png,b.png), or a folder -> labels, boxes, masks or captions
     score=0.5                    detection: boxes with a lower score are left out
@@ -31,8 +31,8 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
     decode=beam beam=5           translation: greedy, sampled (temperature=1 seed=0) or beam
   prompt="def " length=400       a language model continues the prompt; temperature=0.8 top_k=40 seed=0
 
-Pictures are written to FOLDER/predictions; labels, boxes, masks and captions also to FOLDER/predictions.json. The keys of
-a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on the CPU."""
+Pictures are written to FOLDER/predictions; labels, boxes, masks and captions also to FOLDER/predictions.json. The keys
+of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on the CPU."""
 
 INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the order in which they are looked for
 

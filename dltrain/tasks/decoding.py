@@ -1,7 +1,8 @@
 """Writing symbol after symbol until END: greedily, by sampling, or with a beam.
 
 A model's `step(tokens (N,), state)` returns logits (N, V) and the next state, in which every tensor has N first. PAD,
-UNKNOWN and START are never chosen; PAD fills the rows after END. A score is the sum of the log-probabilities of the written symbols, END included.
+UNKNOWN and START are never chosen; PAD fills the rows after END. A score is the sum of the log-probabilities of the
+written symbols, END included.
 """
 
 from __future__ import annotations
