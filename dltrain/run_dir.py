@@ -128,8 +128,9 @@ class RunDir:
         write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
 
     def comments(self) -> dict[str, str]:
-        """The comments in config.yaml that state the rules of its keys."""
-        lines = schema.assignments(self.path / "config.yaml")
+        """The comments in config.yaml that state the rules of its keys; none before there is a config.yaml."""
+        file = self.path / "config.yaml"
+        lines = schema.assignments(file) if file.is_file() else {}
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
 
     def refuse_other_config(self, requested: Mapping[str, Any]) -> None:
