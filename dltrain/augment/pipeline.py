@@ -38,7 +38,8 @@ class ImageBatch(Protocol):
 
     def _asdict(self) -> dict[str, Any]: ...
 
-    def _replace(self, **fields: Any) -> Self: ...
+    @property
+    def _replace(self) -> Callable[..., Self]: ...
 
 
 BatchT = TypeVar("BatchT", bound=ImageBatch)
