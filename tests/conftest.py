@@ -15,6 +15,11 @@ from dltrain.config.compose import compose
 TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=3", "trainer=cpu",
         "data._target_=tests.tiny.FewDigits", "task.optimizer.lr=0.05"]
 
+# a model for each batch type
+MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
+          "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
+          "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}
+
 
 @pytest.fixture
 def config():

@@ -15,14 +15,12 @@ from dltrain.errors import UserError
 from dltrain.run import StudyContext
 from dltrain.run_dir import RunDir
 from dltrain.studies import comparison
+from tests.conftest import MODELS
 
 FILES = sorted(groups.CONFIGS.rglob("*.yaml"))
 RECIPES = [name for name in groups.names("recipe") if name != "none"]
 FAMILIES = {model: family for model in groups.names("model")
             if (family := groups.stated(groups.CONFIGS / f"model/{model}.yaml", "recipe_family"))}
-MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
-          "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
-          "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}  # one for each batch type
 # What data say about themselves, and what a class says about itself: not for a user to change.
 FIXED = {"channels", "num_classes", "image_px", "features", "vocab_size", "words", "_target_", "batch_type"}
 
