@@ -35,8 +35,14 @@ def config():
 def run_folder(tmp_path: Path):
     """run_folder("a") -> a new folder for a run."""
 
-    def made(name: str) -> Path:
+    def create(name: str) -> Path:
         (tmp_path / name).mkdir()
         return tmp_path / name
 
-    return made
+    return create
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
+    monkeypatch.setattr("dltrain.callbacks.figures.boards", lambda trainer: [])

@@ -22,6 +22,8 @@ from dltrain.run_dir import RunDir
 from tests.conftest import TINY
 from tests.tiny import FewDigits
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STEPS = 9
 
 Batches = list[tuple[int, ...]]  # the sample indices of each training batch

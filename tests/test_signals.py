@@ -18,6 +18,8 @@ from dltrain.callbacks.stopping import SIGNALS, Signals
 from dltrain.errors import InterruptedRun
 from tests.test_resume import assert_same, load_last, train
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 COMMAND = [sys.executable, "-m", "dltrain.cli", "seed=3", "trainer.max_epochs=6", "trainer=cpu", "data.batch_size=100",
            "trainer.checkpoint_every_steps=7", "model.depth=8"]
 

@@ -22,6 +22,8 @@ from dltrain.tasks.classification import Classification
 from tests.conftest import TINY
 from tests.tiny import FewDigits
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def train_by_hand(config: DictConfig) -> tuple[torch.nn.Module, list[float], list[float]]:
     """What a run does to the weights, in one loop without Lightning and callbacks. Returns the trained model,
