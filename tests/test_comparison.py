@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from dltrain import cli
+from dltrain import cli, results
 from dltrain.callbacks.stopping import StopAtStep
 from dltrain.drawing import curves as curves_module
 from dltrain.errors import UserError
@@ -248,6 +248,15 @@ def test_a_metric_of_evaluation_that_no_run_has_is_refused_after_the_first(tmp_p
     code, _, err = command("name=d", word, seeds="[0]")
     assert (code, err) == (2, f"dltrain: error: {message}\n")
     assert [run.name for run in (tmp_path / "outputs/d").glob("*-seed*")] == ["plain_net-seed0"]
+
+
+def test_the_numbers_of_a_run_are_its_result_and_its_readings(tmp_path):
+    """Of a training metric the last reading, of throughput the median; what is no number is left out."""
+    (tmp_path / "result.json").write_text(json.dumps({"test/loss": 2, "seconds": 9.0, "headline": "val/loss"}))
+    (tmp_path / "metrics.csv").write_text("step,epoch,train/loss,val/loss,images_per_second\n"
+                                          "1,1,0.9,,100\n2,2,0.7,,500\n3,3,0.8,,200\n3,3,,0.6,\n")
+    assert results.all_numbers(RunDir(tmp_path)) == {
+        "test/loss": 2.0, "seconds": 9.0, "train/loss": 0.8, "seconds_per_epoch": 3.0, "train_ms_per_image": 5.0}
 
 
 def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
