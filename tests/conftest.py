@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU 
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from dltrain.config.compose import compose
@@ -14,6 +15,11 @@ from dltrain.config.compose import compose
 # 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
 TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=3", "trainer=cpu",
         "data._target_=tests.tiny.FewDigits", "task.optimizer.lr=0.05"]
+
+# a model for each batch type
+MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
+          "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
+          "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,8 +40,14 @@ def config():
 def run_folder(tmp_path: Path):
     """run_folder("a") -> a new folder for a run."""
 
-    def made(name: str) -> Path:
+    def create(name: str) -> Path:
         (tmp_path / name).mkdir()
         return tmp_path / name
 
-    return made
+    return create
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
+    monkeypatch.setattr("dltrain.build.Figures", lambda board: pl.Callback())

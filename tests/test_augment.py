@@ -10,6 +10,7 @@ from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize, Transform
 from dltrain.batches import ClassificationBatch, generator
+from dltrain.tasks.classification import num_correct
 
 
 def make_batch(count: int, channels: int = 3, px: int = 8) -> ClassificationBatch:
@@ -94,6 +95,8 @@ def test_transforms_run_in_order_around_the_normalisation():
 
 class Counting(torch.nn.Module, Transform):
     """A transform from outside, with statistics."""
+
+    num_images: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -234,7 +237,7 @@ def test_cutmix_labels_are_the_fractions_of_pixels():
     mixed = mixing.CutMix(1.0, 4)(ClassificationBatch(images, labels), generator("cut"))
     for image, target in zip(mixed.images, mixed.labels, strict=True):
         torch.testing.assert_close(torch.bincount(image.flatten().long(), minlength=4) / 144, target)
-    assert (mixed.labels.max(1).values < 1).any()
+    assert (mixed.labels.max(1).values < 1).float().mean() > 0.5  # three of four have a partner of another label
 
 
 def test_beta_has_its_moments():
@@ -244,11 +247,9 @@ def test_beta_has_its_moments():
 
 
 def test_accuracy_of_mixed_labels_is_the_weight_of_the_predicted_class():
-    from dltrain.tasks.classification import scored
-
     mixed = torch.tensor([[0.7, 0.3], [0.2, 0.8]])
-    assert float(scored(torch.tensor([0, 0]), mixed)) == pytest.approx(0.9)
-    assert int(scored(torch.tensor([0, 1]), torch.tensor([0, 0]))) == 1
+    assert float(num_correct(torch.tensor([0, 0]), mixed)) == pytest.approx(0.9)
+    assert int(num_correct(torch.tensor([0, 1]), torch.tensor([0, 0]))) == 1
 
 
 # what holds for every transform

@@ -1,5 +1,7 @@
 """Crops, flips and affine maps against torchvision, sample by sample; masks and boxes move with the pixels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def make_images(count: int, channels: int = 3, height: int = 12, width: int | No
 
 
 def make_squares(count: int, px: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float images (B, 1, px, px) with one bright rectangle each, and its box (B, 4)."""
+    """Float images (B, 1, px, px) with one bright rectangle each, and the box of each (B, 4)."""
     rng = generator("squares")
     images, boxes = torch.zeros(count, 1, px, px), torch.zeros(count, 4)
     for i in range(count):
@@ -187,7 +189,7 @@ def test_boxes_move_with_the_pixels(transform, layout):
     if at least a quarter of it is inside."""
     squares, boxes = make_squares(60)
     targets = [{"boxes": box[None], "labels": torch.tensor([7]), "difficult": torch.tensor([True])} for box in boxes]
-    images = squares if layout == "tensor" else list(squares)
+    images: Any = squares if layout == "tensor" else list(squares)  # a tensor where all images have one size
     if layout == "list of sizes":
         images = [torch.nn.functional.pad(image, (0, i % 3 * 8, 0, i % 5 * 4)) for i, image in enumerate(squares)]
     moved = transform(DetectionBatch(images, targets), generator("m"))

@@ -15,7 +15,7 @@ def make_images(count: int, px: int = 12) -> torch.Tensor:
 
 @pytest.fixture
 def model() -> torch.nn.Module:
-    """A small net, fully convolutional up to its average pool; flips and crops change its output."""
+    """A small net, fully convolutional up to the average pool; flips and crops change its output."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
                                torch.nn.Flatten(), torch.nn.Linear(5, 4)).eval()

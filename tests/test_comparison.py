@@ -1,26 +1,35 @@
-"""Runs that are trained and compared by a yaml alone, and what batch normalisation does."""
+"""Several runs that are trained and compared by a yaml alone."""
 
 import csv
+import io
 import json
 import os
 import signal
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
 from statistics import mean, stdev
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from dltrain.build import build_data
+from dltrain import cli, results
 from dltrain.callbacks.stopping import StopAtStep
-from dltrain.data.classification import Split
-from dltrain.data.digits import Digits
-from dltrain.models.mlp import MLP
-from dltrain.studies import batchnorm_effect, comparison
-from tests.conftest import TINY
+from dltrain.drawing import curves as curves_module
+from dltrain.errors import UserError
+from dltrain.run_dir import RunDir
+from dltrain.studies import comparison
+from dltrain.studies.claims import parse_claim
+from tests.command_line import run_command
 
-# two nets of 8 layers on 96 digits, 3 batches an epoch, and a comparison of them in a folder of a person's own
-YAML = """
+pytestmark = pytest.mark.usefixtures("without_figures")
+
+Command = Callable[..., tuple[int, str, str]]
+
+# Two nets of 8 layers on 96 digits, 3 batches an epoch, and a comparison of them in a user's own folder.
+YAML = """\
+# @package _global_
 # Does a shortcut help?
 defaults:
   - override /recipe: none
@@ -30,235 +39,243 @@ study:
   more: []
   runs: {plain net: [model.shortcut=none], residual: [model.shortcut=A]}
   seeds: [0]  # list of int >= 0
-  shown: {test/accuracy: test accuracy, seconds_per_epoch: seconds an epoch, parameters: parameters}
+  columns: {test/accuracy: test accuracy, seconds_per_epoch: seconds per epoch, parameters: parameters}
   curves: [train/loss, val/accuracy]
   claims: ["train/loss: residual < plain net", "train/loss: residual >= plain net"]
 """
-MODEL = "# Eight layers\ndefaults:\n  - /model/base/cifar_resnet\nmodel: {depth: 8}\n"
+MODEL = "# @package _global_\n# Eight layers\ndefaults:\n  - /model/base/cifar_resnet\nmodel: {depth: 8}\n"
+
+
+def write_configs(folder: Path, **changes: str) -> None:
+    """Writes the experiment `shortcut` and its model. `changes`: other values of keys of the study; one epoch then."""
+    lines = YAML.splitlines()
+    if changes:
+        lines = [line.replace("max_epochs=2", "max_epochs=1") for line in lines]
+    for key, value in changes.items():
+        lines = [f"  {key}: {value}" if line.startswith(f"  {key}:") else line for line in lines]
+    for name, text in (("experiment/shortcut", "\n".join(lines)), ("model/mine", MODEL)):
+        file = folder / f"conf/{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
 
 
 @pytest.fixture
-def typed(tmp_path, monkeypatch, capsys):
-    """typed("name=a", ...) -> exit code, standard output and error of the comparison above."""
-    from dltrain import cli
-
+def command(tmp_path, monkeypatch, capsys) -> Command:
+    """command("name=a", key="value") -> exit code, standard output and error of the experiment with changes."""
     monkeypatch.chdir(tmp_path)
-    for name, text in (("experiment/shortcut", YAML), ("model/mine", MODEL)):
-        (tmp_path / f"conf/{name}.yaml").parent.mkdir(parents=True)
-        (tmp_path / f"conf/{name}.yaml").write_text(f"# @package _global_\n{text.lstrip()}")
 
-    def typing(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dltrain", "--config-dir", "conf", "experiment=shortcut", *words])
-        code = cli.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+    def call(*words: str, **changes: str) -> tuple[int, str, str]:
+        write_configs(tmp_path, **changes)
+        return run_command(monkeypatch, capsys, "--config-dir", "conf", "experiment=shortcut", *words)
 
-    return typing
+    return call
 
 
-def result_of(path):
+class Compared(NamedTuple):
+    """The experiment with the seeds 3 and 4: its folder, what it printed, and the curves and bars of its picture."""
+
+    path: Path
+    output: str
+    panels: tuple[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Compared:
+    folder = tmp_path_factory.mktemp("compared")
+    write_configs(folder)
+    panels: list[tuple[Any, Any]] = []
+
+    def draw(curves, bars, file) -> None:
+        panels.append((curves, bars))
+        curves_module.draw_comparison(curves, bars, file)
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output:
+        patch.chdir(folder)
+        patch.setattr(comparison, "draw_comparison", draw)
+        patch.setattr("sys.argv", ["dltrain", "--config-dir", "conf", "experiment=shortcut", "name=a", "seed=3",
+                                   "study.seeds=[0,1]"])
+        assert cli.main() == 0
+    return Compared(folder / "outputs/a", output.getvalue(), *panels)
+
+
+def result_of(path: Path) -> dict[str, Any]:
     return json.loads((path / "result.json").read_text())
 
 
-def weights_of(path):
-    return torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+def weights_of(path: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(path / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
 
 
-def last_reading(path, metric):
-    with open(path / "metrics.csv", newline="") as file:
-        return [float(row[metric]) for row in csv.DictReader(file) if row[metric]][-1]
+def last_reading(path: Path, metric: str) -> float:
+    return [float(row[metric]) for row in RunDir(path).read_metrics() if row[metric]][-1]
 
 
-def test_runs_of_several_seeds_are_compared_by_their_means(tmp_path, typed):
-    code, out, err = typed("name=a", "seed=3", "study.seeds=[0,1]")
-    assert (code, err) == (0, "")
-    path = tmp_path / "outputs/a"
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_runs_of_several_seeds_are_compared_by_their_means(compared):
+    path, out, (curves, bars) = compared
     runs = {name: [path / f"{folder}-seed{seed}" for seed in (3, 4)]
             for name, folder in (("plain net", "plain_net"), ("residual", "residual"))}
-    losses = {name: mean(last_reading(run, "train/loss") for run in its) for name, its in runs.items()}
-    found = result_of(path)
-    for name, its in runs.items():
-        tested = [result_of(run)["test/accuracy"] for run in its]
-        assert [result_of(run)["seed"] for run in its] == [3, 4]
-        assert found[f"test/accuracy, {name}"] == pytest.approx(mean(tested))
-        assert found[f"train/loss, {name}"] == pytest.approx(losses[name])
-        assert found[f"seconds_per_epoch, {name}"] == pytest.approx(mean(result_of(run)["seconds"] / 2 for run in its))
-        assert f"{mean(tested):.4g} ± {stdev(tested):.2g}" in out
+    losses = {name: mean(last_reading(run, "train/loss") for run in folders) for name, folders in runs.items()}
+    result, accuracies = result_of(path), {}
+    for name, folders in runs.items():
+        assert [result_of(run)["seed"] for run in folders] == [3, 4]
+        accuracies[name] = [result_of(run)["test/accuracy"] for run in folders]
+        seconds = mean(result_of(run)["seconds"] / 2 for run in folders)
+        assert result[f"test/accuracy, {name}"] == pytest.approx(mean(accuracies[name]))
+        assert result[f"train/loss, {name}"] == pytest.approx(losses[name])
+        assert result[f"seconds_per_epoch, {name}"] == pytest.approx(seconds)
+        assert f"{mean(accuracies[name]):.4g} ± {stdev(accuracies[name]):.2g}" in out
     less = losses["residual"] < losses["plain net"]
-    assert found["claim, train/loss: residual < plain net"] is less
-    assert found["claim, train/loss: residual >= plain net"] is not less
-    said = f"train/loss {losses['residual']:.4g} of residual {{}} {losses['plain net']:.4g} of plain net"
+    assert result["claim, train/loss: residual < plain net"] is less
+    assert result["claim, train/loss: residual >= plain net"] is not less
     for sign, holds in (("<", less), (">=", not less)):
-        assert f"  {'held' if holds else 'did not hold'}: {said.format(sign)}\n" in out
-    with open(path / "comparison.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+        assert (f"  {'held' if holds else 'did not hold'}: train/loss: residual {sign} plain net: train/loss "
+                f"{losses['residual']:.4g} of residual {sign} {losses['plain net']:.4g} of plain net\n") in out
+    rows = read_csv(path / "comparison.csv")
     assert [(row["run"], row["seed"]) for row in rows] == [
         ("plain net", "3"), ("plain net", "4"), ("residual", "3"), ("residual", "4")]
     assert float(rows[3]["train/loss"]) == last_reading(runs["residual"][1], "train/loss")
+    assert [*curves] == ["train/loss", "val/accuracy"]
+    assert curves["val/accuracy"]["residual"][0] == [3, 6]
+    assert bars == {"test accuracy": accuracies}
     assert (path / "results.png").stat().st_size > 5000
-    assert "model.shortcut=A seed=4" in (runs["residual"][1] / "command.txt").read_text()
+    (line,) = (runs["residual"][1] / "command.txt").read_text().splitlines()
+    assert line.endswith(" trainer.max_epochs=2 model.shortcut=A seed=4")
 
 
-def test_a_killed_comparison_goes_on_where_it_was(tmp_path, typed, monkeypatch):
-    assert typed("name=whole")[0] == 0
+def test_a_run_may_start_from_the_weights_of_another(tmp_path, command):
+    runs = "{source: [], tuned: {overrides: [task.freezing.until=all], pretrained_from: source}}"
+    code, _, err = command("name=p", "study.seeds=[0,1]", runs=runs, claims="[]")
+    assert (code, err) == (0, "")
+    sources, tuned = ([tmp_path / f"outputs/p/{name}-seed{seed}" for seed in (0, 1)] for name in ("source", "tuned"))
+    for source, run in zip(sources, tuned, strict=True):
+        before, after = weights_of(source, "best"), weights_of(run)
+        changed = {key for key, value in after.items() if key.startswith("model.") and not value.equal(before[key])}
+        assert changed == {"model.head.weight", "model.head.bias"}
+
+
+def test_a_run_without_a_metric_that_others_have_has_a_dash(tmp_path, command):
+    """Neither the first run has it nor the last one; a curve of it is drawn for the one that has."""
+    runs, metric = "{free: [], clipped: [trainer.gradient_clip_norm=0.1], wide: []}", "train/clipped_fraction"
+    code, out, err = command("name=d", runs=runs, columns=f"{{{metric}: clipped}}", claims="[]", curves=f"[{metric}]")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert [line for line in lines if line[:1] in (["free"], ["clipped"], ["wide"]) and len(line) == 2] == [
+        ["free", "-"], ["clipped", "1"], ["wide", "-"]]
+    assert [row[metric] for row in read_csv(tmp_path / "outputs/d/comparison.csv")] == ["", "1.0", ""]
+    assert {key for key in result_of(tmp_path / "outputs/d") if key.startswith(metric)} == {f"{metric}, clipped"}
+
+
+def test_a_killed_comparison_resumes(tmp_path, command, compared, monkeypatch):
     step_ended = StopAtStep.on_train_batch_end
 
-    def kill(self, trainer, *rest):
-        step_ended(self, trainer, *rest)
+    def kill(self, trainer, *args):
+        step_ended(self, trainer, *args)
         if trainer.global_step == 4 and "residual" in trainer.default_root_dir:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(StopAtStep, "on_train_batch_end", kill)
-        assert typed("name=b")[0] == 143
+        assert command("name=b", "seed=3")[0] == 143
     path = tmp_path / "outputs/b"
     assert not (path / "result.json").exists()
-    first = (path / "plain_net-seed0/checkpoints/last.ckpt").stat().st_mtime_ns
-    code, out, err = typed("name=b")
+    first = (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns
+    code, out, err = command("name=b", "seed=3")
     assert (code, err) == (0, "")
-    assert "outputs/b/plain_net-seed0 is finished" in out
-    assert "resuming outputs/b/residual-seed0 from step 4 of 6" in out
-    assert (path / "plain_net-seed0/checkpoints/last.ckpt").stat().st_mtime_ns == first
-    for name in ("plain_net-seed0", "residual-seed0"):
-        whole = weights_of(tmp_path / "outputs/whole" / name)
-        assert all(torch.equal(value, whole[key]) for key, value in weights_of(path / name).items())
+    assert "outputs/b/plain_net-seed3 is finished, nothing to do" in out
+    assert "resuming outputs/b/residual-seed3 from step 4 of 6\n" in out
+    assert (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns == first
+    for name in ("plain_net-seed3", "residual-seed3"):
+        expected, weights = weights_of(compared.path / name), weights_of(path / name)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in weights.items())
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("word", "message"), [
     ("study.claims=['train/loss: residul > plain net']",
      "study.claims: 'train/loss: residul > plain net': no run 'residul'; did you mean 'residual'?"),
     ("study.claims=['train/loss residual']",
-     "study.claims: 'train/loss residual': must be 'metric: run > run', with >, <, >= or <="),
+     "study.claims: 'train/loss residual': must be 'metric: run > run', with >, <, >= or <=, or 'metric: run >= run - "
+     "0.01'"),
     ("study.claims=['train/los: residual > plain net']",
      "study.claims: no run has 'train/los'; did you mean 'train/loss'?"),
-    ("+study.shown.second=seconds", "study.shown: no run has 'second'; did you mean 'seconds'?"),
+    ("+study.columns.second=seconds", "study.columns: no run has 'second'; did you mean 'seconds'?"),
+    ("+study.bars=[second]", "study.bars: no run has 'second'; did you mean 'seconds'?"),
     ("study.curves=[train/acuracy]", "study.curves: no run has 'train/acuracy'; did you mean 'train/accuracy'?"),
     ("study.more=['model=plan56']", "study.runs.plain net: unknown model 'plan56'; did you mean 'plain56'?"),
     ("+study.runs.plain_net=[]", "study.runs: 'plain net' and 'plain_net' would share the folder plain_net"),
+    ("+study.runs.tuned={pretrained_from: tuned}",
+     "study.runs.tuned.pretrained_from=tuned: must be a run that stands before it"),
+    ("+study.runs.tuned={pretraned_from: residual}",
+     "study.runs.tuned: unknown key 'pretraned_from'; it takes overrides and pretrained_from"),
     ("study.seeds=[]", "study.seeds: must not be empty"),
     ("study.seeds=[a]", "study.seeds=['a']: each must be an integer >= 0"),
 ])
-def test_what_no_run_has_is_refused_before_the_first_is_trained(tmp_path, typed, words, said):
-    code, _, err = typed("name=c", words)
-    assert code == 2
-    assert err.startswith(f"dltrain: error: {said}")
-    assert err.count("\n") == 1
-    assert not list((tmp_path / "outputs").glob("c/*-seed*"))
-
-
-def test_a_study_that_was_refused_leaves_its_folder_to_the_mended_words(tmp_path, typed):
-    code, _, err = typed("name=c", "study.claims=['test/accuracy: residual > plane net']", "study.runs={residual: []}")
-    assert code == 2, err
+def test_what_is_wrong_is_refused_before_the_first_run(tmp_path, command, word, message):
+    code, _, err = command("name=c", word)
+    assert (code, err) == (2, f"dltrain: error: {message}\n")
     assert not (tmp_path / "outputs/c").exists()
 
 
-def test_a_study_can_be_swept(tmp_path, typed):
-    code, out, err = typed("-m", "name=s", "seed=0,1", "study.claims=[]", 'study.more=["trainer.max_epochs=1"]')
+def test_the_metrics_that_there_are_stand_in_a_refusal(command):
+    _, _, err = command("name=c", "study.curves=[nothing]")
+    assert err == ("dltrain: error: study.curves: no run has 'nothing'; there are: train/loss, train/accuracy, "
+                   "train/gradient_norm, train/clipped_fraction, lr, images_per_second\n")
+
+
+def test_columns_and_runs_must_not_be_empty(command):
+    for key in ("columns", "runs"):
+        assert command("name=c", **{key: "{}"})[::2] == (2, f"dltrain: error: study.{key}: must not be empty\n")
+
+
+def test_a_study_can_be_swept(tmp_path, command):
+    code, out, err = command("-m", "name=s", "seed=0,1", runs="{alone: []}", claims="[]")
     assert (code, err) == (0, "")
     assert "2 of 2 jobs done" in out
+    assert [result_of(file.parent)["seed"] for file in sorted((tmp_path / "outputs/s").glob("*/result.json"))] == [0, 1]
 
 
-def test_a_tested_metric_that_no_run_has_is_refused_after_the_first(tmp_path, typed):
-    code, _, err = typed("name=d", "study.claims=['test/acuracy: residual > plain net']")
-    assert (code, err) == (2, "dltrain: error: study.claims: no run has 'test/acuracy'; did you mean "
-                               "'test/accuracy'?\n")
-    assert [run.name for run in (tmp_path / "outputs").glob("d/*-seed*")] == ["plain_net-seed0"]
+@pytest.mark.parametrize(("word", "message"), [
+    ("study.claims=['test/acuracy: residual > plain net']",
+     "study.claims: no run has 'test/acuracy'; did you mean 'test/accuracy'?"),
+    ("study.curves=[val/los]", "study.curves: no run has 'val/los'; did you mean 'val/loss'?"),
+])
+def test_a_metric_of_evaluation_that_no_run_has_is_refused_after_the_first(tmp_path, command, word, message):
+    code, _, err = command("name=d", word, seeds="[0]")
+    assert (code, err) == (2, f"dltrain: error: {message}\n")
+    assert [run.name for run in (tmp_path / "outputs/d").glob("*-seed*")] == ["plain_net-seed0"]
 
 
-@pytest.mark.parametrize(("sign", "holds"), [(">", False), ("<", True), (">=", False), ("<=", True)])
-def test_a_claim_compares_means(sign, holds, capsys):
-    claim = comparison.read_claim(f"seconds: a {sign} b c", ["a", "b c"])
-    assert comparison.judged(claim, {"a": [1.0, 2.0], "b c": [1.0, 3.0]}) is holds
-    assert ("did not hold" in capsys.readouterr().out) is not holds
-    assert comparison.judged(claim, {"a": [1.0, 3.0], "b c": [2.0]}) is ("=" in sign)
+def test_the_numbers_of_a_run_are_its_result_and_its_readings(tmp_path):
+    """Of a training metric the last reading, of throughput the median; what is no number is left out."""
+    (tmp_path / "result.json").write_text(json.dumps({"test/loss": 2, "seconds": 9.0, "headline": "val/loss"}))
+    (tmp_path / "metrics.csv").write_text("step,epoch,train/loss,val/loss,images_per_second\n"
+                                          "1,1,0.9,,100\n2,2,0.7,,500\n3,3,0.8,,200\n3,3,,0.6,\n")
+    assert results.all_numbers(RunDir(tmp_path)) == {
+        "test/loss": 2.0, "seconds": 9.0, "train/loss": 0.8, "seconds_per_epoch": 3.0, "train_ms_per_image": 5.0}
 
 
-def test_the_mlps_normalisation_is_the_papers():
-    """Algorithm 1 in training, by hand; in inference a linear map by the running averages."""
-    torch.manual_seed(0)
-    net, images = MLP(16, 10, hidden=7, layers=2).double(), torch.randn(9, 1, 4, 4, dtype=torch.float64)
-    for layer in net.hidden:
-        nn.init.uniform_(layer[1].weight, 0.5, 2.0)
-        nn.init.uniform_(layer[1].bias)
-    x, averages = images.flatten(1), []
-    for layer in net.hidden:
-        u = x @ layer[0].weight.T
-        mu, var = u.sum(0) / 9, ((u - u.sum(0) / 9) ** 2).sum(0) / 9
-        y = layer[1].weight * (u - mu) / (var + 1e-5).sqrt() + layer[1].bias
-        averages.append((0.1 * mu, 0.9 + 0.1 * var * 9 / 8))
-        x = 1 / (1 + (-y).exp())
-    torch.testing.assert_close(net(images), x @ net.head.weight.T + net.head.bias)
-    assert all(layer[0].bias is None for layer in net.hidden)
-    x = images.flatten(1)
-    for layer, (mu, var) in zip(net.hidden, averages, strict=True):
-        y = layer[1].weight * (x @ layer[0].weight.T - mu) / (var + 1e-5).sqrt() + layer[1].bias
-        x = 1 / (1 + (-y).exp())
-    torch.testing.assert_close(net.eval().last_inputs(images), y)
-    with pytest.raises(ValueError, match="norm must be batch or none, but is layer"):
-        MLP(16, norm="layer")
+def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
+    arm = comparison.parse_arm("a", ["seed=2"], ["seed=1"], ["seed=3"], ["a"])
+    assert arm == (["seed=1", "seed=2", "seed=3"], None)
 
 
-def test_percentiles_and_the_typical_unit():
-    torch.manual_seed(0)
-    net, images = MLP(16, 10, hidden=5, norm="none"), torch.randn(31, 1, 4, 4)
-    accuracy, found = batchnorm_effect.looked_at(net, images, torch.arange(31) % 10)
-    x = images.flatten(1).numpy()
-    for number, layer in enumerate(net.hidden):
-        x = (1 / (1 + np.exp(-x)) if number else x) @ layer[0].weight.detach().numpy().T
-    np.testing.assert_allclose(found, np.percentile(x, [15, 50, 85], axis=0), rtol=1e-4, atol=1e-5)
-    logits = (1 / (1 + np.exp(-x))) @ net.head.weight.detach().numpy().T
-    assert float(accuracy) == pytest.approx((logits.argmax(1) == np.arange(31) % 10).mean())
-    assert net.training
-    normalised = MLP(16, 10, hidden=5)
-    before = {key: value.clone() for key, value in normalised.state_dict().items()}
-    batchnorm_effect.looked_at(normalised, images, torch.arange(31) % 10)
-    assert all(torch.equal(value, before[key]) for key, value in normalised.state_dict().items()), "only looked at"
-    # medians move by 4, 1 and 3, the last spreads are 2, 1 and 2: drifts of 2, 1 and 1.5, whose median is unit 2
-    looks = torch.tensor([[[-1.0, -1, -1], [0, 0, 0], [1, 1, 1]], [[3, 0, 2], [4, 1, 3], [5, 1, 4]]])
-    found = batchnorm_effect.Found(torch.tensor([0.1, 0.95]), looks)
-    assert found.drift().tolist() == [2, 1, 1.5]
-    assert found.typical() == 2
-    assert batchnorm_effect.steps_to(0.9, found, [0, 40]) == 40
-    assert batchnorm_effect.steps_to(0.96, found, [0, 40]) is None
+@pytest.mark.parametrize(("text", "smaller", "equal", "larger"), [
+    ("seconds: a > b c", False, False, True), ("seconds: a < b c", True, False, False),
+    ("seconds: a >= b c", False, True, True), ("seconds: a <= b c", True, True, False),
+    ("seconds: a >= b c - 0.5", True, True, True), ("seconds: a >= b c - 0.4", False, True, True)])
+def test_a_claim_compares_means(text, smaller, equal, larger):
+    claim = parse_claim(text, ["a", "b c"])
+    for values, holds in (([1.0, 2.0], smaller), ([1.0, 3.0], equal), ([3.0], larger)):
+        verdict = comparison.judge(claim, {"a": values, "b c": [1.5, 2.5]})
+        assert verdict.held is holds, values
+    assert verdict.evidence == text.replace("seconds: a", "seconds 3 of a").replace("b c", "2 of b c")
 
 
-def test_every_net_sees_the_same_batches(config):
-    module = build_data(config(*TINY))
-    first, second, again = (batchnorm_effect.endless(module) for _ in range(3))
-    before = [next(first).labels for _ in range(4)]  # into the second epoch
-    assert all(torch.equal(next(second).labels, labels) for labels in before)
-    assert not torch.equal(next(again).labels, before[3])
-
-
-def test_batch_normalisation_is_seen_at_work(tmp_path, monkeypatch, capsys):
-    from dltrain import cli
-
-    monkeypatch.chdir(tmp_path)
-
-    def few(self):
-        whole(self)
-        self.splits = {name: Split(part.images[:120], part.labels[:120]) for name, part in self.splits.items()}
-
-    whole = Digits.load
-    monkeypatch.setattr(Digits, "load", few)
-    found = []
-    for name in ("a", "b"):
-        monkeypatch.setattr("sys.argv", ["dltrain", "experiment=batchnorm_effect", f"name={name}", "study.steps=40",
-                                         "study.lrs=[0.5]", "study.looks=4", "study.target=0.5"])
-        assert cli.main() == 0
-        found.append((tmp_path / f"outputs/{name}/percentiles.csv").read_text())
-    assert found[0] == found[1], "a function of the seed"
-    path = tmp_path / "outputs/a"
-    with open(path / "accuracy.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["0", "10", "20", "30", "40"]
-    numbers = result_of(path)
-    accuracies = [float(row["with, lr 0.5"]) for row in rows]
-    assert numbers["best accuracy, with, lr 0.5"] == max(accuracies) > 0.5
-    assert numbers["last accuracy, with, lr 0.5"] == accuracies[-1]
-    assert numbers["steps to 0.5, with, lr 0.5"] == next(
-        int(row["step"]) for row in rows if float(row["with, lr 0.5"]) >= 0.5)
-    assert numbers["steps to 0.5, without, lr 0.5"] is None
-    assert numbers["claim, reaches the accuracy in fewer steps"] is True
-    assert (path / "results.png").stat().st_size > 5000
-    assert "held: allows higher learning rates" in capsys.readouterr().out
+def test_a_claim_about_a_run_without_the_metric_is_refused():
+    with pytest.raises(UserError, match=r"^study\.claims: 'x: a > b': the run 'b' has no x$"):
+        comparison.judge(parse_claim("x: a > b", ["a", "b"]), {"a": [1.0], "b": []})

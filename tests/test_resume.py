@@ -1,28 +1,58 @@
 """A run that is killed at any step, however often, ends in the same bits: weights, optimizer, sample order, metrics."""
 
-import csv
+import copy
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
 from dltrain import build, checkpoints, run
 from dltrain.batches import generator
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.step_seeds import StepSeeds
+from dltrain.config.compose import compose
 from dltrain.data.loader import TrainLoader
+from dltrain.run_dir import RunDir
 from tests.conftest import TINY
 from tests.tiny import FewDigits
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STEPS = 9
+
+Batches = list[tuple[int, ...]]  # the sample indices of each training batch
 
 
 class Crash(Exception):
     pass
 
 
-def crash_at(monkeypatch, hook: str, is_due) -> None:
+class Reference(NamedTuple):
+    """An uninterrupted run."""
+
+    path: Path
+    batches: Batches
+    result: dict[str, Any]
+
+
+@cache
+def compose_once(words: tuple[str, ...]) -> DictConfig:
+    return compose([*words]).job_config()
+
+
+def train(path: Path, *words: str) -> dict[str, Any]:
+    """Trains the tiny run, with more words, in a folder: from the start, or from where it crashed."""
+    path.mkdir(exist_ok=True)
+    return run.train(copy.deepcopy(compose_once((*TINY, *words))), RunDir(path))
+
+
+def crash_at(monkeypatch, hook: str, is_due: Callable[[pl.Trainer], bool]) -> None:
     """Makes Checkpointing raise Crash at the end of `hook` if is_due(trainer)."""
 
     class Crashing(Checkpointing):
@@ -37,7 +67,7 @@ def crash_at(monkeypatch, hook: str, is_due) -> None:
     monkeypatch.setattr(build, "Checkpointing", Crashing)
 
 
-def load_last(path: Path) -> dict:
+def load_last(path: Path) -> dict[str, Any]:
     return torch.load(path / "checkpoints/last.ckpt", weights_only=True)
 
 
@@ -54,17 +84,18 @@ def assert_same(left: Path, right: Path) -> None:
 
 def assert_a_crash_changes_nothing(overrides: list[str], step: int, config, run_folder, monkeypatch) -> None:
     """A run that crashes after `step` and is started again ends in the same bits as one that does not crash."""
-    uninterrupted, crashed = run_folder("uninterrupted"), run_folder("crashed")
+    uninterrupted, crashed = RunDir(run_folder("uninterrupted")), RunDir(run_folder("crashed"))
     run.train(config(*overrides), uninterrupted)
     with monkeypatch.context() as patch:
         crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == step)
         with pytest.raises(Crash):
             run.train(config(*overrides, "trainer.checkpoint_every_steps=1"), crashed)
+    assert load_last(crashed.path)["global_step"] == step
     run.train(config(*overrides, "trainer.checkpoint_every_steps=1"), crashed)
-    assert_same(uninterrupted, crashed)
+    assert_same(uninterrupted.path, crashed.path)
 
 
-def assert_equal_tree(a, b, name: str) -> None:
+def assert_equal_tree(a: Any, b: Any, name: str) -> None:
     if isinstance(a, dict):
         assert a.keys() == b.keys(), name
         for key in a:
@@ -79,168 +110,170 @@ def assert_equal_tree(a, b, name: str) -> None:
         assert a == b, name
 
 
-@pytest.fixture
-def reference(config, run_folder):
-    """An uninterrupted run: its folder, the sample indices of its batches, and its result."""
-    FewDigits.history.clear()
-    path = run_folder("uninterrupted")
-    result = run.train(config(*TINY), path)
-    return path, list(FewDigits.history), result
+def crash(monkeypatch, path: Path, hook: str, step: int, *words: str) -> None:
+    """Trains until it crashes at the end of `hook` after `step`."""
+    with monkeypatch.context() as patch:
+        crash_at(patch, hook, lambda trainer: trainer.state.fn == "fit" and trainer.global_step == step)
+        with pytest.raises(Crash):
+            train(path, *words)
 
 
-def crash_and_resume(monkeypatch, config, path: Path, hook: str, steps: list[int], *overrides: str) -> list:
-    """Runs to the end with one crash at each of `steps`. Returns the sample indices of all batches, including repeated
-    steps."""
+def crash_and_resume(monkeypatch, path: Path, hook: str, steps: list[int], *words: str) -> Batches:
+    """Trains to the end with one crash at each of `steps`; every step is saved. Returns the sample indices of all
+    batches, repeated steps included."""
     FewDigits.history.clear()
+    words = ("trainer.checkpoint_every_steps=1", *words)
     for step in steps:
-        with monkeypatch.context() as patch:
-            crash_at(patch, hook, lambda trainer, step=step: trainer.state.fn == "fit" and trainer.global_step == step)
-            with pytest.raises(Crash):
-                run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *overrides), path)
-    run.train(config(*TINY, "trainer.checkpoint_every_steps=1", *overrides), path)
+        crash(monkeypatch, path, hook, step, *words)
+        assert load_last(path)["global_step"] == step
+    train(path, *words)
     return list(FewDigits.history)
 
 
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_crash_after_any_step(step, monkeypatch, config, run_folder, reference):
-    path = run_folder("crashed")
-    batches = crash_and_resume(monkeypatch, config, path, "on_train_batch_end", [step])
-    assert_same(path, reference[0])
-    assert batches == reference[1]
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Reference:
+    FewDigits.history.clear()
+    path = tmp_path_factory.mktemp("reference") / "uninterrupted"
+    result = train(path)
+    batches = list(FewDigits.history)
+    assert len(batches) == STEPS
+    return Reference(path, batches, result)
 
 
-def test_crash_in_every_validation(monkeypatch, config, run_folder, reference):
+@pytest.mark.parametrize("step", [1, 3, 5, 9])  # the first, the last of an epoch, one between, the last
+def test_crash_after_a_step(step, monkeypatch, tmp_path, reference):
+    path = tmp_path / "crashed"
+    assert crash_and_resume(monkeypatch, path, "on_train_batch_end", [step]) == reference.batches
+    assert_same(path, reference.path)
+
+
+def test_crash_in_every_validation(monkeypatch, tmp_path, reference):
     """The last step of an epoch is saved, but its validation is not: the resumed run validates and skips nothing."""
-    path = run_folder("crashed")
-    batches = crash_and_resume(monkeypatch, config, path, "on_validation_batch_end", [3, 6, 9])
-    assert_same(path, reference[0])
-    assert batches == reference[1]
-    assert read_metrics(path) == read_metrics(reference[0])
+    path = tmp_path / "crashed"
+    assert crash_and_resume(monkeypatch, path, "on_validation_batch_end", [3, 6, 9]) == reference.batches
+    assert_same(path, reference.path)
+    assert read_metrics(path) == read_metrics(reference.path)
 
 
-def test_crash_after_every_step_in_one_run(monkeypatch, config, run_folder, reference):
-    path = run_folder("crashed")
-    batches = crash_and_resume(monkeypatch, config, path, "on_train_batch_end", list(range(1, STEPS + 1)))
-    assert_same(path, reference[0])
-    assert batches == reference[1]
+def test_crash_after_every_step_in_one_run(monkeypatch, tmp_path, reference):
+    path = tmp_path / "crashed"
+    assert crash_and_resume(monkeypatch, path, "on_train_batch_end", [*range(1, STEPS + 1)]) == reference.batches
+    assert_same(path, reference.path)
 
 
-def test_metrics_file_looks_as_if_the_run_had_never_stopped(monkeypatch, config, run_folder):
+def test_metrics_file_looks_as_if_the_run_had_never_stopped(monkeypatch, tmp_path):
     """One row per step, one save per two steps: at the crash the file has a row that the checkpoint does not count."""
-    overrides = (*TINY, "trainer.log_every_n_steps=1", "trainer.checkpoint_every_steps=2")
-    uninterrupted, path = run_folder("uninterrupted"), run_folder("crashed")
-    run.train(config(*overrides), uninterrupted)
+    words = ("trainer.log_every_n_steps=1", "trainer.checkpoint_every_steps=2")
+    uninterrupted, path = tmp_path / "uninterrupted", tmp_path / "crashed"
+    train(uninterrupted, *words)
     for step in (3, 5):
-        with monkeypatch.context() as patch:
-            crash_at(patch, "on_train_batch_end", lambda trainer, step=step: trainer.global_step == step)
-            with pytest.raises(Crash):
-                run.train(config(*overrides), path)
+        crash(monkeypatch, path, "on_train_batch_end", step, *words)
         assert len(read_metrics(path)) > load_last(path)["dltrain"]["metrics_rows"]
-    run.train(config(*overrides), path)
-    assert read_metrics(path) == read_metrics(uninterrupted)
+    train(path, *words)
+    rows = read_metrics(path)
+    assert [row["step"] for row in rows if row["train/loss"]] == [str(step) for step in range(1, STEPS + 1)]
+    assert rows == read_metrics(uninterrupted)
 
 
-def read_metrics(path: Path) -> list[dict]:
-    with open(path / "metrics.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "images_per_second"}
-                for row in csv.DictReader(file)]
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key != "images_per_second"}
+            for row in RunDir(path).read_metrics()]
 
 
-def test_crash_between_saves_repeats_the_lost_steps(monkeypatch, config, run_folder, reference):
-    path = run_folder("crashed")
-    with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 5)
-        with pytest.raises(Crash):
-            run.train(config(*TINY, "trainer.checkpoint_every_steps=4"), path)
+def test_crash_between_saves_repeats_the_lost_steps(monkeypatch, tmp_path, reference):
+    path, words = tmp_path / "crashed", ("trainer.checkpoint_every_steps=4",)
+    FewDigits.history.clear()
+    crash(monkeypatch, path, "on_train_batch_end", 5, *words)
     assert load_last(path)["global_step"] == 4
-    run.train(config(*TINY, "trainer.checkpoint_every_steps=4"), path)
-    assert_same(path, reference[0])
+    train(path, *words)
+    assert FewDigits.history == reference.batches[:5] + reference.batches[4:]
+    assert_same(path, reference.path)
 
 
-def test_steps_of_accumulated_batches_resume(monkeypatch, config, run_folder):
-    overrides = (*TINY, "trainer.accumulate_batches=2")
-    uninterrupted, path = run_folder("uninterrupted"), run_folder("crashed")
-    run.train(config(*overrides), uninterrupted)
-    crash_and_resume(monkeypatch, config, path, "on_train_batch_end", [1, 3], "trainer.accumulate_batches=2")
-    assert_same(path, uninterrupted)
-
-
-def test_a_run_that_ends_inside_an_epoch_resumes(monkeypatch, config, run_folder):
-    overrides = ("trainer.max_steps=7",)
-    uninterrupted, path = run_folder("uninterrupted"), run_folder("crashed")
-    result = run.train(config(*TINY, *overrides), uninterrupted)
-    assert load_last(uninterrupted)["global_step"] == 7
-    assert result["steps"] == 7
-    crash_and_resume(monkeypatch, config, path, "on_train_batch_end", [7], *overrides)
-    assert_same(path, uninterrupted)
-
-
-def test_a_finished_run_is_not_changed(config, reference, capsys):
-    path, _, result = reference
-    before = (path / "checkpoints/last.ckpt").stat().st_mtime_ns
-    assert run.train(config(*TINY), path) == result
-    assert "finished" in capsys.readouterr().out
-    assert (path / "checkpoints/last.ckpt").stat().st_mtime_ns == before
-
-
-def test_a_damaged_last_checkpoint_is_replaced_by_the_previous(monkeypatch, config, run_folder, reference, capsys):
-    path = run_folder("crashed")
+def test_steps_of_accumulated_batches_resume(monkeypatch, tmp_path):
+    """Two steps in each epoch: of two batches and of one. No half step is saved: after the crash behind batch 4, the
+    first of step 3, the run resumes behind step 2."""
+    uninterrupted, path, words = tmp_path / "uninterrupted", tmp_path / "crashed", ("trainer.accumulate_batches=2",)
+    assert train(uninterrupted, *words)["steps"] == 6
     with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 5)
+        crash_at(patch, "on_train_batch_end", lambda trainer: cast(TrainLoader, trainer.train_dataloader).position == 4)
         with pytest.raises(Crash):
-            run.train(config(*TINY, "trainer.checkpoint_every_steps=1"), path)
+            train(path, *words, "trainer.checkpoint_every_steps=1")
+    assert load_last(path)["global_step"] == 2
+    crash_and_resume(monkeypatch, path, "on_train_batch_end", [3], *words)
+    assert_same(path, uninterrupted)
+
+
+def test_a_run_that_ends_inside_an_epoch_resumes(monkeypatch, tmp_path):
+    uninterrupted, path, words = tmp_path / "uninterrupted", tmp_path / "crashed", ("trainer.max_steps=7",)
+    assert train(uninterrupted, *words)["steps"] == 7
+    assert load_last(uninterrupted)["global_step"] == 7
+    crash_and_resume(monkeypatch, path, "on_train_batch_end", [7], *words)
+    assert_same(path, uninterrupted)
+
+
+def test_a_finished_run_is_not_changed(reference, capsys):
+    before = {file: file.stat().st_mtime_ns for file in reference.path.rglob("*")}
+    assert train(reference.path) == reference.result
+    message = f"{reference.path} is finished, nothing to do; another name= starts another run\n"
+    assert capsys.readouterr().out == message
+    assert {file: file.stat().st_mtime_ns for file in reference.path.rglob("*")} == before
+
+
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous(monkeypatch, tmp_path, reference, capsys):
+    path = tmp_path / "crashed"
+    crash(monkeypatch, path, "on_train_batch_end", 5, "trainer.checkpoint_every_steps=1")
     last = path / "checkpoints" / checkpoints.LAST
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(bytes(content))
-    run.train(config(*TINY), path)
-    assert "using previous.ckpt instead" in capsys.readouterr().out
-    assert_same(path, reference[0])
+    train(path)
+    assert f"using previous.ckpt instead; resuming {path} from step 4 of 9\n" in capsys.readouterr().out
+    assert_same(path, reference.path)
 
 
 # Negative controls: without one component, the same comparison must fail. They show that the tests above can fail.
 
 
-def test_control_without_step_seeds(monkeypatch, config, run_folder):
+def test_control_without_step_seeds(monkeypatch, tmp_path):
     monkeypatch.setattr(StepSeeds, "on_train_batch_start", lambda *_: None)
     torch.manual_seed(0)
-    uninterrupted, path = run_folder("uninterrupted"), run_folder("crashed")
-    run.train(config(*TINY), uninterrupted)
-    crash_and_resume(monkeypatch, config, path, "on_train_batch_end", [4])
+    uninterrupted, path = tmp_path / "uninterrupted", tmp_path / "crashed"
+    train(uninterrupted)
+    crash_and_resume(monkeypatch, path, "on_train_batch_end", [4])
     with pytest.raises(AssertionError, match="weights"):
         assert_same(path, uninterrupted)
 
 
-def test_control_without_position(monkeypatch, config, run_folder, reference):
+def test_control_without_position(monkeypatch, tmp_path, reference):
     monkeypatch.setattr(TrainLoader, "load_state_dict", lambda *_: None)
     monkeypatch.setattr(FewDigits, "load_state_dict", lambda *_: None)
-    path = run_folder("crashed")
-    batches = crash_and_resume(monkeypatch, config, path, "on_train_batch_end", [4])
-    assert batches != reference[1]
+    path = tmp_path / "crashed"
+    assert crash_and_resume(monkeypatch, path, "on_train_batch_end", [4]) != reference.batches
     with pytest.raises(AssertionError, match="weights"):
-        assert_same(path, reference[0])
+        assert_same(path, reference.path)
 
 
-def test_control_without_canonical_counters(monkeypatch, config, run_folder, reference):
+def test_control_without_canonical_counters(monkeypatch, tmp_path, reference):
     """Lightning's own counters, saved at the last batch of several epochs, count the epochs wrongly."""
     monkeypatch.setattr("dltrain.callbacks.checkpointing.set_position", lambda *_: None)
-    path = run_folder("crashed")
-    crash_and_resume(monkeypatch, config, path, "on_validation_batch_end", [3, 6, 9])
+    path = tmp_path / "crashed"
+    crash_and_resume(monkeypatch, path, "on_validation_batch_end", [3, 6, 9])
     with pytest.raises(AssertionError, match="weights"):
-        assert_same(path, reference[0])
+        assert_same(path, reference.path)
 
 
-def test_the_number_of_workers_changes_no_weight(config, run_folder, tmp_path):
+def test_the_number_of_workers_changes_no_weight(config, tmp_path):
+    photos = tmp_path / "photos"
     for name in ("cat", "dog"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator(name, i))
-            Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / name / f"{i}.png")
-    paths = []
-    for workers in (0, 2):
-        path = run_folder(f"workers{workers}")
-        run.train(config("model=resnet20", "model.depth=8", "data=image_folder", f"data.root={tmp_path / 'photos'}",
-                         "data.image_px=32", "data.batch_size=4", "augment=strong", "trainer.max_epochs=2",
-                         "trainer=cpu", f"data.num_workers={workers}"), path)
-        paths.append(path)
+        (photos / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator(name, number))
+            Image.fromarray(pixels.numpy()).save(photos / name / f"{number}.png")
+    words = ["model=resnet20", "model.depth=8", "data=image_folder", f"data.root={photos}", "data.image_px=32",
+             "data.batch_size=4", "augment=strong", "trainer.max_epochs=2", "trainer=cpu"]
+    paths = [tmp_path / f"workers{count}" for count in (0, 2)]
+    for path, count in zip(paths, (0, 2), strict=True):
+        path.mkdir()
+        run.train(config(*words, f"data.num_workers={count}"), RunDir(path))
     assert_same(*paths)

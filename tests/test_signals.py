@@ -1,4 +1,5 @@
-"""Real processes that are killed, terminated or interrupted: the same command again ends in the same bits."""
+"""Runs that are interrupted, terminated or killed: the same command again ends in the same bits. In this process by a
+signal to itself; marked slow, in processes of their own."""
 
 import os
 import re
@@ -7,17 +8,95 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow  # each test starts several processes
+from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.stopping import SIGNALS, Signals
+from dltrain.errors import InterruptedRun
+from tests.test_resume import assert_same, load_last, train
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 COMMAND = [sys.executable, "-m", "dltrain.cli", "seed=3", "trainer.max_epochs=6", "trainer=cpu", "data.batch_size=100",
            "trainer.checkpoint_every_steps=7", "model.depth=8"]
 
 
-def start(cwd: Path, name: str) -> subprocess.Popen:
+def stop_run(monkeypatch, path: Path, hook: str, stage: str, signum: int) -> InterruptedRun:
+    """Trains the tiny run until `hook` of `stage`, fit or test, with four steps done or more; there the process sends
+    itself a signal."""
+    ended = getattr(Checkpointing, hook)
+
+    def send(self, trainer, *args, **keys):
+        if trainer.state.fn == stage and trainer.global_step >= (4 if stage == "fit" else 0):
+            os.kill(os.getpid(), signum)
+        ended(self, trainer, *args, **keys)
+
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, hook, send)
+        with pytest.raises(InterruptedRun) as caught:
+            train(path)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """The folder of a tiny run that nothing stopped."""
+    path = tmp_path_factory.mktemp("runs") / "straight"
+    train(path)
+    return path
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_saves_after_the_step_and_the_run_resumes(signum, monkeypatch, tmp_path, straight):
+    stop = stop_run(monkeypatch, tmp_path / "run", "on_train_batch_end", "fit", signum)
+    assert str(stop) == (f"{signum.name}: saved {tmp_path}/run/checkpoints/last.ckpt at step 4; dltrain resume "
+                         f"run={tmp_path}/run continues it")
+    assert stop.exit_code == 128 + signum
+    assert load_last(tmp_path / "run")["global_step"] == 4
+    train(tmp_path / "run")
+    assert_same(tmp_path / "run", straight)
+
+
+def test_a_signal_in_a_validation_saves_and_the_validation_is_repeated(monkeypatch, tmp_path, straight):
+    stop = stop_run(monkeypatch, tmp_path / "run", "on_validation_batch_end", "fit", signal.SIGTERM)
+    assert "last.ckpt at step 6; " in str(stop)
+    saved = load_last(tmp_path / "run")
+    assert saved["callbacks"]["Checkpointing"]["validation_due"] is True
+    train(tmp_path / "run")
+    assert_same(tmp_path / "run", straight)
+
+
+def test_a_signal_in_the_test_stops_and_the_test_is_repeated(monkeypatch, tmp_path, straight):
+    stop = stop_run(monkeypatch, tmp_path / "run", "on_test_batch_end", "test", signal.SIGTERM)
+    assert str(stop) == ("SIGTERM: training is complete, but the test is not; dltrain resume "
+                         f"run={tmp_path}/run continues it")
+    assert not (tmp_path / "run/result.json").exists()
+    assert_same(tmp_path / "run", straight)
+    assert train(tmp_path / "run")["steps"] == 9
+    assert_same(tmp_path / "run", straight)
+
+
+def test_a_second_interrupt_ends_the_process_at_once(monkeypatch):
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with Signals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.received, codes) == (signal.SIGTERM, [])
+        os.kill(os.getpid(), signal.SIGINT)
+    assert codes == [130]
+
+
+# in processes of their own
+
+
+def start(cwd: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, f"name={name}"], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
@@ -38,7 +117,7 @@ def wait_for_checkpoint(cwd: Path, name: str) -> None:
     raise AssertionError("no checkpoint appeared")
 
 
-def load_tensors(cwd: Path, name: str) -> dict:
+def load_tensors(cwd: Path, name: str) -> dict[str, Any]:
     saved = torch.load(cwd / f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)
     momenta = {f"momentum.{k}": v["momentum_buffer"] for k, v in saved["optimizer_states"][0]["state"].items()}
     return {**saved["state_dict"], **momenta}
@@ -57,6 +136,7 @@ def assert_same_bits(cwd: Path, name: str) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_by_the_same_command(uninterrupted):
     process = start(uninterrupted, "killed")
     wait_for_checkpoint(uninterrupted, "killed")
@@ -69,8 +149,9 @@ def test_a_killed_run_is_resumed_by_the_same_command(uninterrupted):
     assert_same_bits(uninterrupted, "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_saves_and_sets_the_exit_code(signum, code, uninterrupted):
+def test_a_signal_saves_and_sets_the_exit_code_of_a_process(signum, code, uninterrupted):
     name = f"signal{code}"
     process = start(uninterrupted, name)
     wait_for_checkpoint(uninterrupted, name)
@@ -83,6 +164,7 @@ def test_a_signal_saves_and_sets_the_exit_code(signum, code, uninterrupted):
     assert_same_bits(uninterrupted, name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_in_a_run_and_in_a_sweep(tmp_path):
     """DistributedDataParallel over gloo: the second process joins the folder of the run, whatever the user typed."""
     overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer=ddp", "trainer.max_epochs=2", "model.depth=8",

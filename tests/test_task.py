@@ -1,29 +1,34 @@
 """A task, trained by Lightning with all callbacks, against a training loop written by hand; metrics; schedules."""
 
-import csv
 import math
 import random
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import DictConfig
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from dltrain import optim, run
-from dltrain.batches import ClassificationBatch, generator, seed_of
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, seed_of
 from dltrain.build import build, build_data, build_task
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.errors import DivergedError, UserError
+from dltrain.run_dir import RunDir
+from dltrain.tasks.classification import Classification
 from tests.conftest import TINY
+from tests.tiny import FewDigits
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
-def train_by_hand(config) -> tuple[torch.nn.Module, list[float]]:
-    """Everything that a run does to the weights, in one loop without Lightning and callbacks. Returns the trained model
-    and the loss of each step."""
-    data = build_data(config)
-    images, labels = data.splits["train"]
+def train_by_hand(config: DictConfig) -> tuple[torch.nn.Module, list[float], list[float]]:
+    """What a run does to the weights, in one loop without Lightning and callbacks. Returns the trained model,
+    the loss of each step and, where it is clipped, the norm of its gradient."""
+    images, labels = cast(FewDigits, build_data(config)).splits["train"]
     torch.manual_seed(seed_of("init", config.seed))
     model = build(config.model, "model")
     model.to(memory_format=torch.channels_last)
@@ -33,7 +38,8 @@ def train_by_hand(config) -> tuple[torch.nn.Module, list[float]]:
     steps_per_epoch = math.ceil(len(labels) / config.data.batch_size)
     total_steps = steps_per_epoch * config.trainer.max_epochs
     sgd = torch.optim.SGD(model.parameters(), lr=keys.lr, momentum=keys.momentum, weight_decay=keys.weight_decay)
-    losses = []
+    losses: list[float] = []
+    norms: list[float] = []
     for epoch in range(config.trainer.max_epochs):
         order = torch.randperm(len(labels), generator=generator("order", config.seed, epoch))
         for batch_idx, indices in enumerate(order.split(config.data.batch_size)):
@@ -49,32 +55,36 @@ def train_by_hand(config) -> tuple[torch.nn.Module, list[float]]:
             sgd.zero_grad()
             loss.backward()
             if config.trainer.gradient_clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip_norm)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip_norm)
+                norms.append(float(norm))
             sgd.step()
             losses.append(loss.item())
-    return model, losses
+    return model, losses, norms
 
 
-@pytest.mark.parametrize("more", [(), ("task.label_smoothing=0.1",), ("trainer.gradient_clip_norm=0.1",)])
+@pytest.mark.parametrize("more", [(), ("task.label_smoothing=0.1",), ("trainer.gradient_clip_norm=2.0",)])
 def test_twenty_steps_equal_a_loop_by_hand(more, config, run_folder):
     """Order, crop, normalisation, stochastic depth, schedule, momentum, decay, label smoothing, clipping: the same bits
     after 20 steps."""
     overrides = (*TINY, "data.batch_size=20", "trainer.max_epochs=4", *more)
-    model, losses = train_by_hand(config(*overrides))
+    model, losses, norms = train_by_hand(config(*overrides))
     assert len(losses) == 20
-    path = run_folder("run")
-    run.train(config(*overrides), path)
-    saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
+    run_dir = RunDir(run_folder("run"))
+    run.train(config(*overrides), run_dir)
+    saved = torch.load(run_dir.path / "checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 20
     for name, value in model.state_dict().items():
         assert torch.equal(saved["state_dict"][f"model.{name}"], value), name
     sizes = [20, 20, 20, 20, 16]
-    with open(path / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    rows = [row for row in run_dir.read_metrics() if row["train/loss"]]
     assert [(row["step"], row["epoch"]) for row in rows] == [("5", "1"), ("10", "2"), ("15", "3"), ("20", "4")]
     for row, start in zip(rows, range(0, 20, 5), strict=True):
         expected = np.average(losses[start : start + 5], weights=sizes)
         assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
+        if norms:
+            of_epoch = np.array(norms[start : start + 5])
+            assert float(row["train/gradient_norm"]) == pytest.approx(of_epoch.mean(), rel=1e-5)
+            assert float(row["train/clipped_fraction"]) == pytest.approx((of_epoch > 2).mean())
 
 
 def test_step_seeds_are_a_function_of_seed_epoch_batch_and_rank():
@@ -82,8 +92,8 @@ def test_step_seeds_are_a_function_of_seed_epoch_batch_and_rank():
     samples = []
     positions = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
     for seed, epoch, batch_idx, rank in positions:
-        task = SimpleNamespace(device=torch.device("cpu"))
-        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        task: Any = SimpleNamespace(device=torch.device("cpu"))
+        trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
         StepSeeds(seed).on_train_batch_start(trainer, task, None, batch_idx)
         assert task.position == (seed, epoch, batch_idx, rank)
         samples.append((float(torch.rand(())), random.random(), float(np.random.rand())))
@@ -92,48 +102,54 @@ def test_step_seeds_are_a_function_of_seed_epoch_batch_and_rank():
 
 
 def test_metrics_equal_scikit_learns(config, run_folder):
-    path = run_folder("run")
-    composed = config(*TINY)
-    result = run.train(composed, path)
-    data, task = build_data(composed), build_task(composed)
-    task.load_state_dict(torch.load(path / "checkpoints/best.ckpt", weights_only=True)["state_dict"])
-    images, labels = data.splits["test"]
+    """Samples with the ignored label, which fill up a batch, do not count."""
+    run_dir, composed = RunDir(run_folder("run")), config(*TINY)
+    result = run.train(composed, run_dir)
+    task = cast(Classification, build_task(composed))
+    task.load_state_dict(torch.load(run_dir.best_checkpoint, weights_only=True)["state_dict"])
+    images, labels = cast(FewDigits, build_data(composed)).splits["test"]
     with torch.no_grad():
         logits = task.eval()(images)
-    predicted = logits.argmax(1)
-    assert result["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-    assert result["test/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
-    task.evaluation_step(ClassificationBatch(images, labels))
-    assert task.confusion.compute().tolist() == confusion_matrix(labels, predicted, labels=range(10)).tolist()
+    predictions, loss = logits.argmax(1), float(F.cross_entropy(logits, labels))
+    assert result["test/accuracy"] == pytest.approx(accuracy_score(labels, predictions))
+    assert result["test/loss"] == pytest.approx(loss, rel=1e-5)
+    filled = ClassificationBatch(torch.cat([images, images[:3]]), torch.cat([labels, torch.full((3,), IGNORED_LABEL)]))
+    torch.testing.assert_close(task.evaluation_step(filled)[:40], logits)
+    assert task.evaluation_loss.tolist() == pytest.approx([40 * loss, 40], rel=1e-5)
+    expected = confusion_matrix(labels, predictions, labels=range(10))
+    assert task.metrics.compute().tolist() == expected.tolist()
+    task.evaluation_step(ClassificationBatch(images[:5], labels[:5]))
+    assert task.metrics.compute().sum() == 5  # the next evaluation starts anew
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(config, run_folder):
-    path = run_folder("run")
-    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step \d+ with lr") as caught:
-        run.train(config(*TINY, "task.optimizer.lr=1e30", "model.norm=none"), path)
+    run_dir = RunDir(run_folder("run"))
+    with pytest.raises(DivergedError, match=r"^loss is (nan|inf) at step 1 with lr 1e\+30; ") as caught:
+        run.train(config(*TINY, "task.optimizer.lr=1e30", "model.norm=none", "trainer.checkpoint_every_steps=1"),
+                  run_dir)
     assert "\n" not in str(caught.value)
-    for file in (path / "checkpoints").glob("*.ckpt"):
-        weights = torch.load(file, weights_only=True)["state_dict"]
-        assert all(value.isfinite().all() for value in weights.values())
+    assert [file.name for file in (run_dir.path / "checkpoints").iterdir()] == ["last.ckpt"]
+    saved = torch.load(run_dir.path / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 def test_weights_that_are_not_finite_reach_no_checkpoint(config, run_folder, monkeypatch):
     """The loss is finite, but the optimizer step makes a weight nan: neither best nor last may store it."""
-    path = run_folder("run")
-    sgd_step = torch.optim.SGD.step
+    run_dir, sgd_step, steps = RunDir(run_folder("run")), torch.optim.SGD.step, []
 
     def failing_step(self, closure=None):
         loss = sgd_step(self, closure)
-        failing_step.count += 1
-        if failing_step.count == 3:  # the last step of the first epoch
+        steps.append(loss)
+        if len(steps) == 3:  # the last step of the first epoch
             self.param_groups[0]["params"][0].data.fill_(float("nan"))
         return loss
 
-    failing_step.count = 0
     monkeypatch.setattr(torch.optim.SGD, "step", failing_step)
     with pytest.raises(DivergedError, match="weights are not finite at step 3"):
-        run.train(config(*TINY), path)
-    assert not list((path / "checkpoints").glob("*.ckpt"))
+        run.train(config(*TINY), run_dir)
+    assert all(loss.isfinite() for loss in steps)
+    assert not list(run_dir.path.glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(("keys", "steps", "expected"), [
@@ -149,26 +165,40 @@ def test_schedules(keys, steps, expected):
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("rmsprop", torch.optim.RMSprop),
-    ("torch.optim.Adagrad", torch.optim.Adagrad)])
+    ("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW),
+    ("rmsprop", torch.optim.RMSprop), ("torch.optim.Adagrad", torch.optim.Adagrad)])
 def test_optimizers_by_name(name, expected):
     built = optim.optimizer(torch.nn.Linear(2, 2), name, lr=0.3, weight_decay=0.01, momentum=0.8)
     assert type(built) is expected
-    assert built.param_groups[0]["weight_decay"] == 0.01
-    if name == "adamw":
-        assert built.param_groups[0]["betas"] == (0.8, 0.999)
+    (group,) = built.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.3, 0.01)
+    assert group.get("betas") == ((0.8, 0.999) if name.startswith("adam") else None)
+    assert group.get("momentum") == (0.8 if name in ("sgd", "rmsprop") else None)
 
 
 def test_weight_decay_can_skip_biases_and_norms():
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     decayed, others = optim.optimizer(net, "sgd", 0.1, 0.01, decay_all=False).param_groups
-    assert [p.dim() for p in decayed["params"]] == [4]
-    assert len(others["params"]) == 3
+    assert [parameter.dim() for parameter in decayed["params"]] == [4]
+    assert decayed["weight_decay"] == 0.01
+    assert [parameter.dim() for parameter in others["params"]] == [1, 1, 1]
     assert others["weight_decay"] == 0
 
 
-@pytest.mark.parametrize(("name", "message"), [("sdg", "did you mean 'sgd'"), ("torch.optim.Nothing", "Nothing"),
-                                               ("no.such.Place", "No module")])
+@pytest.mark.parametrize(("name", "message"), [
+    ("sdg", "unknown task.optimizer.name 'sdg'; did you mean 'sgd'?"),
+    ("nothing", "unknown task.optimizer.name 'nothing'; there are: sgd, adam, adamw, rmsprop, or a dotted path"),
+    ("torch.optim.Nothing", "task.optimizer.name='torch.optim.Nothing': module 'torch.optim' has no attribute "
+                            "'Nothing'"),
+    ("no.such.Place", "task.optimizer.name='no.such.Place': No module named 'no'"),
+])
 def test_an_unknown_optimizer_is_refused(name, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         optim.optimizer(torch.nn.Linear(2, 2), name, lr=0.1, weight_decay=0)
+    assert str(caught.value) == message
+
+
+def test_nesterov_is_refused_for_other_optimizers_than_sgd():
+    assert optim.optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, 0, momentum=0.9, nesterov=True).defaults["nesterov"]
+    with pytest.raises(UserError, match=r"^task\.optimizer\.nesterov=true: only sgd has it, but .* is adam$"):
+        optim.optimizer(torch.nn.Linear(2, 2), "adam", 0.1, 0, nesterov=True)

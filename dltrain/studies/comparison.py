@@ -58,7 +58,7 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     """Writes comparison.csv and results.png; returns the means of each run, and for each claim whether it held.
 
     Raises UserError by key for a metric that no run has: before any training, but for test/... metrics and val/...
-    curves, which are known when a run has ended."""
+    curves, which are known when a run has ended, or all of them where they are of several tasks or data."""
     for key, value in (("runs", runs), ("seeds", seeds), ("columns", columns)):
         if not value:
             raise UserError(f"study.{key}: must not be empty")
@@ -68,13 +68,14 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
                  "study.bars": list(bars) or list(columns)[:1]}
     metrics = list(dict.fromkeys(metric for values in requested.values() for metric in values))
     refuse_shared_folders(list(arms))
-    configs = [compose_arm(name, arm.overrides, context.config_dir).config for name, arm in arms.items()]
-    refuse_unknown_metrics(requested, curves, configs)
+    composed = [compose_arm(name, arm.overrides, context.config_dir) for name, arm in arms.items()]
+    refuse_unknown_metrics(requested, curves, [item.config for item in composed])
+    share_metrics = len({(item.config.task._target_, item.chosen["data"]) for item in composed}) == 1
 
     all_seeds = [context.seed + number for number in seeds]
     run_dirs = {name: [RunDir(folder_of(context.folder, f"{name}-seed{seed}")) for seed in all_seeds] for name in arms}
     values: dict[str, dict[str, list[float]]] = {metric: {name: [] for name in arms} for metric in metrics}
-    one_task = len({config.task._target_ for config in configs}) == 1
+    ended: list[RunDir] = []
     for name, arm in arms.items():
         for number, seed in enumerate(all_seeds):
             print(f"\n{name}, seed {seed}", flush=True)
@@ -82,8 +83,10 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
             numbers = train_arm(name, arm, seed, run_dirs[name][number], source, metrics, context.config_dir)
             for metric in metrics:
                 values[metric][name] += [numbers[metric]] if metric in numbers else []
-            if one_task or run_dirs[name][number] is run_dirs[list(arms)[-1]][-1]:
-                refuse_missing(requested, curves, values, run_dirs[name][number])
+            ended.append(run_dirs[name][number])
+            is_last = len(ended) == len(arms) * len(all_seeds)
+            if is_last or share_metrics:
+                refuse_missing(requested, curves, values, ended, is_last)
 
     results.write_values(context.folder / "comparison.csv", all_seeds, values)
     results.print_table("", columns, values)
@@ -152,12 +155,16 @@ def refuse_unknown(key: str, metrics: list[str], known: Sequence[str]) -> None:
 
 
 def refuse_missing(requested: Mapping[str, list[str]], curves: list[str],
-                   values: Mapping[str, Mapping[str, Sequence[float]]], ended: RunDir) -> None:
-    """After a run: a metric that no run has, now that this one shows which there are."""
-    known = list(results.all_numbers(ended))
+                   values: Mapping[str, Mapping[str, Sequence[float]]], ended: Sequence[RunDir], is_last: bool) -> None:
+    """After a run: a metric that none of the ended runs has. Before the last run train/... metrics are left out: a
+    later run may have one that this one does not, as a gradient norm."""
+    columns = [metric for run_dir in ended for metric in run_dir.read_metrics()[0]]
+    numbers = [metric for run_dir in ended for metric in results.all_numbers(run_dir)]
+    due = [metric for metric in (*values, *curves) if is_last or not metric.startswith("train/")]
     for key, metrics in requested.items():
-        refuse_unknown(key, [metric for metric in metrics if not any(values[metric].values())], known)
-    refuse_unknown("study.curves", curves, list(ended.read_metrics()[0]))
+        refuse_unknown(key, [metric for metric in metrics if metric in due and not any(values[metric].values())],
+                       numbers)
+    refuse_unknown("study.curves", [metric for metric in curves if metric in due and metric not in columns], columns)
 
 
 def train_arm(name: str, arm: Arm, seed: int, run_dir: RunDir, source: Path | None, metrics: Sequence[str],
