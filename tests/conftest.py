@@ -3,11 +3,12 @@
 import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU everywhere
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core: more threads wait for one another
 
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from dltrain.config.compose import compose
@@ -50,4 +51,6 @@ def run_folder(tmp_path: Path):
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
+    import pytorch_lightning as pl  # here: the process that starts the workers needs no torch
+
     monkeypatch.setattr("dltrain.build.Figures", lambda board: pl.Callback())

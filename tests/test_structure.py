@@ -144,7 +144,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_followed_through_at_most_eight_files_in_four_folders(kind, config, monkeypatch):
-    modules = stdlib.library_files()[:20]
+    modules = stdlib.library_files()[:12]
     monkeypatch.setattr(stdlib, "library_files", lambda: modules)
     files: set[Path] = set()
 
