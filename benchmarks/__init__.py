@@ -1,1 +1,1 @@
-"""Timings as ratios against a reference in the same process: `python -m benchmarks [NAME ...]`."""
+"""Rates and seconds, each beside a reference in the same process: `python -m benchmarks [NAME ...]`."""

@@ -1,5 +1,5 @@
-"""Images per second of a whole dltrain run of faster_rcnn on scenes over those of a loop as torchvision's reference has
-it (the loss is read in each step), with the same model, images, optimizer and clipping."""
+"""Images per second of a whole dltrain run of faster_rcnn on scenes, as the ratio to a loop like torchvision's
+reference (the loss is read in each step) with the same model, images, optimizer and clipping."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Images per second of a whole dltrain run over those of a bare loop with the same model, augmentation, optimizer and
-random images."""
+"""Images per second of a whole dltrain run, as the ratio to a bare loop with the same model, augmentation, optimizer
+and random images."""
 
 from __future__ import annotations
 

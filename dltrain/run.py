@@ -166,7 +166,7 @@ def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], resul
 
 
 def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:
-    """`words`: what to type behind `dltrain predict run=...` to try the run on its samples."""
+    """`words`: what to type after `dltrain predict run=...` to try the run on its samples."""
     headline, rate = result["headline"], result["steps"] / max(result["seconds"], 1e-9)
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
                         if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json

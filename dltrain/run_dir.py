@@ -124,7 +124,7 @@ class RunDir:
         return config
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
-        """`comments`: what a key may be, by its dotted name; written behind the value as in configs/."""
+        """`comments`: the rule of a key by its dotted name, written after the value as in configs/."""
         write_text(self.path / "config.yaml", schema.dump({"version": __version__, **config}, comments))
 
     def comments(self) -> dict[str, str]:

@@ -28,8 +28,9 @@ class MixingTransform(Transform):
 
 
 class Mixup(MixingTransform):
-    """x = l x + (1 - l) x', and the same for the labels; l is sampled from Beta(alpha, alpha) for each sample (Zhang et
-    al. 2017, 1710.09412, equation 1; the paper's code uses one l per batch)."""
+    """Replaces each image x by l x + (1 - l) x', where x' is another image of the batch, and its label likewise; l is
+    sampled from Beta(alpha, alpha) for each image (Zhang et al. 2017, arXiv 1710.09412, equation 1; the paper's code
+    samples one l per batch)."""
 
     def __call__(self, batch: ClassificationBatch, rng: torch.Generator  # type: ignore[override]  # needs labels
                  ) -> ClassificationBatch:

@@ -1,4 +1,4 @@
-"""The augment stage, between data and model: turns a batch of uint8 pixels into normalised floats, on the device.
+"""The augmentation pipeline: turns a batch of uint8 pixels into normalised floats, on the device of the model.
 
 Training: random transforms of pixels in [0, 1], then normalisation, then random transforms of normalised values; each
 sample gets its own random parameters. Evaluation: normalisation only, then one or several views of each image
@@ -167,8 +167,8 @@ class Augment(nn.Module):
             transform.fit(pixels)
 
     def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:
-        """Random transforms run only if `rng`, a generator on the CPU, is there: without it, as in evaluation, the
-        images are only normalised."""
+        """With `rng`, a generator on the CPU: random transforms and normalisation, as in training. Without it, as in
+        evaluation: normalisation only."""
         if rng is not None and self.on_pixels:
             batch = batch._replace(images=map_images(to_unit_range, batch.images))
             for transform in self.on_pixels:

@@ -46,7 +46,7 @@ class WindowTransform(GeometricTransform):
 
 class ResizedCrop(WindowTransform):
     """Resizes a random window to (px, px). The fraction of the image's area is uniform in `scale`, in (0, 1]; the
-    aspect ratio (width / height) is log-uniform in `ratio` (Szegedy et al. 2015, 1409.4842, section 6)."""
+    aspect ratio (width / height) is log-uniform in `ratio` (Szegedy et al. 2014, arXiv 1409.4842, section 6)."""
 
     def __init__(self, px: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)):
         if px < 1 or not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:

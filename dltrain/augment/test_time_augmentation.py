@@ -3,7 +3,8 @@ the training: crops for a net trained on crops, several sizes for a net trained 
 
 `single`: the image. `flip`: the image and its mirror image. `ten_crop`: the four corners, the centre, and their mirror
 images (Krizhevsky et al. 2012, section 4.1). `scales_mean`, `scales_max`: the whole image at several sizes, through a
-fully convolutional net; the mean or the maximum over the sizes (He et al. 2015, section 3.4: mean; the tutorial: max).
+fully convolutional net; the mean or the maximum over the sizes (He et al. 2015, section 3.4: mean; Shakhnarovich 2016:
+maximum).
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Views:
-    """`short_px`: side to which the square image is resized first, None for no resizing. `padding_px`: zeros added to
-    each side before the ten crops, as in training. `crop_px`: side of the crops, the central one except in `ten_crop`;
-    None for the whole image. `scales`: sizes as fractions of the image's side; these views are not cropped."""
+    """The views of each image that are evaluated, and how their probabilities are combined.
+
+    `short_px`: side to which the square image is resized first, None for no resizing. `padding_px`: zeros added to each
+    side before the ten crops, as in training. `crop_px`: side of the crops, None for the whole image; `ten_crop` takes
+    the corners, the centre and their mirror images, the other kinds the centre alone. `scales`: sizes as fractions of
+    the image's side; these views are not cropped."""
 
     def __init__(self, kind: str = "single", padding_px: int = 0, crop_px: int | None = None,
                  scales: Sequence[float] = (1.0,), short_px: int | None = None):

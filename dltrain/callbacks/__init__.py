@@ -1,1 +1,1 @@
-"""What watches a run: checkpoints, guards, records, pictures, progress."""
+"""Lightning callbacks of a run: checkpoints, checks of the loss, metrics, figures, progress, signals."""

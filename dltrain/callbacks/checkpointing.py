@@ -1,12 +1,12 @@
-"""Writes `last.ckpt` and `best.ckpt`, two different things, so that a resumed run ends in the same bits.
+"""Writes `last.ckpt`, from which a resumed run ends in the same bits, and `best.ckpt`.
 
 `last` is written after every epoch, every few minutes and when a signal asks the run to stop, whatever the metrics are.
-`best` has the weights with the best headline metric so far.
+`best` has the weights with the best headline metric so far, and nothing that only a resume needs.
 
 Lightning's own loop counters depend on the hook in which a checkpoint is saved, and after a restart Lightning skips the
 validation of an epoch whose last step was saved, or a whole epoch. So every checkpoint here stores the counters in one
-canonical form: the run is between two batches, with `epoch` epochs and `batch` batches done, and `validation_due` says
-whether the epoch that just ended has yet to be validated.
+canonical form: the run is between two batches, after `epoch` whole epochs and `batch` batches of the next one, and
+`validation_due` states whether the epoch that just ended has yet to be validated.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
 
 class Checkpointing(pl.Callback):
     """Saves checkpoints below `folder`, the run's. `headline`: the metric that decides which weights are best; the
-    highest value is best if `mode` is "max", else the lowest. `config`: the run's whole config, stored in each
-    checkpoint together with the number of rows of `metrics_file`. `last` is due every `every_minutes`, and every
+    highest value is best if `mode` is "max", else the lowest. `config`: the run's whole config, stored in `last`
+    together with the number of rows of `metrics_file`. `last` is due every `every_minutes`, and every
     `every_steps` optimizer steps unless None. Several processes ask one another every `agree_every_n_steps` steps
     whether one of them has received a signal."""
 

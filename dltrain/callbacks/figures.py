@@ -1,4 +1,4 @@
-"""Puts the figures of a task on TensorBoard: pictures and texts, whatever its kind of problem draws."""
+"""Writes the figures that a task draws, pictures and texts, to TensorBoard."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from dltrain.callbacks.metrics import MetricsLogging, epoch_number
 from dltrain.drawing.tables import format_duration
 
-LINE_EVERY_SECONDS = 15  # outside a terminal
-EPOCH_LINE_EVERY_SECONDS = 2  # there also at the end of an epoch, but not more often
+LINE_EVERY_SECONDS = 15  # outside a terminal, within an epoch
+EPOCH_LINE_EVERY_SECONDS = 2  # outside a terminal, at the ends of epochs, but not more often
 log = logging.getLogger("dltrain")
 
 

@@ -8,7 +8,7 @@ from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
 from dltrain.errors import UserError
 
 HELP = """\
-dltrain eval run=FOLDER [split=test|val] [key=value ...]    measures the best checkpoint again and writes eval.json
+dltrain eval run=FOLDER [split=test|val] [key=value ...]    evaluates the best checkpoint again, writes eval.json
 
   split=val                      the validation split instead of the test split
   data.batch_size=1              any key of data, augment or trainer

@@ -10,13 +10,15 @@ OVERVIEW = """\
 dltrain: train deep learning's classic systems from one command.
 
   dltrain [train] [choices] [key=value ...]    train, then test; every choice has a default
-  dltrain resume  run=FOLDER                   continue a run after a kill, to the same bits as without it
-  dltrain eval    run=FOLDER [key=value ...]   measure a run again: its best checkpoint on the test split
-  dltrain predict run=FOLDER input=FILE        use a run on your own pictures or texts
-  dltrain show    [choices]                    draw what an augmentation pipeline does to pictures
-  dltrain ls      [models|backbones|data|recipes|augment|trainers|experiments|runs]
-  dltrain why     KEY [choices]                where a config value comes from, and the values it replaced
-  dltrain VERB --help                          what a verb takes
+  dltrain resume  run=FOLDER                   continue an interrupted run; its weights end bit-identical to those
+                                               of a run that was not interrupted
+  dltrain eval    run=FOLDER [key=value ...]   evaluate the best checkpoint of a run again, on the test split
+  dltrain predict run=FOLDER input=FILE        use the best checkpoint of a run on your own images or texts
+  dltrain show    [choices]                    draw what an augmentation pipeline does to images
+  dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
+                                               recipes, augment, trainers, experiments, runs
+  dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
+  dltrain VERB --help                          the arguments of a verb
 
 Examples
   dltrain                                      resnet20 on real handwritten digits: no download, about a minute
@@ -26,7 +28,7 @@ Examples
   dltrain -m model=plain20,resnet20 seed=0,1   a sweep: four runs, one table
   dltrain why task.optimizer.lr model=resnet56 data=cifar10
 
-Choices
+Choices, described by dltrain ls
 {groups}
 
 Every key and its value:            dltrain --cfg job

@@ -1,4 +1,4 @@
-"""`dltrain resume run=FOLDER`: continues a run that was stopped or killed, to the same bits."""
+"""`dltrain resume run=FOLDER`: continues a run that was stopped or killed, with bit-identical results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
 from dltrain.run_dir import DERIVED, FREE
 
 HELP = """\
-dltrain resume run=FOLDER [key=value ...]    continues a run after a kill, to the same bits as without it
+dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or killed; its weights end bit-identical
+                                             to those of a run that was not interrupted
 
-  data.root=FOLDER               where the data are now
-  data.num_workers=0             processes that decode images
-  trainer.log_every_n_steps=50   steps between two readings
+  data.root=FOLDER               the data have moved
+  data.num_workers=0             worker processes that decode images
+  trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
 
-These keys change no weight; others cannot change in a run that has begun. A finished run is not touched."""
+Only keys that do not change the weights are taken: these, data.download, output_dir and name.
+A finished run is not changed."""
 
 
 def run(words: list[str]) -> int:

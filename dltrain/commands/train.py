@@ -16,12 +16,12 @@ from dltrain.run_dir import RunDir, write_text
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
 
-  model=resnet56 data=cifar10    choices; dltrain ls lists them, --help of dltrain too
+  model=resnet56 data=cifar10    choices; dltrain ls describes them, dltrain --help names them
   model/backbone=lite0           the backbone of a model that has one
   task.optimizer.lr=0.05         any key of the config; dltrain --cfg job prints them all, dltrain why KEY explains one
   name=first                     the run folder outputs/first; the same command again continues that run
-  recipe=none                    without the recipe of the pair of model and data
-  experiment=memory              an experiment: its own choices, or its own sweep
+  recipe=none                    do not use the recipe of this model and data
+  experiment=memory              a prepared experiment: one run, a sweep, or a comparison of several runs
   -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
   --cfg job                      prints the composed config and does not train

@@ -13,7 +13,7 @@ from dltrain.config.compose import Composed, compose_unchecked
 from dltrain.errors import UserError, nearest
 
 HELP = """\
-dltrain why KEY [choices]    where a config value comes from: file and line or command line, and the values it replaced
+dltrain why KEY [choices]    shows where a config value was set, in a file or on the command line, and what it replaced
 
   dltrain why task.optimizer.lr model=resnet56 data=cifar10
   dltrain why augment data=cifar10        a choice: which defaults list made it"""

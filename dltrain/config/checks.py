@@ -26,7 +26,7 @@ def refuse_old_key(key: str, place: str = "") -> None:
 
 
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
-    """Raises UserError with the nearest name for a choice that has no file; of a sweep every name is checked."""
+    """Raises UserError with the nearest name for a choice that has no file. In a sweep every name is checked."""
     group = override.key_or_group
     if group not in groups.GROUPS or override.is_delete():
         return
@@ -88,7 +88,8 @@ def flat_keys(config: DictConfig) -> list[str]:
 
 
 def check_values(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
-    """Every value against the last rule stated for its key, or else the type of its default. Raises UserError."""
+    """Checks every value against the last rule stated for its key, or else the type of its default. Raises UserError.
+    """
     rules = stated_rules(config, places)
     refuse_value_for_node(config, rules, overrides)
     for key, rule in rules.items():
@@ -153,8 +154,7 @@ def set_by(key: str, places: list[Place], overrides: list[Override]) -> str:
 
 
 def check_pair(config: DictConfig, chosen: dict[str, str], folders: list[Path]) -> None:
-    """The batch type of the task must be that of the data, on the final choices. Raises UserError with data that
-    fit."""
+    """Checks that the task takes the batch type that the data yield. Raises UserError with the data that fit."""
     needed, yielded = OmegaConf.select(config, "task.batch_type"), OmegaConf.select(config, "data.batch_type")
     if needed is None or yielded is None or needed == yielded:
         return

@@ -1,8 +1,8 @@
-"""From the words of a command line to one checked config, without torch.
+"""Turns the words of a command line into one checked config, without torch.
 
-Hydra composes; what it refuses comes back as one line with the nearest real name. A recipe is chosen by the names of
-model and data, `<model>-on-<data>` or else `<family of the model>-on-<data>`. Then checks.py holds the values against
-the rules in the yaml comments, and the batch type of the model against that of the data.
+Hydra composes; its errors are turned into one line with the nearest valid name. A recipe is chosen by the names of
+model and data, `<model>-on-<data>` or else `<family of the model>-on-<data>`. Then checks.py compares the values with
+the rules in the yaml comments, and the batch type of the task with that of the data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Composed:
     folders: list[Path]  # the user's config folders
 
     def job_config(self) -> DictConfig:
-        """The config as a run takes it: with the choices that made it, and open for the sizes that only data know."""
+        """The config that a run takes: with the names of the chosen files in it, and with keys that may be added, since
+        some sizes are known only when the data are loaded."""
         OmegaConf.set_struct(self.config, False)
         self.config.choices = self.chosen
         return self.config
@@ -57,8 +58,8 @@ class Composed:
 
 
 def compose(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
-    """The composed and checked config of `words`, Hydra overrides. Of a sweep: that of its first job, after a look at
-    every name in it. Raises UserError for whatever the user can correct."""
+    """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
+    choices of all its jobs are checked. Raises UserError for whatever the user can correct."""
     composed = compose_unchecked(words, config_dir, multirun)
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
@@ -125,6 +126,7 @@ def config_loader(config_dir: str | None) -> ConfigLoaderImpl:
 
 
 def list_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> DefaultsList:
+    """The yaml files to merge, in their order."""
     keys: dict[str, Any] = {"repo": repo, "config_name": CONFIG_NAME, "overrides_list": overrides,
                             "skip_missing": False}
     try:
@@ -136,7 +138,7 @@ def list_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> D
 
 
 def family_recipe(defaults: DefaultsList, folders: list[Path]) -> str | None:
-    """`<family>-on-<data>`, if nobody chose a recipe, the pair has none of its own and the model's family has one."""
+    """`<family>-on-<data>`, if no recipe was chosen, this model and data have none, and the model's family has one."""
     choices = defaults.overrides.known_choices
     model, data, recipe = choices.get("model"), choices.get("data"), choices.get("recipe")
     if recipe != f"{model}-on-{data}" or groups.path_of("recipe", recipe, *folders):

@@ -1,4 +1,4 @@
-"""What can be chosen: the yaml files below configs/, read as text. The name of a file is its registration.
+"""The config groups: the yaml files below configs/, read as text. The name of a file is its registration.
 
 `ls`, `--help` and the refusals use this, so it imports neither Hydra nor torch. The first comment line of a file, after
 an optional `# @package` line, describes the choice.
@@ -47,7 +47,7 @@ def describe(path: Path) -> str:
 
 
 def header(path: Path, field: str) -> str:
-    """The text behind `# Field:` in a config's header, "" if it has none."""
+    """The text after `# Field:` in a config's header, "" if it has none."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"# {field}:")), "")
 

@@ -1,4 +1,4 @@
-"""What is handed over to Hydra: its flags, --cfg and --info, completion, and sweeps with their sweepers and launchers.
+"""What Hydra does itself: its flags, --info, completion, and sweeps with their sweepers and launchers.
 
 The jobs of a sweep are composed and checked by compose.py, each once, before the first one starts.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# An old key stands for the keys below it too. A text with blanks is advice and is given as it is.
+# An old key stands for the keys below it too. A text with spaces is advice and is printed as it is.
 RENAMED = {
     "data.bucketed": "data.bucket_by_length",
     "data.same_shape": "data.group_by_shape",

@@ -1,11 +1,12 @@
-"""The comment behind a key is its rule: `batch_size: 128  # int >= 1: images per step`. The part before the first colon
-is checked, the rest explains.
+"""The comment after a value is the rule of its key: `batch_size: 128  # int >= 1: images per step`. The part before the
+first colon is checked, the rest explains.
 
     int | float | bool | str | list [of int | float | str] | one of a | b | c
     conditions, separated by commas:  >= 1   > 0   <= 9   < 9   in (0, 1]   = 2 mod 6
     `or null` at the end
 
-A value without such a comment must keep the type of its default. This module imports neither Hydra nor torch.
+A value without such a comment must keep the type of its default; one whose default is null or a container is not
+checked. This module imports neither Hydra nor torch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false",
 
 @dataclass(frozen=True)
 class Assignment:
-    """One value in a yaml file: where it stands, and the comment behind it."""
+    """One value in a yaml file: where it stands, and the comment after it."""
 
     file: Path
     line: int
@@ -66,7 +67,7 @@ def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
 
 
 def dump(config: Mapping[str, object], comments: Mapping[str, str], prefix: str = "") -> str:
-    """The config as yaml, with the comment of each key behind its value. The inverse of `assignments`."""
+    """The config as yaml, with the comment of each key after its value. The inverse of `assignments`."""
     lines: list[str] = []
     for key, value in config.items():
         name, indent = f"{prefix}{key}", "  " * prefix.count(".")

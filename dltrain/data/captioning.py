@@ -1,4 +1,4 @@
-"""Images with captions: what the sources share."""
+"""Images with captions: the base classes of their data sets."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class CaptionKeys(DataKeys):
 
 
 class CaptionedImages(DataModule[CaptionBatch, Tensor]):
-    """Images with reference captions. A subclass gives `captions_by_split` and `read_images`. The vocabulary has the
-    words that occur at least `min_count` times in the training captions. Captions of more than `max_length` words are
-    not trained on; every reference counts in evaluation.
+    """Images with reference captions. A subclass implements `captions_by_split` and `read_images`. The vocabulary has
+    the words that occur at least `min_count` times in the training captions. Captions of more than `max_length` words
+    are not trained on; evaluation compares with all references of an image.
 
     `bucket_by_length`: training images whose captions have similar length share a batch, which saves steps of the
     decoder. Not for a backbone whose batch normalisation trains: similar captions have similar images, so its batch
@@ -162,11 +162,11 @@ class PhotoCaptionKeys(CaptionKeys):
 
 
 class CaptionedPhotos(CaptionedImages):
-    """Photos with captions from files. A subclass gives `find_captions`. Photos are scaled and cut to their central
-    square of image_px.
+    """Photos with captions from files. A subclass implements `find_captions`. Photos are scaled and cut to their
+    central square of image_px.
 
-    `bad_captions`: a caption that is empty, a duplicate or without a known word is refused with its file and line, or
-    dropped and counted."""
+    `bad_captions`: refuse (with file and line) or drop (and count) a caption that is empty, a duplicate or without any
+    word of the vocabulary."""
 
     def __init__(self, *, root: str | None, val_share: float, bad_captions: str, num_workers: int,
                  **keys: Unpack[CaptionKeys]):

@@ -1,4 +1,4 @@
-"""Images with one label each: what the sources share.
+"""Images with one label each: the base classes of their data sets.
 
 A source subclasses InMemoryImages and gives its splits as whole uint8 tensors (digits.py), or LabelledImages and reads
 from disk (image_folder.py).

@@ -22,7 +22,7 @@ Entry = dict[str, Any]  # an image, annotation or category of the json file
 
 
 class Annotations:
-    """A json file with the lists of these `kinds`, which knows the line of each entry."""
+    """A json file with the lists named in `kinds`. Errors state the line of an entry."""
 
     def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
         self.file, self.kinds = file, kinds

@@ -22,10 +22,11 @@ class DataKeys(TypedDict):
 
 
 class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
-    """A data set. A subclass gives `load`, `num_samples` and `read`, and those methods below that its kind of data has.
+    """A data set. A subclass implements `load`, `num_samples` and `read`, and those of the methods below that its kind
+    of data needs.
 
-    After `load`, `class_names` has num_classes entries where there are classes, and `vocabularies` the symbols of each
-    kind of text by its name where there is text; vocabularies that are set before `load` are kept.
+    After `load`, `class_names` has num_classes entries where there are classes. `vocabularies` maps a name, as source
+    and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept.
     """
 
     batch_type: type
@@ -67,7 +68,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         raise NotImplementedError
 
     def references(self, split: str, index: int) -> list[str]:
-        """The reference sentences of a sample, their tokens separated by blanks."""
+        """The reference sentences of a sample, their tokens separated by spaces."""
         raise NotImplementedError
 
     def is_true(self, split: str, index: int, sentence: str) -> bool | None:

@@ -61,11 +61,12 @@ class PhotoBoxKeys(DataKeys):
 
 
 class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
-    """Photos with boxes from files. A subclass gives `find_photos`. If there are no photos for validation, `val_share`
-    of the training photos is held out. Ignored objects are not trained on and do not count in the evaluation.
+    """Photos with boxes from files. A subclass implements `find_photos`. If there are no photos for validation,
+    `val_share` of the training photos is held out. Ignored objects are not trained on and do not count in evaluation.
 
-    `bad_boxes`: a box without area or partly outside of its photo is refused with its file and line, or repaired: cut
-    at the border, dropped if no area is left, and counted. `group_by_shape`: photos of similar shape share a batch."""
+    `bad_boxes`: refuse (with file and line) or repair a box without area or partly outside of its photo. A repaired box
+    is cut at the border, or dropped if no area is left, and counted. `group_by_shape`: photos of similar shape share a
+    batch."""
 
     batch_type = DetectionBatch
     input_kind = "image"
@@ -80,7 +81,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         self.num_repaired = {"clipped": 0, "dropped": 0}
 
     def find_photos(self) -> dict[str, list[Photo]]:
-        """The photos of each split; that of val is empty if there are none. Calls `set_class_names`."""
+        """The photos of each split; those of val are an empty list if the files name none. Must call
+        `set_class_names`."""
         raise NotImplementedError
 
     def set_class_names(self, names: list[str]) -> None:

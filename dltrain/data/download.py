@@ -19,8 +19,8 @@ TIMEOUT_SECONDS = 30
 
 
 def download(url: str, file: Path, size: int, sha256: str, instruction: str) -> None:
-    """Downloads `url` to `file`, which must have `size` bytes and this `sha256`. Raises DataError with the
-    `instruction` what to do instead after three attempts; no file is left then."""
+    """Downloads `url` to `file`, which must have `size` bytes and this `sha256`. After three failed attempts raises
+    DataError with the `instruction` what to do instead, and leaves no file."""
     partial_file = file.with_suffix(".part")
     file.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {file}", flush=True)

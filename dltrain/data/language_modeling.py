@@ -1,4 +1,4 @@
-"""Running text as streams of characters for a language model: what the sources share.
+"""Running text as streams of characters for a language model: the base class of its data sets.
 
 A split is cut into `batch_size` streams of equal length that run side by side. A batch is a window of `window` symbols
 of each stream, and the next batch continues where it ends, so that the hidden state can be carried over (truncated
@@ -29,7 +29,8 @@ class StreamKeys(DataKeys):
 
 
 class TextStreams(DataModule[TokenBatch, str]):
-    """Streams of text. A subclass gives `texts`. `window`: T, the number of steps that gradients flow back through."""
+    """Streams of text. A subclass implements `texts`. `window`: T, the number of steps that gradients flow back
+    through."""
 
     batch_type = TokenBatch
     input_kind = "text"

@@ -77,7 +77,8 @@ def bucket_by_length(order: Tensor, lengths: Tensor, batch_size: int, rng: torch
 
 class EvalLoader(Generic[BatchT]):
     """Yields a split once, in the order of its indices. Each of `world_size` processes takes every world_size-th
-    sample; the index -1 fills the last ones up, and `read` must turn it into a sample that is not scored."""
+    sample. So that all have equally many, the last ones are filled up with the index -1, which `read` must turn into a
+    sample that is not scored."""
 
     def __init__(self, read: Read[BatchT], num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1,
                  max_batches: int | None = None):
@@ -94,9 +95,9 @@ class EvalLoader(Generic[BatchT]):
 
 
 class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
-    """Lightning's hooks for the loaders of the three splits. Of these a checkpoint saves only the training position.
+    """Lightning's hooks for the loaders of the three splits. A checkpoint saves the position of the training loader.
 
-    A subclass gives `num_samples` and `read`. The test split is read only by `test_dataloader`."""
+    A subclass implements `num_samples` and `read`. The test split is read only by `test_dataloader`."""
 
     shuffled = True  # whether the training samples come in a new order in each epoch
 

@@ -47,8 +47,9 @@ class MaskFolder(PhotosWithMasks):
 
 
 class CamVid(PhotosWithMasks):
-    """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png, 11 classes, and 11 for pixels that are not
-    scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015, arXiv 1511.00561)."""
+    """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png. 11 classes, numbered from 0; the value 11
+    marks pixels that are not scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015,
+    arXiv 1511.00561)."""
 
     ignored_value = 11
 

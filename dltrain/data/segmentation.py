@@ -44,7 +44,7 @@ class MaskKeys(DataKeys):
 
 
 class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
-    """Photos with masks from files. A subclass gives `find_pairs`. Photos whose long side is above `image_px` are
+    """Photos with masks from files. A subclass implements `find_pairs`. Photos whose long side is above `image_px` are
     scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
 
     `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""

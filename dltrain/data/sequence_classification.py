@@ -1,4 +1,4 @@
-"""Sequences with one label each: what the sources of texts share, and a generated memory task."""
+"""Sequences with one label each: the base class of data sets of texts, and a generated memory task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LabelSample = tuple[list[int], int]
 
 
 class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
-    """Texts with one label each. A subclass gives `texts`. A text is cut to `max_length` symbols."""
+    """Texts with one label each. A subclass implements `texts`. A text is cut to `max_length` symbols."""
 
     batch_type = LabelledBatch
 

@@ -1,6 +1,6 @@
 """Sequences of different lengths: texts to symbols, symbols to indices, indices to padded batches.
 
-A vocabulary is the list of symbols of the training split, behind SPECIAL_SYMBOLS; it is kept with the run.
+A vocabulary is SPECIAL_SYMBOLS and then the symbols of the training split; it is kept with the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sequences with a tag for each symbol: what the sources share."""
+"""Sequences with a tag for each symbol: the base class of their data sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TagSample = tuple[list[int], list[int]]
 
 
 class TaggedSequences(Sequences[TaggedBatch, TagSample]):
-    """Sequences with a tag per symbol. A subclass gives `tagged`, `build_vocabulary` and `split`."""
+    """Sequences with a tag per symbol. A subclass implements `tagged`, `build_vocabulary` and `split`."""
 
     batch_type = TaggedBatch
 

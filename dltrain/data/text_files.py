@@ -32,8 +32,8 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 
 class Shakespeare(TextStreams):
-    """The plays from A. Karpathy's char-rnn; `root` is the folder of shakespeare.txt, or the file. The last
-    tenth is the validation split, as elsewhere, and the test split too: there is no third one."""
+    """The plays from A. Karpathy's char-rnn. `root`: the folder of shakespeare.txt, or the file. The last tenth is both
+    the validation and the test split, as in published results on this text."""
 
     def __init__(self, *, root: str, download: bool, **keys: Unpack[StreamKeys]):
         super().__init__(**keys)

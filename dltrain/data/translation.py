@@ -1,4 +1,4 @@
-"""Pairs of a source and a target sequence: what the sources share, and dates that are generated."""
+"""Pairs of a source and a target sequence: the base class of their data sets, and dates that are generated."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class PairKeys(SequenceKeys):
 
 
 class TextPairs(Sequences[PairBatch, PairSample]):
-    """Pairs of texts. A subclass gives `pairs`. A training pair with a side of more than `max_length` symbols is left
-    out; longer pairs of the other splits are read whole."""
+    """Pairs of texts. A subclass implements `pairs`. A training pair with a side of more than `max_length` symbols is
+    left out; longer pairs of the other splits are read whole."""
 
     batch_type = PairBatch
 
@@ -73,9 +73,6 @@ class TextPairs(Sequences[PairBatch, PairSample]):
         indices = index_symbols(self.vocabularies["source"])
         return self.collate([(self.tokenizer.encode(text, indices), [START]) for text in inputs])
 
-    def join(self, side: str, indices: list[int]) -> str:
-        """The text of these symbols; `side`: source or target."""
-        return self.tokenizer.join([self.vocabularies[side][index] for index in indices])
 
     def write_samples(self, folder: Path) -> str:
         (folder / "sources.txt").write_text("\n".join(source for source, _ in self.texts["test"][:10]) + "\n",
@@ -111,9 +108,9 @@ FORMATS: list[Callable[[datetime.date], str]] = [
 
 
 class Dates(TextPairs):
-    """`3rd of March 1998`, or the date in one of eleven other formats, to `1998-03-03`, for days from 1900 to 2099;
-    3/12/1998 is the American format, in March. 1,000 days each are held out for validation and test, the same for every
-    seed."""
+    """Dates of the years 1900 to 2099, each in one of twelve formats, to ISO 8601: `3rd of March 1998` to `1998-03-03`.
+    3/12/1998 is in the American format: 12 March. 1,000 days each are held out for validation and test, the same for
+    every seed."""
 
     def __init__(self, *, num_train: int, **keys: Unpack[PairKeys]):
         super().__init__(**keys)

@@ -46,10 +46,10 @@ class Element(NamedTuple):
 
 
 class VocBoxes(PhotosWithBoxes):
-    """Photos with boxes. `root` is the folder, or one that contains a single such folder. Its classes.txt, a name per
-    line, lists the classes; without it they are those of the training split, sorted. `train_list`: the list that is
-    trained on. `year`: of the official set, which is downloaded below `root` if it is not there and `download` allows
-    it."""
+    """Photos with boxes in the layout of PASCAL VOC. `root` is the folder with JPEGImages, Annotations and ImageSets,
+    or one that contains a single such folder. Its classes.txt, a name per line, lists the classes; without it they are
+    those of the training split, sorted. `train_list`: the file in ImageSets/Main that lists the training photos.
+    `year`: of the official set, which is downloaded below `root` if it is not there and `download` allows it."""
 
     def __init__(self, *, train_list: str = "train", year: str | None = None, download: bool = False,
                  **keys: Unpack[PhotoBoxKeys]):

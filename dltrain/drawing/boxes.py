@@ -10,7 +10,7 @@ from torchvision.utils import draw_bounding_boxes
 from dltrain.drawing.fonts import font_file
 from dltrain.drawing.images import enlarge
 
-SIDE_PX = 256  # least longer side of the picture
+SIDE_PX = 256  # the longer side of the picture has at least so many pixels
 COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
 

@@ -17,7 +17,7 @@ DPI = 110
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. matplotlib is imported here, because it is slow to import."""
+    """Width and height in inches. matplotlib is imported here, because it is slow to import."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")

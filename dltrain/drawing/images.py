@@ -13,13 +13,14 @@ COLUMNS = 4
 
 
 def enlarge(image: Tensor, least_px: int) -> Tensor:
-    """To (3, s H, s W): every pixel repeated s times, s the least integer for which the longer side has `least_px`."""
+    """To (3, s H, s W): every pixel repeated s times along each side, where s is the least integer for which the longer
+    side has at least `least_px` pixels."""
     scale = max(1, math.ceil(least_px / max(image.shape[-2:])))
     return image.expand(3, -1, -1).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def make_grid(images: Iterable[Tensor], least_px: int = 48) -> Tensor:
-    """Images (C, H, W) to one (3, H', W') picture with as many rows as columns."""
+    """Images (C, H, W) to one (3, H', W') picture in a square grid, of which the last places may be empty."""
     pictures = [enlarge(image, least_px) for image in images]
     return arrange(pictures, math.ceil(math.sqrt(len(pictures))), padding_px=2)
 

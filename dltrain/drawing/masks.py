@@ -36,7 +36,8 @@ def colour_mask(mask: Tensor, least_px: int = SIDE_PX) -> Tensor:
 
 
 def draw_mask(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
-    """The image (C, H, W) uint8 under the colours of its classes and above their names. Class 0 is left uncoloured."""
+    """The image (C, H, W) uint8, overlaid with the colours of the classes in `mask` (H, W), and a legend below. Class 0
+    is left uncoloured."""
     photo, large_mask = enlarge(image, OVERLAY_PX), enlarge(mask[None], OVERLAY_PX)[0]
     classes = [number for number in mask.unique().tolist() if number > 0]
     if classes:
@@ -47,8 +48,8 @@ def draw_mask(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def compare_masks(samples: Sequence[tuple[Tensor, Tensor, Tensor]], names: Sequence[str]) -> Tensor:
-    """samples of (image, true mask, predicted mask), two per row, with a legend. Ignored pixels are white in both
-    masks."""
+    """Samples of (image, true mask, predicted mask), two samples per row, with a legend below. Ignored pixels are white
+    in both masks."""
     pictures: list[Tensor] = []
     for image, truth, predicted in samples:
         scored = predicted.where(truth != IGNORED_PIXEL, IGNORED_PIXEL)

@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): AlexNet, five convolutions and three linear layers.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): AlexNet, five convolutions and three linear layers.
 
 A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, arXiv 1404.5997: the net of
 A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012, in one
@@ -27,6 +27,6 @@ class AlexNet(TorchvisionAlexNet):
             self.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 4, 8, 16, 32."""
+        """The layers of the stages, whose maps have strides 4, 8, 16, 32."""
         layers = list(self.features)
         return {"conv1": layers[:2], "conv2": layers[2:5], "conv3": layers[5:12], "pool5": layers[12:]}

@@ -71,8 +71,8 @@ def output_stride(backbone: Backbone) -> int:
 
 
 def stride_of(block: nn.Module) -> int:
-    """The stride of a layer or block: the largest of the layers in it, of which one strides, or several side by side.
-    """
+    """The stride of a layer or block: the largest stride of its layers, since those with a stride > 1 are parallel
+    branches."""
     return max(map(layer_stride, leaves(block)), default=1)
 
 
@@ -99,8 +99,8 @@ def check_backbone(module: object) -> None:
 
 
 def remove_head(backbone: Backbone) -> Backbone:
-    """Replaces the modules that belong to no stage by nn.Identity, in place, so that there are no weights that are
-    neither trained nor read. Returns the backbone. Raises ValueError for a module that is no backbone."""
+    """Replaces the modules that belong to no stage by nn.Identity, in place: their weights would get no gradient.
+    Returns the backbone. Raises ValueError for a module that is no backbone."""
     check_backbone(backbone)
     keep_only({module for layers in backbone.stages().values() for layer in layers for module in layer.modules()},
               backbone)
@@ -132,7 +132,7 @@ class VGG16(nn.Module):
         self.features = vgg.vgg16(weights=None).features[:-1]
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 1, 2, 4, 8, 16."""
+        """The layers of the stages, whose maps have strides 1, 2, 4, 8, 16."""
         layers = vgg_stages(self.features, 16, "none")
         del layers["pool5"]
         return layers

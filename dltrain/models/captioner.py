@@ -1,9 +1,9 @@
-"""An image to a sentence: the features of a CNN start an RNN that writes words until END.
+"""Maps an image to a sentence: the features of a CNN start an RNN that writes words until END.
 
 O. Vinyals et al., "Show and Tell", 2014, arXiv 1411.4555: the image is the first input (`enter=first_input`).
-A. Karpathy, L. Fei-Fei, 2014, 1412.2306, and the deck: h_1 = g(W_i i + W_x x(START)); here W_i i = W_h (P i), where P i
-is the state before the first word (`enter=first_state`). K. Xu et al., "Show, Attend and Tell", 2015, 1502.03044,
-sections 3.1 and 4.2: soft attention over the L places a_l of the feature map, computed before each word:
+A. Karpathy, L. Fei-Fei, 2014, 1412.2306, and Shakhnarovich 2016: h_1 = g(W_i i + W_x x(START)); here W_i i = W_h (P i),
+where P i is the state before the first word (`enter=first_state`). K. Xu et al., "Show, Attend and Tell", 2015,
+1502.03044, sections 3.1 and 4.2: soft attention over the L places a_l of the feature map, computed before each word:
 
     e_l = w . tanh(W_a a_l + W_s h)    alpha = softmax(e)    z = sigmoid(w_b . h) sum_l alpha_l a_l
 

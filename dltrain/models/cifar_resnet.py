@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): the plain and residual nets for 32x32 images.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): the plain and residual nets for 32x32 images.
 
 K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, section 4.2.
 G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382.
@@ -73,7 +73,7 @@ class Block(nn.Module):
         self.survival = survival
 
     def forward(self, x: Tensor, computed: bool | None = None) -> Tensor:
-        """`computed`: whether F is; None: the block decides at random."""
+        """`computed`: whether F, the branch of convolutions, is computed or dropped; None: sampled by `survival`."""
         if computed is None:
             computed = not (self.training and self.survival < 1) or bool(torch.rand(()) < self.survival)
         if not computed:
@@ -124,7 +124,7 @@ class CifarResNet(nn.Module):
         initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 1, 1, 2, 4."""
+        """The layers of the stages, whose maps have strides 1, 1, 2, 4."""
         n, blocks = self.blocks_per_stage, list(self.blocks)
         return {"stem": [self.stem, nn.ReLU()],
                 **{f"stage{index + 1}": blocks[index * n : (index + 1) * n] for index in range(3)}}

@@ -1,11 +1,11 @@
-"""Images (B, C, H, W) to the class logits of every pixel (B, K, H, W): dilation in the place of strides.
+"""Maps images (B, C, H, W) to the class logits of every pixel (B, K, H, W): dilation in the place of strides.
 
 L.-C. Chen et al., 2014, arXiv 1412.7062 (DeepLab), and 2016, 1606.00915: the last pooling layers lose their stride and
 the layers after them are dilated, so that the map has stride 8 and the published weights still fit. This map is read by
 LargeFOV, a 3x3 convolution of rate 12 (2014, section 3.1; table 2 of 2016), or by ASPP, convolutions of several rates
 side by side whose logits are added (2016, section 3.2). Bilinear interpolation enlarges the logits to the image.
 
-Differs from the papers: any backbone serves; no conditional random field; `hidden` units.
+Differs from the papers: any backbone serves; no conditional random field; `hidden` channels, not 1,024.
 
 K classes.
 """

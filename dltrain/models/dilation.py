@@ -34,7 +34,8 @@ class DensePool(nn.Module):
 
 
 def centred_start(kernel: int, rate: int) -> int:
-    """How many pixels before its place a centred window starts, of `kernel` pixels that lie `rate` apart."""
+    """The distance in pixels from the start of a centred window, of `kernel` pixels that lie `rate` apart, to the pixel
+    that it is computed for."""
     return (kernel - 1) * rate // 2
 
 
@@ -67,8 +68,8 @@ def dilate(backbone: Backbone, stride: int) -> int:
 
 
 def dilate_block(block: nn.Module, rate: int, rate_after: int, pools: dict[nn.Module, nn.Module]) -> int:
-    """Dilates the layers of a block: those up to the one that strode read pixels `rate` apart, those behind it
-    `rate_after`. Writes the replacement of each pooling layer into `pools`.
+    """Dilates the layers of a block: by `rate` up to and including the layer that had a stride, by `rate_after` after
+    it. Writes the replacement of each pooling layer into `pools`.
 
     Returns by how many pixels the windows start earlier than those of the strided block."""
     now, earlier = rate, 0

@@ -1,4 +1,4 @@
-"""Images (B, 3, H, W) to class logits (B, num_classes): EfficientNet-Lite0, 4.65 M parameters at 1,000 classes.
+"""Maps images (B, 3, H, W) to class logits (B, num_classes): EfficientNet-Lite0, 4.65 M parameters at 1,000 classes.
 
 M. Tan, Q. Le, "EfficientNet", 2019, arXiv 1905.11946, table 1 (B0), in its Lite form: ReLU6 in the place of swish, no
 squeeze and excitation. Blocks are those of MobileNetV2 (M. Sandler et al., 2018, 1801.04381): 1x1 to 6 times the
@@ -94,7 +94,7 @@ class EfficientNetLite0(nn.Module):
                 module.momentum = momentum
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 2, and 2, 4, 8, 16, 16, 32, 32."""
+        """The layers of the stages, whose maps have strides 2, and 2, 4, 8, 16, 16, 32, 32."""
         stages: dict[str, list[nn.Module]] = {"stem": [self._conv_stem, self._bn0, nn.ReLU6()]}
         first = 0
         for number, (*_, count) in enumerate(STAGES[: self.until], start=1):

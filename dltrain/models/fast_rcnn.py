@@ -6,9 +6,9 @@ of overlapping boxes (torchvision's RoIHeads), so that they differ in what the p
 each region to a square and takes it through the backbone alone; Fast R-CNN takes the image through the backbone once
 and pools each region from its map.
 
-Differs from the papers: proposals are a dense grid of boxes in the place of selective search; R-CNN is trained at once
-by a softmax and a box regression, not by fine-tuning, SVMs and ridge regression one after the other; a region is warped
-by RoIAlign on the image, at its own boundary (the paper adds 16 px of context).
+Differs from the papers: proposals are a dense grid of boxes in the place of selective search; R-CNN is trained in one
+stage with a softmax and a box regression, not in three (fine-tuning, SVMs, ridge regression); a region is warped by
+RoIAlign on the image, without the 16 px of context around it.
 
 B images (C, Hi, Wi), N boxes (x1, y1, x2, y2) in pixels, K classes.
 """
@@ -34,7 +34,7 @@ CROPS_AT_ONCE = 1024  # regions that go through R-CNN's backbone together in eva
 
 
 class GridRegions(nn.Module):
-    """Lays a grid of boxes over each image and classifies each of them by what `pool` reads of it.
+    """Classifies and regresses the boxes of a dense grid over each image, from the features that `pool` reads in them.
 
     `box_px`: sides of the square boxes, each also in the `ratios` height : width; neighbours lie `step` of their side
     apart. The other keys are those of FasterRCNN."""
@@ -63,7 +63,7 @@ class GridRegions(nn.Module):
         return self.transform.postprocess(boxes, scaled.image_sizes, sizes), losses
 
     def forward(self, images: list[Tensor], targets: list[Target], features: Features = None) -> dict[str, Tensor]:
-        """The `losses`."""
+        """The losses of training, by the names in `losses`."""
         shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         return self.classify(images, shifted, features)[1]
 

@@ -1,4 +1,4 @@
-"""Images to boxes: a region proposal network and a classifier of regions on one backbone, built from torchvision.
+"""Maps images to boxes: a region proposal network and a classifier of regions on one backbone, built from torchvision.
 
 S. Ren, K. He, R. Girshick, J. Sun, "Faster R-CNN", 2015, arXiv 1506.01497. Both are trained together (section 3.2,
 "approximate joint training"). With `pyramid`: T.-Y. Lin et al., "Feature Pyramid Networks", 2016, arXiv 1612.03144.

@@ -1,12 +1,12 @@
-"""Images (B, C, H, W) to the class logits of every pixel (B, K, H, W): fully convolutional nets with skips.
+"""Maps images (B, C, H, W) to the class logits of every pixel (B, K, H, W): fully convolutional nets with skips.
 
 J. Long, E. Shelhamer, T. Darrell, 2014, arXiv 1411.4038, sections 3.1 to 3.3 and figure 3: the fully connected layers
 of a classifier become convolutions; their coarse logits, at stride 32, are upsampled by two and added to those of a
 finer stage, down to stride 16 (FCN-16s) or 8 (FCN-8s), and then upsampled to the image.
 
 Differs from the paper: any backbone serves, also one with random weights; the logits of a finer stage are read from its
-last map before the next pooling; padding keeps the maps aligned, where the paper crops; the layers in the middle have
-`hidden` units, not 4,096.
+last map before the next pooling; padding keeps the maps aligned, where the paper crops; the convolutions that
+replace the fully connected layers have `hidden` channels, not 4,096.
 
 K classes.
 """
@@ -68,8 +68,8 @@ class Upsampling(nn.Module):
         self.kernel = nn.Parameter(bilinear_kernel(channels, factor)) if learned and factor > 1 else None
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        """(B, C, h, w) to (B, C, *size), where `size` is at most `factor` times (h, w), and smaller only by the
-        rounding of an image's sides that the stride does not divide."""
+        """(B, C, h, w) to (B, C, *size). `size` is `factor` times (h, w), or smaller where the stride does not divide
+        the sides of the image."""
         if self.kernel is None:
             return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
         s = self.factor

@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): GoogLeNet, 22 layers with weights, with nine Inception modules.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): GoogLeNet, 22 layers, nine Inception modules.
 
 C. Szegedy et al., "Going Deeper with Convolutions", 2014, arXiv 1409.4842, table 1 and figure 3. An Inception module
 concatenates the channels of a 1x1, a 3x3 and a 5x5 convolution and of a pooling; a 1x1 convolution reduces the channels
@@ -66,7 +66,7 @@ class GoogLeNet(TorchvisionGoogLeNet):
         initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 2, 4, 8, 16, 32; for the cifar size 1, 1, 1, 2, 4."""
+        """The layers of the stages, whose maps have strides 2, 4, 8, 16, 32; for the cifar size 1, 1, 1, 2, 4."""
         return {"conv1": [self.conv1], "conv2": [self.maxpool1, self.conv2, self.conv3],
                 "inception3": [self.maxpool2, self.inception3a, self.inception3b],
                 "inception4": [self.maxpool3, self.inception4a, self.inception4b, self.inception4c, self.inception4d,

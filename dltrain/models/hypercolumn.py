@@ -1,15 +1,16 @@
-"""Images (B, C, H, W) to the class logits of every pixel (B, K, H, W): a classifier of hypercolumns.
+"""Maps images (B, C, H, W) to the class logits of every pixel (B, K, H, W): a classifier of hypercolumns.
 
 M. Mostajabi, P. Yadollahpour, G. Shakhnarovich, "Feedforward semantic segmentation with zoom-out features", 2015, arXiv
 1412.0774; B. Hariharan et al., 2014, 1411.5752, which gave hypercolumns their name. The hypercolumn of a pixel is the
 stack of the values that the maps of all stages, enlarged to the image, have at this pixel. A net of two hidden layers
-classifies it (the deck: h_fc1, h_fc2, cls). In training a few pixels of each image are classified, in evaluation all.
+classifies it (Shakhnarovich 2016: h_fc1, h_fc2, cls). In training a few pixels of each image are classified, in
+evaluation all.
 
 Differs from the papers: pixels and not superpixels; bilinear and not nearest interpolation; no features of subwindows
 or of the whole image besides the coarsest map.
 
-The first hidden layer and the enlargement are both linear: W up(m_1, ..., m_S) = sum_s up(W_s m_s). Evaluation
-multiplies on the small maps and enlarges H values of a pixel, not the sum of all channels.
+The first hidden layer and the enlargement are both linear: W up(m_1, ..., m_S) = sum_s up(W_s m_s). So evaluation
+applies W_s to each small map and enlarges H channels, not the channels of all stages.
 
 K classes, N pixels of an image, S stages, H hidden units.
 """

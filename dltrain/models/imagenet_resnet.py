@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): torchvision's ResNets for ImageNet-size images.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): torchvision's ResNets for ImageNet-size images.
 
 K. He et al., 2015, arXiv 1512.03385, table 1. Differs from the paper: torchvision puts the stride of a bottleneck block
 on its 3x3 convolution, not on the first 1x1 ("ResNet v1.5").
@@ -29,7 +29,7 @@ class ImagenetResNet(resnet.ResNet):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 2, 4, 8, 16, 32."""
+        """The layers of the stages, whose maps have strides 2, 4, 8, 16, 32."""
         return {"stem": [self.conv1, self.bn1, self.relu], "stage1": [self.maxpool, *self.layer1],
                 "stage2": [*self.layer2], "stage3": [*self.layer3], "stage4": [*self.layer4]}
 

@@ -1,4 +1,4 @@
-"""One object of each image: a backbone with two heads, for the object's class and its box.
+"""Localises one object in each image: a backbone with two heads, for the object's class and its box.
 
 The oldest step from classification to localisation: keep the features, replace the head, regress four numbers
 (P. Sermanet et al., 2013, arXiv 1312.6229, section 4; K. Simonyan, A. Zisserman, 2014, 1409.1556, appendix A). The box

@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): fully connected layers of sigmoid units.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): fully connected layers of sigmoid units.
 
 S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
 2015, arXiv 1502.03167, section 4.1: three hidden layers of 100 units, weights small and Gaussian.

@@ -26,7 +26,8 @@ Target = dict[str, Tensor]
 
 
 class OverFeat(nn.Module):
-    """Raises ValueError where window_px is not a multiple of 4 that is at least 16, as two poolings need it."""
+    """`window_px`: the side of a window, which two poolings reduce to a quarter. Raises ValueError unless it is a
+    multiple of 4 and at least 16."""
 
     stride = 4
 

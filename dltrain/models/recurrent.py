@@ -1,4 +1,4 @@
-"""Sequences (B, T, F) to hidden states (B, T, H): vanilla, LSTM and GRU layers, and the models that consist of them.
+"""Maps sequences (B, T, F) to hidden states (B, T, H): vanilla, LSTM and GRU layers, and the models that use them.
 
 J. Elman, "Finding Structure in Time", 1990; S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", 1997, with the
 forget gate of F. Gers et al., 2000; K. Cho et al., 2014, arXiv 1406.1078 (GRU).
@@ -83,9 +83,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Sequence[int] | None = None
                 ) -> tuple[Tensor, State]:
-        """(B, T, F) to the states of the top layer (B, T, D * H), and the last state of all layers. With `lengths`, B
-        ints on the host, each sequence ends at its length: the states after it are zeros, and its last state is the one
-        there."""
+        """(B, T, F) to the states of the top layer (B, T, D * H), and the last state of all layers. `lengths`: B ints
+        on the CPU; the states after the end of a sequence are zeros, and its last state is that at its end."""
         if lengths is None or min(lengths) == x.shape[1]:
             out, after = self.fused(x, state if state is None or self.cell == "lstm" else state[0])
             return out, after if self.cell == "lstm" else (after,)

@@ -1,4 +1,4 @@
-"""One sequence to another of another length: an encoder reads, a decoder writes from the last state of the encoder.
+"""Maps a sequence to one of another length: an encoder reads, a decoder writes from the last state of the encoder.
 
 I. Sutskever, O. Vinyals, Q. Le, "Sequence to Sequence Learning with Neural Networks", 2014, arXiv 1409.3215, which also
 reverses the source (section 3.3); attention as by M. Luong et al., 2015, arXiv 1508.04025, with their "general" score:

@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): any classifier of the package timm, by its name there.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): any classifier of the package timm, by its name there.
 
 timm is imported only when such a net is built: nothing else needs it.
 """

@@ -1,4 +1,4 @@
-"""Images (B, C, H, W) to class logits (B, num_classes): VGG, 3x3 convolutions alone, in two sizes.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): VGG, 3x3 convolutions alone, in two sizes.
 
 K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, arXiv 1409.1556,
 table 1: configurations A, B, D and E, which have 11, 13, 16 and 19 layers with weights.
@@ -62,7 +62,7 @@ class ImagenetVGG(vgg.VGG):
         self.avgpool = AverageTo(7)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 1, 2, 4, 8, 16, 32."""
+        """The layers of the stages, whose maps have strides 1, 2, 4, 8, 16, 32."""
         return vgg_stages(self.features, self.depth, self.norm)
 
 
@@ -78,7 +78,7 @@ class CifarVGG(nn.Module):
         initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Strides 1, 2, 4, 8, 16, 32."""
+        """The layers of the stages, whose maps have strides 1, 2, 4, 8, 16, 32."""
         return vgg_stages(self.features, self.depth, self.norm)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ class History(NamedTuple):
     percentiles: Tensor
 
     def drift(self) -> Tensor:
-        """(units,): how far the median moves over the steps, in units of the last distance from 15th to 85th."""
+        """(units,): the range of the median over the steps, divided by the distance from the 15th to the 85th
+        percentile at the last step."""
         median = self.percentiles[:, 1]
         return (median.amax(0) - median.amin(0)) / (self.percentiles[-1, 2] - self.percentiles[-1, 0])
 

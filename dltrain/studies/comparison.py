@@ -6,7 +6,7 @@ A comparison is a yaml and no code. Its keys:
     runs      name: [overrides], one run each; they come after common's and prevail. Or, for a run that starts from the
               weights of another one, name: {overrides: [...], pretrained_from: <name of that run>}
     more      overrides after those of every run, for the command line: 'study.more=["trainer.max_epochs=5"]'
-    seeds     each run is trained once with each, counted from `seed`
+    seeds     each run is trained once with each of these numbers, added to `seed`
     columns   metric: title, the columns of the table
     curves    metrics of metrics.csv, as curves over the steps
     bars      metrics of the table, as bars; the first column if empty
@@ -43,7 +43,7 @@ from dltrain.tasks.task import Task
 
 TIMED_IMAGES = 50
 MEASURED = ["seconds", "seconds_per_epoch", "parameters", "steps", "best_epoch", "train_ms_per_image",
-            "test_ms_per_image"]  # known of every run
+            "test_ms_per_image"]  # of every run, whatever its task
 
 
 class Arm(NamedTuple):
@@ -57,8 +57,9 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
           columns: dict[str, str], curves: list[str], claims: list[str], bars: Sequence[str] = ()) -> dict[str, Any]:
     """Writes comparison.csv and results.png; returns the means of each run, and for each claim whether it held.
 
-    Raises UserError by key for a metric that no run has: before any training, but for test/... metrics and val/...
-    curves, which are known when a run has ended, or all of them where they are of several tasks or data."""
+    Raises UserError, with the key, for a metric that no run has. This is known before any training, except for test/...
+    metrics and val/... curves: these are known after the first run, or after the last one if the runs are of several
+    tasks or data sets."""
     for key, value in (("runs", runs), ("seeds", seeds), ("columns", columns)):
         if not value:
             raise UserError(f"study.{key}: must not be empty")
@@ -104,7 +105,8 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
 
 
 def parse_arm(name: str, value: Any, common: list[str], more: list[str], names: Sequence[str]) -> Arm:
-    """Raises UserError for keys other than the two, and for a run to start from that does not come before."""
+    """`value`: an entry of `runs`. Raises UserError for an unknown key, and for a `pretrained_from` that is not an
+    earlier run."""
     keys = value if isinstance(value, Mapping) else {"overrides": value}
     if unknown := [key for key in keys if key not in ("overrides", "pretrained_from")]:
         raise UserError(f"study.runs.{name}: unknown key '{unknown[0]}'; it takes overrides and pretrained_from")
@@ -136,7 +138,7 @@ def folder_of(parent: Path, name: str) -> Path:
 
 
 def refuse_unknown_metrics(requested: Mapping[str, list[str]], curves: list[str], configs: list[DictConfig]) -> None:
-    """What can be known before a run has ended: all but test/... metrics, and val/... curves."""
+    """Raises UserError for a metric that no run will have. test/... metrics and val/... curves are not checked."""
     tasks: list[type[Task]] = [hydra.utils.get_class(config.task._target_) for config in configs]
     training = [f"train/{key}" for task in tasks
                 for key in (*task.training_metrics, "gradient_norm", "clipped_fraction")]
@@ -156,8 +158,8 @@ def refuse_unknown(key: str, metrics: list[str], known: Sequence[str]) -> None:
 
 def refuse_missing(requested: Mapping[str, list[str]], curves: list[str],
                    values: Mapping[str, Mapping[str, Sequence[float]]], ended: Sequence[RunDir], is_last: bool) -> None:
-    """After a run: a metric that none of the ended runs has. Before the last run train/... metrics are left out: a
-    later run may have one that this one does not, as a gradient norm."""
+    """Raises UserError for a metric that none of the runs in `ended` has. Before the last run train/... metrics are not
+    checked: a later run may have one that this one does not, as a gradient norm."""
     columns = [metric for run_dir in ended for metric in run_dir.read_metrics()[0]]
     numbers = [metric for run_dir in ended for metric in results.all_numbers(run_dir)]
     due = [metric for metric in (*values, *curves) if is_last or not metric.startswith("train/")]

@@ -1,13 +1,13 @@
-"""What of the image one pixel's class depends on, and how much: measured by gradients.
+"""On which pixels of the image the class of one pixel depends, and how much: measured by gradients.
 
 W. Luo et al., "Understanding the Effective Receptive Field", 2016, arXiv 1701.04128: the gradient of an output pixel
 with respect to the image, its absolute values averaged over images, falls off like a Gaussian, so the effective field
-is much smaller than the reach of the layers. The tutorial, slides 32 and 33: a fully convolutional net has a large
+is much smaller than the theoretical one. Shakhnarovich 2016, slides 32 and 33: a fully convolutional net has a large
 stride; hypercolumns read low layers beside high ones; dilation removes the stride and keeps the field.
 
-For each net: reach, the side of what has any gradient at all; effective field, the side of a square of as many pixels
-as have more than 4.55 % of the largest gradient (section 3.1: two standard deviations of a Gaussian); half, the radius
-around the pixel that half of the whole gradient lies in.
+For each net: reach, the side of the square outside which the gradient is zero; effective field, the side of a square
+with as many pixels as have more than 4.55 % of the largest gradient (section 3.1: two standard deviations of a
+Gaussian); half, the radius of the circle around the pixel that contains half of the summed gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dltrain.studies.claims import Verdict, print_verdicts
 
 SHARE = 0.0455  # of the largest gradient
 COLUMNS = {"reach_px": "reach, px", "effective_px": "effective, px", "half_px": "half within, px"}
-# What the tutorial says of the nets: text, net, column, least ratio, other net.
+# Claims of Shakhnarovich 2016 about the nets: text, net, column, least ratio, other net.
 CLAIMS = [("dilation keeps the reach of the strided net", "dilated", "reach_px", 0.9, "strided"),
           ("a hypercolumn reaches as far as the strided net", "hypercolumn", "reach_px", 0.9, "strided"),
           ("a hypercolumn depends on nearer pixels than the strided net", "strided", "half_px", 1.0, "hypercolumn")]
@@ -99,7 +99,7 @@ def measure(field: Tensor) -> dict[str, float]:
 
 
 def judge(sizes: Sizes) -> list[Verdict]:
-    """The tutorial's claims about those of its nets that were measured."""
+    """The claims about the nets that were measured."""
     return [Verdict(text, sizes[net][key] >= ratio * sizes[other][key],
                     f"{COLUMNS[key]} {sizes[net][key]:.4g} of {net}, {sizes[other][key]:.4g} of {other}")
             for text, net, key, ratio, other in CLAIMS if {net, other} <= sizes.keys()]

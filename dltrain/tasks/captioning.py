@@ -168,7 +168,8 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
 
 
 def caption_scores(texts: dict[int, str], references: dict[int, list[str]]) -> dict[str, float]:
-    """bleu_1 to bleu_4, rouge_l and cider of one sentence per image against its references, tokens between blanks."""
+    """bleu_1 to bleu_4, rouge_l and cider of one sentence per image against its references. Keys are numbers of images;
+    the tokens of a sentence are separated by spaces."""
     candidates = {number: [text] for number, text in texts.items()}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
         bleu, _ = Bleu(4).compute_score(references, candidates)

@@ -20,7 +20,7 @@ Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """(B, V), -inf for the symbols that are never written."""
+    """Log-softmax of (B, V), -inf for the symbols that are never written."""
     result = logits.float().log_softmax(1)
     result[:, :END] = -torch.inf
     return result
@@ -28,17 +28,18 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 def write_sequences(step: Step, state: Any, start: Tensor, max_length: int, temperature: float = 0.0,
                     rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Symbols (B, T <= max_length), PAD after each END, and scores (B,). `start` (B,): the first symbol that is read.
+    """Symbols (B, T <= max_length), PAD after each END, and scores (B,): sums of log probabilities. `start` (B,): the
+    first symbol that the model reads.
 
-    With `rng`, on the CPU, each symbol is sampled from softmax(logits / temperature); without it, or at temperature 0,
-    the most probable one is taken."""
+    Greedy, the most probable symbol each time, unless there is an `rng` (on the CPU) and temperature > 0: then each
+    symbol is sampled from softmax(logits / temperature)."""
     token, score = start, torch.zeros(len(start), device=start.device)
     done, symbols = torch.zeros_like(start, dtype=torch.bool), []
     for _ in range(max_length):
         logits, state = step(token, state)
         log_p = log_probabilities(logits)
         perturbed = log_p
-        if rng is not None and temperature:  # the argmax of log p + Gumbel noise is a sample (E. Gumbel)
+        if rng is not None and temperature:  # Gumbel-max trick: argmax(log p + noise) is a sample
             noise = -torch.empty(log_p.shape).exponential_(generator=rng).log()
             perturbed = log_p / temperature + noise.to(log_p)
         token = perturbed.argmax(1)

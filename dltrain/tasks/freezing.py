@@ -1,8 +1,8 @@
 """Transfer learning: which stages of the backbone are frozen, when they are unfrozen, and what their batch norm does.
 
-The stages are those of the model's backbone (contracts.Backbone). J. Yosinski et al., 2014, arXiv 1411.1792, freeze all
-layers up to one; J. Howard, S. Ruder, 2018, 1801.06146, section 3.2, unfreeze one layer more after each epoch, from the
-top ("gradual unfreezing").
+The stages are those of the model's backbone (contracts.Backbone). J. Yosinski et al., 2014, arXiv 1411.1792, freeze the
+first n layers; J. Howard, S. Ruder, 2018, arXiv 1801.06146, section 3.2, unfreeze one more layer after each epoch, from
+the top ("gradual unfreezing").
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Freezing:
                 layer.requires_grad_(index >= count)
 
     def apply(self, epoch: int) -> None:
-        """Freezes what is to be frozen in this epoch, and sets the modes of all stages that are or were frozen. To be
-        called before each training step: Lightning puts modules back into the modes of before a validation."""
+        """Freezes what is to be frozen in this epoch, and sets training or evaluation mode of every stage. To be called
+        before each training step: after a validation Lightning restores the modes that were set before it."""
         if self.unfreeze_every_epochs is not None:
             count = max(0, len(self.stages) - epoch // self.unfreeze_every_epochs)
             if count != self.num_frozen:

@@ -22,8 +22,8 @@ class TrainingPixels(Protocol):
 
 
 class ImageTask(Task[ModelT, BatchT]):
-    """`augment` turns uint8 pixels into normalised floats, with random transforms in training. `freezing`: see
-    freezing.py."""
+    """Base class of the tasks on images. `augment` turns uint8 pixels into normalised floats, with random transforms in
+    training. `freezing`: see freezing.py."""
 
     augment: Augment
 

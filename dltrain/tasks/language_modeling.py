@@ -1,4 +1,4 @@
-"""Turns TokenBatches, consecutive windows of running texts, into a loss using any model that carries a state."""
+"""Trains any model that takes and returns a state on TokenBatches: consecutive windows of running texts."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ def stream(prompt: str, symbols: Sequence[str], tokens: Iterator[int]) -> Iterat
 def generate(model: StatefulModel, prompt: Tensor, rng: torch.Generator, temperature: float = 1.0,
              top_k: int | None = None) -> Iterator[int]:
     """Yields the symbols that follow `prompt` (N,), each sampled from softmax(logits / temperature) of the `top_k` most
-    probable ones; temperature 0 takes the most probable. PAD, UNKNOWN, START and END are never written. The model is in
-    evaluation mode.
+    probable ones; temperature 0 takes the most probable. PAD, UNKNOWN, START and END are never written. The model must
+    be in evaluation mode.
 
-    argmax(logits / temperature + Gumbel noise) is such a sample (E. Gumbel)."""
+    argmax(logits / temperature + Gumbel noise) is such a sample (the Gumbel-max trick)."""
     state: State | list[State] = model.zeros(1)
     first, logits = END + 1, prompt.new_empty(0)
     with torch.inference_mode():

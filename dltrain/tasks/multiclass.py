@@ -17,7 +17,7 @@ TOP, INPUTS_AT_ONCE, MOST_LETTERS = 5, 64, 60
 
 
 class Multiclass(nn.Module):
-    """The confusion matrix of an evaluation; labels equal to `ignored` are not counted."""
+    """Counts (true class, predicted class) over an evaluation. Labels equal to `ignored` are not counted."""
 
     def __init__(self, num_classes: int, ignored: int = IGNORED_LABEL):
         super().__init__()

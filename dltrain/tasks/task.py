@@ -69,7 +69,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     headline_mode = "max"
     unit = "images"  # what throughput counts
     training_metrics: tuple[str, ...] = ("loss",)
-    position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, step of the epoch, process: set before each step
+    position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
     gradients: Tensor
     evaluation_loss: Tensor
@@ -90,7 +90,8 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         """Takes statistics of the training split before the first step."""
 
     def check(self, batch: BatchT) -> None:
-        """Before the first step. Raises BatchError if the batch, UserError if the model's output is not as promised."""
+        """Called with a batch before the first step. Raises BatchError if the batch is not as its type states, and
+        UserError if the model's output is not as its contract states."""
         raise NotImplementedError
 
     def count(self, batch: BatchT) -> int:
