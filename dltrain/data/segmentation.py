@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, NotRequired, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class MaskKeys(DataKeys):
     channels: int
     image_px: int
     num_classes: int | None
-    val_share: float
+    val_share: NotRequired[float]
     num_workers: int
 
 
@@ -47,14 +47,15 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     """Photos with masks from files. A subclass implements `find_pairs`. Photos whose long side is above `image_px` are
     scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
 
+    `val_share`: fraction of the training photos held out for validation, if `find_pairs` finds none for it.
     `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""
 
     batch_type = SegmentationBatch
     input_kind = "image"
     ignored_value: int | None = None
 
-    def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
-                 num_workers: int, **keys: Unpack[DataKeys]):
+    def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, num_workers: int,
+                 val_share: float = 0.1, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.root, self.channels, self.image_px, self.num_classes = root, channels, image_px, num_classes
         self.val_share, self.num_workers = val_share, num_workers
