@@ -12,7 +12,7 @@ import os
 import sys
 from types import ModuleType
 
-from dltrain.errors import InterruptedRun, UserError, nearest
+from dltrain.errors import InterruptedRun, UserError, suggest
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
             "why": "why"}  # verb -> file below commands/
@@ -57,7 +57,7 @@ def split_verb(argv: list[str]) -> tuple[str, list[str]]:
         return "train", argv
     if argv[0] in COMMANDS:
         return argv[0], argv[1:]
-    hint = nearest(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
+    hint = suggest(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
     raise UserError(f"unknown command '{argv[0]}'{hint}")
 
 

@@ -99,7 +99,7 @@ class Segmenter(Model, Protocol):
 class PixelSegmenter(Segmenter, Protocol):
     """A segmenter that can also classify a few pixels of each image, which costs less than all of them."""
 
-    def at(self, images: Tensor, places: Tensor) -> Tensor:
+    def classify_pixels(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits (B, N, K) of the pixels `places` (B, N, 2), row and column."""
 
 

@@ -50,7 +50,7 @@ def refuse_older_version(version: str, place: str) -> None:
                               "it again, or use it with the commit that environment.json names")
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: list[str]) -> str:
     """Returns `; did you mean 'x'?` with the known name closest to `name`, or "" if none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""

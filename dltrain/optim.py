@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dltrain.contracts import Model, backbone_of
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
@@ -67,7 +67,7 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     path, _, attribute = name.rpartition(".")
     if not path:
-        hint = nearest(name, list(OPTIMIZERS)) or f"; there are: {', '.join(OPTIMIZERS)}, or a dotted path"
+        hint = suggest(name, list(OPTIMIZERS)) or f"; there are: {', '.join(OPTIMIZERS)}, or a dotted path"
         raise UserError(f"unknown task.optimizer.name '{name}'{hint}")
     try:
         return getattr(importlib.import_module(path), attribute)(groups, lr=lr)
@@ -99,7 +99,7 @@ def parameter_groups(module: Model, lr: float, weight_decay: float, decay_all: b
         named[key] = {p for p, name in trained.items() if name.startswith(key) or p in stages.get(key, ())}
         if not named[key]:
             known = sorted({name.partition(".")[0] for name in trained.values()} | {*stages})
-            hint = nearest(key, known) or "; there are: " + ", ".join(known)
+            hint = suggest(key, known) or "; there are: " + ", ".join(known)
             raise UserError(f"task.optimizer.lr_factors: '{key}' is neither a stage of the backbone nor what names of "
                             f"trained parameters begin with{hint}")
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}

@@ -65,8 +65,8 @@ def test_the_files_of_flickr8k_are_read(photos):
 def test_captions_of_similar_length_share_a_batch_only_with_the_key(photos):
     file = photos / "Flickr8k.token.txt"
     file.write_text(file.read_text().replace("3_ab.jpg#1\tA dog", "3_ab.jpg#1\tA big black dog"))
-    assert load_captions(Flickr8k, photos).lengths() is None
-    lengths = load_captions(Flickr8k, photos, bucket_by_length=True).lengths()
+    assert load_captions(Flickr8k, photos).bucket_keys() is None
+    lengths = load_captions(Flickr8k, photos, bucket_by_length=True).bucket_keys()
     assert lengths is not None
     assert lengths.tolist() == [13, 13, 13, 15, 13, 13], "the longest caption of each photo, with START and END"
 

@@ -52,8 +52,8 @@ def test_a_save_reaches_the_disk_before_it_replaces_the_old_file(tmp_path, monke
 class Loader:
     """One batch per epoch."""
 
-    def __init__(self, position: int):
-        self.position = position
+    def __init__(self, batches_done: int):
+        self.batches_done = batches_done
 
     def __len__(self) -> int:
         return 1

@@ -260,8 +260,8 @@ def test_the_numbers_of_a_run_are_its_result_and_its_readings(tmp_path):
 
 
 def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
-    arm = comparison.parse_arm("a", ["seed=2"], ["seed=1"], ["seed=3"], ["a"])
-    assert arm == (["seed=1", "seed=2", "seed=3"], None)
+    compared_run = comparison.parse_run("a", ["seed=2"], ["seed=1"], ["seed=3"], ["a"])
+    assert compared_run == (["seed=1", "seed=2", "seed=3"], None)
 
 
 @pytest.mark.parametrize(("text", "smaller", "equal", "larger"), [

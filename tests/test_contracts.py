@@ -196,7 +196,7 @@ def test_pixel_segmenters(name):
     assert isinstance(segmenter, PixelSegmenter)
     images, logits = check_segmenter(segmenter)
     places = torch.tensor([[[0, 0], [63, 47], [9, 3]], [[5, 40], [0, 47], [63, 0]]])
-    at = segmenter.at(images, places)
+    at = segmenter.classify_pixels(images, places)
     for image in range(2):
         rows, columns = places[image].unbind(1)
         torch.testing.assert_close(at[image], logits[image, :, rows, columns].T)

@@ -72,7 +72,7 @@ def test_loader_resumes_from_any_position():
         loader = TrainLoader(indices_alone, 10, 3, seed=5)
         loader.load_state_dict({"position": position})
         remaining = []
-        while loader.position < 12:
+        while loader.batches_done < 12:
             remaining += [batch.tolist() for batch in loader]
         assert remaining == expected[position:]
 
@@ -190,7 +190,7 @@ def test_data_that_needs_a_root_says_so(name, config):
                                   "scene_captions"])
 def test_an_image_file_becomes_a_batch_without_targets(name, config, tmp_path, monkeypatch):
     for module in (scenes, patterns):
-        monkeypatch.setattr(module, "NUM_EVALUATION", 8)
+        monkeypatch.setattr(module, "NUM_EVAL_IMAGES", 8)
     few = [] if name.startswith("digits") else ["data.num_train=8"]
     data = build_natural(config, name, *few)
     data.write_samples(tmp_path)

@@ -26,7 +26,7 @@ from dltrain.drawing.boxes import COLOURS, draw_boxes
 from dltrain.errors import UserError
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.run_dir import RunDir
-from dltrain.tasks.detection import Detection, above
+from dltrain.tasks.detection import Detection, keep_above
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=12", "data.batch_size=4", "trainer=cpu",
@@ -217,7 +217,7 @@ def test_predict_draws_boxes_and_writes_them_as_coco_does(trained, monkeypatch, 
         file = path / f"samples/{number:02d}.png"
         with torch.inference_mode():
             (detections,) = task([read_image(file, 3)])
-        kept = above(detections, 0.01)
+        kept = keep_above(detections, 0.01)
         rows = list(zip(*(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True))
         records += [{"image_id": number, "file_name": str(file), "category_id": label, "category": str(label),
                      "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(score, 4)}

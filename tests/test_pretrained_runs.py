@@ -26,7 +26,7 @@ DIGITS = [str(digit) for digit in range(10)]
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(scenes, "NUM_EVALUATION", 4)
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_a_receptive_field_is_what_the_kernels_reach():
 
 def test_fields_and_probes_are_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "NUM_EVALUATION", 16)
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 16)
     code, out, err = run_command(
         monkeypatch, capsys, "experiment=receptive_field", "name=r", "study.image_px=96", "study.images=1",
         'study.nets={strided:["model=fcn32s","model.backbone.width=2"],'

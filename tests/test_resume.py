@@ -196,7 +196,8 @@ def test_steps_of_accumulated_batches_resume(monkeypatch, tmp_path):
     uninterrupted, path, words = tmp_path / "uninterrupted", tmp_path / "crashed", ("trainer.accumulate_batches=2",)
     assert train(uninterrupted, *words)["steps"] == 6
     with monkeypatch.context() as patch:
-        crash_at(patch, "on_train_batch_end", lambda trainer: cast(TrainLoader, trainer.train_dataloader).position == 4)
+        crash_at(patch, "on_train_batch_end",
+                 lambda trainer: cast(TrainLoader, trainer.train_dataloader).batches_done == 4)
         with pytest.raises(Crash):
             train(path, *words, "trainer.checkpoint_every_steps=1")
     assert load_last(path)["global_step"] == 2

@@ -32,7 +32,7 @@ CLASSES = ["background", *map(str, range(10))]
 @pytest.fixture(autouse=True, scope="module")
 def few_scenes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes, "NUM_EVALUATION", 4)
+        patch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
         yield
 
 

@@ -124,7 +124,7 @@ def test_a_pixels_hypercolumn_is_the_stack_of_enlarged_maps():
     expected = net.fc2_and_classes(net.fc1(stack.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     torch.testing.assert_close(net(images), expected)
     places = torch.tensor([[[0, 0], [63, 95], [10, 77]], [[31, 2], [5, 5], [63, 0]]])
-    logits = net.at(images, places)
+    logits = net.classify_pixels(images, places)
     for image in range(2):
         for number, (row, column) in enumerate(places[image].tolist()):
             torch.testing.assert_close(logits[image, number], expected[image, :, row, column])

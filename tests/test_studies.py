@@ -135,7 +135,7 @@ def test_overfeat_reuse_measures_the_windows_and_their_times(tmp_path, monkeypat
 
 def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "NUM_EVALUATION", 2)
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 2)
     monkeypatch.setattr(comparison, "TIMED_IMAGES", 1)
     code, out, err = run_command(monkeypatch, capsys, "experiment=rcnn_family", "name=f",
                                  'study.more=["trainer.max_epochs=1","data.num_train=4","model.backbone.depth=8"]')
@@ -161,7 +161,7 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
 
 def test_a_captioner_starts_from_a_trained_classifier(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "NUM_EVALUATION", 4)
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
     code, out, err = run_command(monkeypatch, capsys, "experiment=caption_transfer", "name=t",
                                  'study.more=["trainer.max_epochs=1","data.num_train=32"]')
     assert (code, err) == (0, "")

@@ -76,7 +76,7 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
     assert data.class_names == KINDS
     assert data.num_samples("train") == 150
     sources = {source: token_kinds(source) for source in (file.read_text() for file in stdlib.library_files())}
-    for symbols, tags in data.tagged()["train"]:
+    for symbols, tags in data.read_samples()["train"]:
         piece = "".join(symbols)
         assert len(piece) == 480 or (len(piece) < 480 and piece.endswith("\n"))
         assert any((start == 0 or source[start - 1] == "\n")
@@ -95,7 +95,7 @@ def test_no_module_is_in_two_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(stdlib, "library_files", lambda: files)
     data = StdlibTokens(window=50, num_train=4000, batch_size=4)
     modules = {split: {"".join(symbols).split(" ")[0] for symbols, _ in samples}
-               for split, samples in data.tagged().items()}
+               for split, samples in data.read_samples().items()}
     assert {split: len(names) for split, names in modules.items()} == {"train": 24, "val": 3, "test": 3}
     assert len(set.union(*modules.values())) == 30
 
@@ -126,7 +126,7 @@ def conll(tmp_path, text: str, **keys) -> Conll:
 
 def test_columns_of_both_kinds(tmp_path):
     data = conll(tmp_path, CONLLU)
-    assert data.tagged()["val"] == [(["It", "'s", "fine"], ["PRON", "AUX", "ADJ"]), (["Yes"], ["INTJ"])]
+    assert data.read_samples()["val"] == [(["It", "'s", "fine"], ["PRON", "AUX", "ADJ"]), (["Yes"], ["INTJ"])]
     data.load()
     assert data.vocabularies["text"][4:] == ["'s", "fine", "it", "yes"]
     batch = next(data.read("train", [torch.tensor([0, 1, -1])]))
@@ -135,7 +135,7 @@ def test_columns_of_both_kinds(tmp_path):
     assert batch.tags[1, 1:].tolist() == [IGNORED_LABEL] * 2
     assert batch.tags[2].tolist() == [IGNORED_LABEL] * 3
     data = conll(tmp_path, CONLL2003, word_column=1)
-    assert data.tagged()["train"] == [(["EU", "1996-08-22", "#"], ["B-ORG", "O", "O"])]
+    assert data.read_samples()["train"] == [(["EU", "1996-08-22", "#"], ["B-ORG", "O", "O"])]
 
 
 def test_missing_columns_are_named(tmp_path):

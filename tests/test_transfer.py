@@ -31,8 +31,8 @@ PLAIN = [*TINY, "model=resnet20", "model.depth=8"]
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(scenes, "NUM_EVALUATION", 16)
-    monkeypatch.setattr(patterns, "NUM_EVALUATION", 16)
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 16)
+    monkeypatch.setattr(patterns, "NUM_EVAL_IMAGES", 16)
 
 
 def weights_of(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:

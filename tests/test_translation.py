@@ -72,11 +72,11 @@ def test_similar_lengths_share_a_batch_and_each_sample_comes_once():
 
 def test_words_and_characters():
     words = Tokenizer(words=True, lower=True, min_count=2)
-    assert words.split(" The cat's hat, 3.5 Über!") == ["the", "cat's", "hat", ",", "3", ".", "5", "über", "!"]
+    assert words.tokenize(" The cat's hat, 3.5 Über!") == ["the", "cat's", "hat", ",", "3", ".", "5", "über", "!"]
     assert words.vocabulary(["a b b", "c c a b"])[4:] == ["b", "a", "c"]
     assert words.vocabulary(["a b b", "c c c"])[4:] == ["c", "b"], "a occurs once"
     characters = Tokenizer(words=False)
-    assert characters.split("Ab") == ["A", "b"]
+    assert characters.tokenize("Ab") == ["A", "b"]
     assert characters.join(["A", "b"]) == "Ab"
 
 

@@ -198,11 +198,11 @@ def test_bad_boxes_are_repaired_and_counted(photos):
 def test_photos_of_one_shape_share_a_batch(photos):
     data = load_boxes(photos)
     data.photos["train"] += data.photos["val"]
-    lengths = data.lengths()
+    lengths = data.bucket_keys()
     assert lengths is not None
     shapes = dict(zip([photo.image.stem for photo in data.photos["train"]], lengths.tolist(), strict=True))
     assert shapes == {"a": 9, "b": 9, "c": -9, "d": 9}, "16 log2(60 / 40); c alone is portrait"
-    assert load_boxes(photos, group_by_shape=False).lengths() is None
+    assert load_boxes(photos, group_by_shape=False).bucket_keys() is None
 
 
 def test_a_detector_trains_on_them(photos, config, tmp_path):

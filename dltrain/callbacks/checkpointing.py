@@ -24,7 +24,7 @@ from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
 from dltrain.callbacks.stopping import Signals
 from dltrain.checkpoints import Checkpoint
-from dltrain.errors import DivergedError, InterruptedRun, UserError, nearest
+from dltrain.errors import DivergedError, InterruptedRun, UserError, suggest
 
 
 class Checkpointing(pl.Callback):
@@ -71,7 +71,7 @@ class Checkpointing(pl.Callback):
         checkpoint["dltrain"] = {"config": self.config, "metrics_rows": len(self.metrics_file.rows)}
         if "loops" in checkpoint:
             loader = cast(TrainingLoader, trainer.train_dataloader)
-            set_position(checkpoint["loops"]["fit_loop"], loader.position, len(loader), trainer.global_step)
+            set_position(checkpoint["loops"]["fit_loop"], loader.batches_done, len(loader), trainer.global_step)
 
     # when to save
 
@@ -109,7 +109,7 @@ class Checkpointing(pl.Callback):
         self.validation_due = False
         if self.headline not in trainer.callback_metrics:
             logged = sorted(trainer.callback_metrics)
-            raise UserError(f"no metric '{self.headline}'{nearest(self.headline, logged)} (logged: {', '.join(logged)})"
+            raise UserError(f"no metric '{self.headline}'{suggest(self.headline, logged)} (logged: {', '.join(logged)})"
                             )
         value = float(trainer.callback_metrics[self.headline])
         if self.best is None or self.sign * value >= self.sign * self.best:  # the later of two equal ones

@@ -36,7 +36,7 @@ class TrainedTask(Protocol):
 class TrainingLoader(Protocol):
     """What the callbacks need of the loader of the training split."""
 
-    position: int  # batches yielded since the run started, over all epochs
+    batches_done: int  # batches yielded since the run started, over all epochs
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -189,4 +189,4 @@ def epoch_number(trainer: pl.Trainer) -> int:
     """1 during the first epoch and its validation, and so on, also in a run that resumes between the two; 0 without
     training data."""
     loader = cast(TrainingLoader | None, trainer.train_dataloader)
-    return -(-loader.position // len(loader)) if loader is not None else 0
+    return -(-loader.batches_done // len(loader)) if loader is not None else 0

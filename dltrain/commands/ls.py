@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from dltrain.config import groups, schema
 from dltrain.drawing.tables import format_table
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
 LISTS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
 def answer(words: list[str]) -> str:
     topic = words[0] if words else ""
     if topic and topic not in LISTS:
-        raise UserError(f"unknown list '{topic}'{nearest(topic, list(LISTS)) or '; there are: ' + ', '.join(LISTS)}")
+        raise UserError(f"unknown list '{topic}'{suggest(topic, list(LISTS)) or '; there are: ' + ', '.join(LISTS)}")
     if topic == "runs":
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
     if topic == "models" and words[1:]:
@@ -76,7 +76,7 @@ def parse_sizes(words: list[str]) -> dict[str, int]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or key not in SIZES:
-            hint = nearest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
+            hint = suggest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
             raise UserError(f"ls models: cannot read '{word}'{hint}")
         value = yaml.load(text, Loader=schema.Loader)
         if fault := schema.violation(SIZES[key], value):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
             rule = schema.rule_of(comments.get(f"task.predict.{key}", ""))
             options[key] = parse_value(key, pairs.pop(key), "str" if key in INPUTS else rule)
         elif key != "run" and not key.startswith("trainer."):
-            hint = nearest(key, list(defaults)) or f"; this run's predict takes {', '.join(defaults)}"
+            hint = suggest(key, list(defaults)) or f"; this run's predict takes {', '.join(defaults)}"
             raise UserError(f"unknown key '{key}'{hint}")
     if all(options.get(key) is None for key in INPUTS):
         files = "input=FILE" if "text" in defaults else "input=FILE, input=A,B or input=FOLDER"  # of texts, of images

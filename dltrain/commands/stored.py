@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import checks, schema
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
 
@@ -37,7 +37,7 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
     for key, text in changes.items():
         checks.refuse_old_key(key)
         if key not in known:
-            raise UserError(f"unknown key '{key}'{nearest(key, known) or f'; {run_dir}/config.yaml has them all'}")
+            raise UserError(f"unknown key '{key}'{suggest(key, known) or f'; {run_dir}/config.yaml has them all'}")
         if not key.startswith(allowed):
             raise UserError(f"{key} cannot change in a run that has begun; these can: {', '.join(allowed)}")
         value = parse_value(key, text, rules.get(key))

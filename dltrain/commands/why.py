@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dltrain.config import checks, groups, launch, schema
 from dltrain.config.compose import Composed, compose_unchecked
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 
 HELP = """\
 dltrain why KEY [choices]    shows where a config value was set, in a file or on the command line, and what it replaced
@@ -46,7 +46,7 @@ def explain(key: str, words: list[str], config_dir: str | None = None) -> str:
         return f"{answer}\n  (a choice; its keys are {key.replace('/', '.')}.*)" if has_keys else answer
     known = checks.flat_keys(composed.config)
     if key not in known:
-        raise UserError(f"unknown key '{key}'{nearest(key, known) or '; dltrain --cfg job shows every key'}")
+        raise UserError(f"unknown key '{key}'{suggest(key, known) or '; dltrain --cfg job shows every key'}")
     value = OmegaConf.select(composed.config, key)
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return format_sources(key, schema.format_value(plain), sources_of_value(composed, key))

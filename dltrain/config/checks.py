@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import groups, renamed, schema
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
 NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
@@ -41,7 +41,7 @@ def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
 
 def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
     known = groups.names(group, *folders)
-    hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
+    hint = suggest(name, known) or f"; there are: {', '.join(known) or 'none'}"
     return UserError(f"unknown {group} '{name}'{hint}")
 
 
@@ -62,7 +62,7 @@ def unknown_key(error: Exception, config: DictConfig) -> UserError:
     if match is None:
         return UserError(one_line(error))
     key, known = match[1], flat_keys(config)
-    hint = nearest(key, known) or nearest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
+    hint = suggest(key, known) or suggest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
     return UserError(f"unknown key '{key}'{hint or '; dltrain --cfg job shows every key'}")
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dltrain.data.captioning import CaptionedPhotos, CaptionsByPhoto, Line, group_by_photo
+from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, group_by_photo
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.images import resolve_below
 from dltrain.data.splits import split_randomly
@@ -39,12 +39,12 @@ class Flickr8k(CaptionedPhotos):
                 raise DataError(f"{lists[split][path]}: {path.name} is in {lists[other][path]} too")
         return {split: {path: captions[path] for path in lists[split]} for split in SPLITS}
 
-    def read_captions(self, root: Path) -> Iterator[Line]:
+    def read_captions(self, root: Path) -> Iterator[CaptionLine]:
         file = find_first(root, ("captions.txt", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt"))
         images = find_first(root, ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset"))
         for place, name, text in read_csv(file) if file.name == "captions.txt" else read_tokens(file):
             try:
-                yield Line(place, resolve_below(images, name), text)
+                yield CaptionLine(place, resolve_below(images, name), text)
             except ValueError as error:
                 raise DataError(f"{place}: {error}") from None
 
@@ -97,7 +97,7 @@ class CaptionLines(CaptionedPhotos):
             name, tab, text = line.partition("\t")
             if not tab:
                 raise DataError(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
-            lines.append(Line(f"{root}:{number}", root.parent / name.strip(), text))
+            lines.append(CaptionLine(f"{root}:{number}", root.parent / name.strip(), text))
         captions = group_by_photo(lines)
         return {split: {path: captions[path] for path in paths} for split, paths in
                 split_randomly(list(captions)).items()}

@@ -90,7 +90,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
     def num_samples(self, split: str) -> int:
         return len(self.texts[split])
 
-    def lengths(self) -> Tensor | None:
+    def bucket_keys(self) -> Tensor | None:
         if not self.bucket_by_length:
             return None
         return torch.tensor([max(map(len, captions)) for captions in self.captions["train"]])
@@ -122,7 +122,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         return self.tokenizer.join([self.vocabularies["words"][index] for index in indices])
 
     def references(self, split: str, index: int) -> list[str]:
-        return [self.tokenizer.join(self.tokenizer.split(text)) for text in self.texts[split][index]]
+        return [self.tokenizer.join(self.tokenizer.tokenize(text)) for text in self.texts[split][index]]
 
 
 def stack_captions(captions: list[list[list[int]]]) -> Tensor:
@@ -133,7 +133,7 @@ def stack_captions(captions: list[list[list[int]]]) -> Tensor:
     return F.pad(flat, (0, max(0, 2 - flat.shape[1]))).view(len(captions), num_references, -1).long()
 
 
-class Line(NamedTuple):
+class CaptionLine(NamedTuple):
     """A caption, and the file and line where it stands."""
 
     place: str
@@ -141,10 +141,10 @@ class Line(NamedTuple):
     text: str
 
 
-CaptionsByPhoto = dict[Path, list[Line]]
+CaptionsByPhoto = dict[Path, list[CaptionLine]]
 
 
-def group_by_photo(lines: Iterable[Line]) -> CaptionsByPhoto:
+def group_by_photo(lines: Iterable[CaptionLine]) -> CaptionsByPhoto:
     """Groups the captions by photo. Raises DataError for a photo that does not exist."""
     captions: CaptionsByPhoto = {}
     for line in lines:
@@ -196,11 +196,11 @@ class CaptionedPhotos(CaptionedImages):
         check_images([path for split in SPLITS for path in self.paths[split]])
         return texts
 
-    def drop_duplicates(self, lines: list[Line]) -> list[Line]:
+    def drop_duplicates(self, lines: list[CaptionLine]) -> list[CaptionLine]:
         """Returns the captions of a photo without empty and repeated ones."""
-        kept: dict[str, Line] = {}
+        kept: dict[str, CaptionLine] = {}
         for line in lines:
-            tokens = " ".join(self.tokenizer.split(line.text))
+            tokens = " ".join(self.tokenizer.tokenize(line.text))
             if not tokens:
                 self.refuse_or_count(line, "the caption is empty")
             elif tokens in kept:
@@ -209,7 +209,7 @@ class CaptionedPhotos(CaptionedImages):
                 kept[tokens] = line
         return list(kept.values())
 
-    def drop_unknown(self, lines: list[Line], indices: dict[str, int]) -> list[Line]:
+    def drop_unknown(self, lines: list[CaptionLine], indices: dict[str, int]) -> list[CaptionLine]:
         """Returns the captions of a photo without those that have no known word."""
         kept = []
         for line in lines:
@@ -219,7 +219,7 @@ class CaptionedPhotos(CaptionedImages):
                 kept.append(line)
         return kept
 
-    def refuse_or_count(self, line: Line, fault: str) -> None:
+    def refuse_or_count(self, line: CaptionLine, fault: str) -> None:
         if self.bad_captions == "refuse":
             raise DataError(f"{line.place}: {fault}; data.bad_captions=drop leaves such captions out")
         self.num_dropped += 1

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import torch
 from torchvision.ops import box_convert
 
-from dltrain.data.captioning import CaptionedPhotos, CaptionsByPhoto, Line, PhotoCaptionKeys, group_by_photo
+from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, PhotoCaptionKeys, group_by_photo
 from dltrain.data.datamodule import require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
 from dltrain.data.images import image_size, resolve_below
@@ -172,6 +172,6 @@ class CocoCaptions(CaptionedPhotos):
                 if path is None:
                     raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
                 place = f"{file.file} (annotations id {entry.get('id')})"
-                lines.append(Line(place, path, str(file.value(entry, "caption", "annotations"))))
+                lines.append(CaptionLine(place, path, str(file.value(entry, "caption", "annotations"))))
             splits[split] = group_by_photo(lines)
         return splits

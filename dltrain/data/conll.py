@@ -29,7 +29,7 @@ class Conll(TaggedSequences):
         self.tokenizer = Tokenizer(words=True)
         self.lower, self.min_count = lower, min_count
 
-    def tagged(self) -> dict[str, list[TaggedSymbols]]:
+    def read_samples(self) -> dict[str, list[TaggedSymbols]]:
         root = require_root(self.root, "a folder with a train, a dev and a test file in the columns of CoNLL")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
@@ -61,8 +61,8 @@ class Conll(TaggedSequences):
     def normalize(self, symbols: list[str]) -> list[str]:
         return [word.lower() for word in symbols] if self.lower else symbols
 
-    def split(self, text: str) -> list[str]:
-        return self.tokenizer.split(text)
+    def tokenize(self, text: str) -> list[str]:
+        return self.tokenizer.tokenize(text)
 
     def write_samples(self, folder: Path) -> str:
         (folder / "sentences.txt").write_text("\n".join(" ".join(words) for words, _ in self.examples) + "\n",

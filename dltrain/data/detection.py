@@ -123,7 +123,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
     def num_samples(self, split: str) -> int:
         return len(self.photos[split])
 
-    def lengths(self) -> Tensor | None:
+    def bucket_keys(self) -> Tensor | None:
         """The quantised log aspect ratio; batches of similar shapes need little padding."""
         if not self.group_by_shape:
             return None

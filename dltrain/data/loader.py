@@ -19,10 +19,10 @@ Read = Callable[[list[Tensor]], Iterable[BatchT]]  # the sample indices of each 
 class TrainLoader(Generic[BatchT]):
     """Yields the batches of an epoch in an order that is a function of (seed, epoch); each sample comes once.
 
-    `position` counts the batches yielded since the start of the run. It is all that a resumed run needs: it continues
-    with batch `position % len(self)` of epoch `position // len(self)`. Worker processes that read ahead do not change
-    it. Each of `world_size` processes takes every world_size-th sample of the common order; the remainder is left out
-    in that epoch.
+    `batches_done` counts the batches yielded since the start of the run. It is all that a resumed run needs: it
+    continues with batch `batches_done % len(self)` of epoch `batches_done // len(self)`. Worker processes that read
+    ahead do not change it. Each of `world_size` processes takes every world_size-th sample of the common order; the
+    remainder is left out in that epoch.
     With `lengths` (N,), samples of similar length share a batch, which reduces padding.
     """
 
@@ -35,7 +35,7 @@ class TrainLoader(Generic[BatchT]):
         self.num_batches = -(-(num_samples // world_size) // batch_size)
         if max_batches is not None:
             self.num_batches = min(self.num_batches, max_batches)
-        self.position = 0
+        self.batches_done = 0
 
     def __len__(self) -> int:
         return self.num_batches
@@ -52,17 +52,17 @@ class TrainLoader(Generic[BatchT]):
         return bucket_by_length(indices, self.lengths, self.batch_size, generator("buckets", self.seed, epoch))
 
     def __iter__(self) -> Iterator[BatchT]:
-        epoch, start = divmod(self.position, len(self))
+        epoch, start = divmod(self.batches_done, len(self))
         batches = self.order(epoch).split(self.batch_size)[start : len(self)]
         for batch in self.read(list(batches)):
-            self.position += 1  # before the step: a checkpoint at the end of the step counts this batch as done
+            self.batches_done += 1  # before the step: a checkpoint at the end of the step counts this batch as done
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
+        return {"position": self.batches_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
+        self.batches_done = state["position"]
 
 
 def bucket_by_length(order: Tensor, lengths: Tensor, batch_size: int, rng: torch.Generator, pool: int = 50) -> Tensor:
@@ -111,7 +111,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
     def num_samples(self, split: str) -> int:
         raise NotImplementedError
 
-    def lengths(self) -> Tensor | None:
+    def bucket_keys(self) -> Tensor | None:
         """(N,) of the training samples if samples of similar length shall share a batch, else None."""
         return None
 
@@ -123,7 +123,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         if self.train_loader is None:
             self.train_loader = TrainLoader(partial(self.read, "train"), self.num_samples("train"), self.batch_size,
                                             self.seed, self.rank, self.world_size, self.max_batches, self.shuffled,
-                                            self.lengths())
+                                            self.bucket_keys())
         return self.train_loader
 
     def eval_loader(self, split: str) -> EvalLoader[BatchT]:
@@ -137,7 +137,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         return self.eval_loader("test")
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.train_loader.position if self.train_loader else 0}
+        return {"position": self.train_loader.batches_done if self.train_loader else 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.train_dataloader().position = state["position"]
+        self.train_dataloader().batches_done = state["position"]

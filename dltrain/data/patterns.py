@@ -13,16 +13,16 @@ from dltrain.batches import generator
 from dltrain.data.classification import ImageKeys, InMemoryImages, Split
 
 KINDS = ("rows", "columns", "rising", "falling", "checks", "dots", "rings", "rays")
-NUM_EVALUATION = 200  # images of the validation and of the test split
+NUM_EVAL_IMAGES = 200  # images of the validation and of the test split
 
 
 class Patterns(InMemoryImages):
-    """`num_train` images to train on, NUM_EVALUATION each for validation and test. Each kind is equally frequent; an
+    """`num_train` images to train on, NUM_EVAL_IMAGES each for validation and test. Each kind is equally frequent; an
     image has two colours, 3 to 6 periods, a random phase and Gaussian noise."""
 
     def __init__(self, *, num_train: int, **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
-        self.counts = {"train": num_train, "val": NUM_EVALUATION, "test": NUM_EVALUATION}
+        self.counts = {"train": num_train, "val": NUM_EVAL_IMAGES, "test": NUM_EVAL_IMAGES}
 
     def load(self) -> None:
         self.class_names = list(KINDS)

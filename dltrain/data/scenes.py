@@ -24,7 +24,7 @@ from dltrain.data.segmentation import without_masks
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}
-NUM_EVALUATION = 200  # scenes of the validation and of the test split
+NUM_EVAL_IMAGES = 200  # scenes of the validation and of the test split
 MIN_ALPHA = 0.35  # opacity from which on a pixel belongs to a digit's stroke
 
 
@@ -114,11 +114,11 @@ def tight_box(inside: Tensor) -> tuple[int, int, int, int]:
 
 def counts_by_split(num_train: int) -> dict[str, int]:
     """The number of scenes of each split."""
-    return {"train": num_train, "val": NUM_EVALUATION, "test": NUM_EVALUATION}
+    return {"train": num_train, "val": NUM_EVAL_IMAGES, "test": NUM_EVAL_IMAGES}
 
 
 class SceneBoxes(DataModule[DetectionBatch, Tensor]):
-    """Scenes with boxes: `num_train` to train on, NUM_EVALUATION each for validation and test; the other keys as for
+    """Scenes with boxes: `num_train` to train on, NUM_EVAL_IMAGES each for validation and test; the other keys as for
     Scenes."""
 
     batch_type = DetectionBatch

@@ -42,7 +42,7 @@ class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
     def num_samples(self, split: str) -> int:
         return len(self.samples[split])
 
-    def lengths(self) -> Tensor | None:
+    def bucket_keys(self) -> Tensor | None:
         if not self.bucket_by_length:
             return None
         return torch.tensor([len(tokens) for tokens, _ in self.samples["train"]])
@@ -87,18 +87,18 @@ class Tokenizer:
     def __init__(self, words: bool, lower: bool = False, min_count: int = 1):
         self.words, self.lower, self.min_count = words, lower, min_count
 
-    def split(self, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         text = text.strip().lower() if self.lower else text.strip()
         return WORD.findall(text) if self.words else list(text)
 
     def vocabulary(self, texts: Sequence[str]) -> list[str]:
         if self.words:
-            return word_vocabulary(map(self.split, texts), self.min_count)
-        return character_vocabulary("".join("".join(self.split(text)) for text in texts))
+            return word_vocabulary(map(self.tokenize, texts), self.min_count)
+        return character_vocabulary("".join("".join(self.tokenize(text)) for text in texts))
 
     def encode(self, text: str, indices: dict[str, int]) -> list[int]:
         """`indices`: those of the symbols, by index_symbols."""
-        return encode_symbols(self.split(text), indices)
+        return encode_symbols(self.tokenize(text), indices)
 
     def join(self, symbols: Sequence[str]) -> str:
         return (" " if self.words else "").join(symbols)

@@ -70,7 +70,7 @@ class StdlibTokens(TaggedSequences):
         super().__init__(**keys)
         self.window, self.num_train = window, num_train
 
-    def tagged(self) -> dict[str, list[TaggedSymbols]]:
+    def read_samples(self) -> dict[str, list[TaggedSymbols]]:
         files = library_files()
         order = torch.randperm(len(files), generator=generator("split", "stdlib_tokens")).tolist()
         tenth = len(files) // 10
@@ -100,7 +100,7 @@ class StdlibTokens(TaggedSequences):
     def build_vocabulary(self, samples: list[TaggedSymbols]) -> list[str]:
         return character_vocabulary("".join("".join(symbols) for symbols, _ in samples))
 
-    def split(self, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         return list(text)
 
     def write_samples(self, folder: Path) -> str:

@@ -14,7 +14,7 @@ TagSample = tuple[list[int], list[int]]
 
 
 class TaggedSequences(Sequences[TaggedBatch, TagSample]):
-    """Sequences with a tag per symbol. A subclass implements `tagged`, `build_vocabulary` and `split`."""
+    """Sequences with a tag per symbol. A subclass implements `read_samples`, `build_vocabulary` and `tokenize`."""
 
     batch_type = TaggedBatch
 
@@ -22,14 +22,14 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         super().__init__(**keys)
         self.examples: list[TaggedSymbols] = []  # of the test split
 
-    def tagged(self) -> dict[str, list[TaggedSymbols]]:
+    def read_samples(self) -> dict[str, list[TaggedSymbols]]:
         """The samples of each split."""
         raise NotImplementedError
 
     def build_vocabulary(self, samples: list[TaggedSymbols]) -> list[str]:
         raise NotImplementedError
 
-    def split(self, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         """Splits a person's own text into symbols."""
         raise NotImplementedError
 
@@ -38,7 +38,7 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         return symbols
 
     def load(self) -> None:
-        splits = self.tagged()
+        splits = self.read_samples()
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.build_vocabulary(splits["train"])
         owner = "run" if "labels" in self.vocabularies else "training split"
@@ -70,5 +70,5 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
 
     def encode_inputs(self, inputs: list[str]) -> TaggedBatch:
         indices = index_symbols(self.vocabularies["text"])
-        rows = [encode_symbols(self.normalize(self.split(text)), indices) or [UNKNOWN] for text in inputs]
+        rows = [encode_symbols(self.normalize(self.tokenize(text)), indices) or [UNKNOWN] for text in inputs]
         return self.collate([self.hide_target((row, [])) for row in rows])

@@ -51,7 +51,7 @@ class Hypercolumn(nn.Module):
         maps = stage_maps(self.backbone, images)
         return [maps[index] for index in self.tap_indices]
 
-    def at(self, images: Tensor, places: Tensor) -> Tensor:
+    def classify_pixels(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits (B, N, K) of the pixels `places` (B, N, 2), row and column, int64."""
         h, w = images.shape[2:]
         grid = (2 * places.flip(2) + 1) / places.new_tensor([w, h]) - 1  # (B, N, 2): x, y from -1 to 1

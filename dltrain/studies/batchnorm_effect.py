@@ -61,20 +61,20 @@ def study(context: StudyContext, data: str, root: str | None, steps: int, batch_
     overrides = [f"data={data}", f"data.batch_size={batch_size}", f"seed={context.seed}", "recipe=none"]
     overrides += [f"data.root={root}"] if root else []
     module = build_data(compose(overrides, context.config_dir).job_config())
-    evaluated = sorted({round(steps * number / evaluations) for number in range(evaluations + 1)})
+    eval_steps = sorted({round(steps * number / evaluations) for number in range(evaluations + 1)})
     histories: Histories = {}
     for norm, word in NORMS.items():
         for lr in lrs:
             print(f"{word} batch normalisation, lr {lr:g}", flush=True)
-            histories[norm, lr] = train(module, norm, lr, evaluated, context.seed)
+            histories[norm, lr] = train(module, norm, lr, eval_steps, context.seed)
     title = f"steps to {target:g}"
     print("\n" + format_table(["", "best accuracy", "last", title], [
         [f"{NORMS[norm]}, lr {lr:g}", f"{float(history.accuracy.max()):.4f}", f"{float(history.accuracy[-1]):.4f}",
-         format_steps(steps_to(target, history, evaluated))] for (norm, lr), history in histories.items()], [1, 2, 3]))
+         format_steps(steps_to(target, history, eval_steps))] for (norm, lr), history in histories.items()], [1, 2, 3]))
     best = max(lrs, key=lambda lr: float(histories["none", lr].accuracy[-1]))  # the fairest to the net without
-    write_histories(context.folder, histories, evaluated, best)
-    draw(histories, evaluated, target, best, context.folder / "results.png")
-    verdicts, drift = judge(histories, evaluated, target, best)
+    write_histories(context.folder, histories, eval_steps, best)
+    draw(histories, eval_steps, target, best, context.folder / "results.png")
+    verdicts, drift = judge(histories, eval_steps, target, best)
     held = print_verdicts(verdicts)
     print(f"\n{context.folder}/results.png")
     numbers: dict[str, Any] = {}
@@ -82,12 +82,12 @@ def study(context: StudyContext, data: str, root: str | None, steps: int, batch_
         name = f"{NORMS[norm]}, lr {lr:g}"
         numbers |= {f"best accuracy, {name}": float(history.accuracy.max()),
                     f"last accuracy, {name}": float(history.accuracy[-1]),
-                    f"{title}, {name}": steps_to(target, history, evaluated)}
+                    f"{title}, {name}": steps_to(target, history, eval_steps)}
     return {**numbers, **held, **{f"drift, {NORMS[norm]}": value for norm, value in drift.items()}}
 
 
-def train(module: DataModule, norm: str, lr: float, evaluated: Sequence[int], seed: int) -> History:
-    """A net trained by plain SGD, measured after each of the `evaluated` steps."""
+def train(module: DataModule, norm: str, lr: float, eval_steps: Sequence[int], seed: int) -> History:
+    """A net trained by plain SGD, measured after each of the `eval_steps`."""
     batches = list(module.test_dataloader())
     images = as_floats(torch.cat([batch.images for batch in batches]))
     labels = torch.cat([batch.labels for batch in batches])
@@ -96,8 +96,8 @@ def train(module: DataModule, norm: str, lr: float, evaluated: Sequence[int], se
     sgd = torch.optim.SGD(net.parameters(), lr=lr)
     accuracy, percentiles = [], []
     training = endless_batches(module)
-    for step in range(evaluated[-1] + 1):
-        if step in evaluated:
+    for step in range(eval_steps[-1] + 1):
+        if step in eval_steps:
             correct, inputs = measure(net, images, labels)
             accuracy.append(correct)
             percentiles.append(inputs)
@@ -111,7 +111,7 @@ def train(module: DataModule, norm: str, lr: float, evaluated: Sequence[int], se
 def endless_batches(module: DataModule) -> Iterator[ClassificationBatch]:
     """Training batches from the first epoch on, the same for every net."""
     loader = module.train_dataloader()
-    loader.position = 0
+    loader.batches_done = 0
     for _ in count():
         yield from loader
 
@@ -130,21 +130,21 @@ def measure(net: MLP, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return accuracy, inputs.quantile(torch.tensor(PERCENTILES), dim=0)
 
 
-def steps_to(target: float, history: History, evaluated: Sequence[int]) -> int | None:
+def steps_to(target: float, history: History, eval_steps: Sequence[int]) -> int | None:
     """The first evaluated step whose accuracy is at least `target`; None if there is none."""
     reached = (history.accuracy >= target).nonzero()
-    return evaluated[int(reached[0])] if len(reached) else None
+    return eval_steps[int(reached[0])] if len(reached) else None
 
 
 def format_steps(steps: int | None) -> str:
     return "not reached" if steps is None else f"{steps:,}"
 
 
-def judge(histories: Histories, evaluated: Sequence[int], target: float, best: float
+def judge(histories: Histories, eval_steps: Sequence[int], target: float, best: float
           ) -> tuple[list[Verdict], dict[str, float]]:
     """Whether the paper's three claims held, and the median drift of the units with each norm."""
     lrs = list(dict.fromkeys(lr for _, lr in histories))
-    reached = {norm: [steps for lr in lrs if (steps := steps_to(target, histories[norm, lr], evaluated)) is not None]
+    reached = {norm: [steps for lr in lrs if (steps := steps_to(target, histories[norm, lr], eval_steps)) is not None]
                for norm in NORMS}
     fewest = {norm: min(steps, default=None) for norm, steps in reached.items()}
     highest = {norm: max((lr for lr in lrs if float(histories[norm, lr].accuracy[-1]) >= target), default=0.0)
@@ -163,32 +163,32 @@ def judge(histories: Histories, evaluated: Sequence[int], target: float, best: f
                 f"{format_number(drift['none'])} without, lr {best:g}")], drift
 
 
-def write_histories(folder: Path, histories: Histories, evaluated: Sequence[int], best: float) -> None:
+def write_histories(folder: Path, histories: Histories, eval_steps: Sequence[int], best: float) -> None:
     write_csv(folder / "accuracy.csv", ["step", *(f"{NORMS[norm]}, lr {lr:g}" for norm, lr in histories)],
               [[step, *(float(history.accuracy[row]) for history in histories.values())]
-               for row, step in enumerate(evaluated)])
+               for row, step in enumerate(eval_steps)])
     rows = torch.cat([histories[norm, best].typical_unit() for norm in NORMS], 1).tolist()
     write_csv(folder / "percentiles.csv",
               ["step", *(f"{word}, {100 * p:g}" for word in NORMS.values() for p in PERCENTILES)],
-              [[step, *row] for step, row in zip(evaluated, rows, strict=True)])
+              [[step, *row] for step, row in zip(eval_steps, rows, strict=True)])
 
 
-def draw(histories: Histories, evaluated: Sequence[int], target: float, best: float, file: Path) -> None:
+def draw(histories: Histories, eval_steps: Sequence[int], target: float, best: float, file: Path) -> None:
     figure = new_figure(15, 4.4)
     left, *others = figure.subplots(1, 3)
     lrs = list(dict.fromkeys(lr for _, lr in histories))
     for number, lr in enumerate(lrs):
         for norm, line in (("batch", "-"), ("none", "--")):
-            left.plot(evaluated, histories[norm, lr].accuracy, line, color=f"C{number}", linewidth=1.2,
+            left.plot(eval_steps, histories[norm, lr].accuracy, line, color=f"C{number}", linewidth=1.2,
                       label=f"{NORMS[norm]}, lr {lr:g}")
     left.axhline(target, color="0.6", linewidth=0.8, zorder=0)
     left.set(title="test accuracy, with batch normalisation and without", xlabel="step", ylim=(0, 1.02))
     left.legend(fontsize=8, ncols=len(lrs), loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for axes, (norm, word) in zip(others, NORMS.items(), strict=True):
         rows = histories[norm, best].typical_unit()
-        axes.fill_between(evaluated, rows[:, 0], rows[:, 2], color="C0", alpha=0.15)
+        axes.fill_between(eval_steps, rows[:, 0], rows[:, 2], color="C0", alpha=0.15)
         for place, p in enumerate(PERCENTILES):
-            axes.plot(evaluated, rows[:, place], color="C0", linewidth=1.6 if p == 0.5 else 0.9)
+            axes.plot(eval_steps, rows[:, place], color="C0", linewidth=1.6 if p == 0.5 else 0.9)
         axes.set(title=f"input to a typical sigmoid, {word}, lr {best:g}",
                  xlabel="step\n15th, 50th and 85th percentile over the test split")
     limits = [axes.get_ylim() for axes in others]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dltrain.drawing.tables import format_number
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 
 CLAIM = re.compile(r"(\S+): (.+?) (>=|<=|>|<) (.+?)(?: - (\d+(?:\.\d+)?))?")
 SIGNS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
@@ -50,7 +50,7 @@ def parse_claim(text: str, names: Sequence[str]) -> Claim:
     metric, left, sign, right, margin = match.groups()
     for name in (left, right):
         if name not in names:
-            hint = nearest(name, list(names)) or f"; there are: {', '.join(names)}"
+            hint = suggest(name, list(names)) or f"; there are: {', '.join(names)}"
             raise UserError(f"study.claims: '{text}': no run '{name}'{hint}")
     return Claim(text, metric, left, sign, right, float(margin or 0))
 

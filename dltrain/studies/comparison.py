@@ -36,7 +36,7 @@ from dltrain import results, run
 from dltrain.build import build_data
 from dltrain.config.compose import Composed, compose
 from dltrain.drawing.curves import draw_comparison
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 from dltrain.studies.claims import Claim, Verdict, parse_claim, print_verdicts
 from dltrain.tasks.task import Task
@@ -46,7 +46,7 @@ MEASURED = ["seconds", "seconds_per_epoch", "parameters", "steps", "best_epoch",
             "test_ms_per_image"]  # of every run, whatever its task
 
 
-class Arm(NamedTuple):
+class ComparedRun(NamedTuple):
     """One of the compared runs, trained once per seed."""
 
     overrides: list[str]
@@ -63,29 +63,29 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     for key, value in (("runs", runs), ("seeds", seeds), ("columns", columns)):
         if not value:
             raise UserError(f"study.{key}: must not be empty")
-    arms = {name: parse_arm(name, value, common, more, list(runs)) for name, value in runs.items()}
-    parsed = [parse_claim(text, list(arms)) for text in claims]
+    plans = {name: parse_run(name, value, common, more, list(runs)) for name, value in runs.items()}
+    parsed = [parse_claim(text, list(plans)) for text in claims]
     requested = {"study.columns": list(columns), "study.claims": [claim.metric for claim in parsed],
                  "study.bars": list(bars) or list(columns)[:1]}
     metrics = list(dict.fromkeys(metric for values in requested.values() for metric in values))
-    refuse_shared_folders(list(arms))
-    composed = [compose_arm(name, arm.overrides, context.config_dir) for name, arm in arms.items()]
+    refuse_shared_folders(list(plans))
+    composed = [compose_run(name, plan.overrides, context.config_dir) for name, plan in plans.items()]
     refuse_unknown_metrics(requested, curves, [item.config for item in composed])
     share_metrics = len({(item.config.task._target_, item.chosen["data"]) for item in composed}) == 1
 
     all_seeds = [context.seed + number for number in seeds]
-    run_dirs = {name: [RunDir(folder_of(context.folder, f"{name}-seed{seed}")) for seed in all_seeds] for name in arms}
-    values: dict[str, dict[str, list[float]]] = {metric: {name: [] for name in arms} for metric in metrics}
+    run_dirs = {name: [RunDir(folder_of(context.folder, f"{name}-seed{seed}")) for seed in all_seeds] for name in plans}
+    values: dict[str, dict[str, list[float]]] = {metric: {name: [] for name in plans} for metric in metrics}
     ended: list[RunDir] = []
-    for name, arm in arms.items():
+    for name, plan in plans.items():
         for number, seed in enumerate(all_seeds):
             print(f"\n{name}, seed {seed}", flush=True)
-            source = run_dirs[arm.pretrained_from][number].path if arm.pretrained_from else None
-            numbers = train_arm(name, arm, seed, run_dirs[name][number], source, metrics, context.config_dir)
+            source = run_dirs[plan.pretrained_from][number].path if plan.pretrained_from else None
+            numbers = train_run(name, plan, seed, run_dirs[name][number], source, metrics, context.config_dir)
             for metric in metrics:
                 values[metric][name] += [numbers[metric]] if metric in numbers else []
             ended.append(run_dirs[name][number])
-            is_last = len(ended) == len(arms) * len(all_seeds)
+            is_last = len(ended) == len(plans) * len(all_seeds)
             if is_last or share_metrics:
                 refuse_missing(requested, curves, values, ended, is_last)
 
@@ -93,7 +93,7 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     results.print_table("", columns, values)
     verdicts = [judge(claim, values[claim.metric]) for claim in parsed]
     file = context.folder / "results.png"
-    curve_panels = {metric: {name: curve for name in arms if (curve := results.mean_curve(run_dirs[name], metric))[0]}
+    curve_panels = {metric: {name: curve for name in plans if (curve := results.mean_curve(run_dirs[name], metric))[0]}
                     for metric in curves}
     bar_panels = {columns.get(metric, metric): {name: repeats for name, repeats in values[metric].items() if repeats}
                   for metric in requested["study.bars"]}
@@ -104,7 +104,7 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
                for name, repeats in of_runs.items() if repeats}, **verdict_values}
 
 
-def parse_arm(name: str, value: Any, common: list[str], more: list[str], names: Sequence[str]) -> Arm:
+def parse_run(name: str, value: Any, common: list[str], more: list[str], names: Sequence[str]) -> ComparedRun:
     """`value`: an entry of `runs`. Raises UserError for an unknown key, and for a `pretrained_from` that is not an
     earlier run."""
     keys = value if isinstance(value, Mapping) else {"overrides": value}
@@ -113,10 +113,10 @@ def parse_arm(name: str, value: Any, common: list[str], more: list[str], names: 
     source = keys.get("pretrained_from")
     if source is not None and source not in names[: names.index(name)]:
         raise UserError(f"study.runs.{name}.pretrained_from={source}: must be a run that stands before it")
-    return Arm([*common, *keys.get("overrides", []), *more], source)
+    return ComparedRun([*common, *keys.get("overrides", []), *more], source)
 
 
-def compose_arm(name: str, overrides: list[str], config_dir: str | None) -> Composed:
+def compose_run(name: str, overrides: list[str], config_dir: str | None) -> Composed:
     """Raises UserError with the run's name."""
     try:
         return compose(overrides, config_dir)
@@ -152,7 +152,7 @@ def refuse_unknown_metrics(requested: Mapping[str, list[str]], curves: list[str]
 def refuse_unknown(key: str, metrics: list[str], known: Sequence[str]) -> None:
     for metric in metrics:
         if metric not in known:
-            hint = nearest(metric, list(known)) or f"; there are: {', '.join(dict.fromkeys(known))}"
+            hint = suggest(metric, list(known)) or f"; there are: {', '.join(dict.fromkeys(known))}"
             raise UserError(f"{key}: no run has '{metric}'{hint}")
 
 
@@ -169,13 +169,13 @@ def refuse_missing(requested: Mapping[str, list[str]], curves: list[str],
     refuse_unknown("study.curves", [metric for metric in curves if metric in due and metric not in columns], columns)
 
 
-def train_arm(name: str, arm: Arm, seed: int, run_dir: RunDir, source: Path | None, metrics: Sequence[str],
+def train_run(name: str, plan: ComparedRun, seed: int, run_dir: RunDir, source: Path | None, metrics: Sequence[str],
               config_dir: str | None) -> dict[str, float]:
     """Every number of the run after training it, resuming it, or finding it finished."""
-    overrides = [*arm.overrides, f"seed={seed}"]
+    overrides = [*plan.overrides, f"seed={seed}"]
     if source is not None:
-        overrides += [f"{pretrained_key(compose_arm(name, arm.overrides, config_dir).config)}={source}"]
-    composed = compose_arm(name, overrides, config_dir)
+        overrides += [f"{pretrained_key(compose_run(name, plan.overrides, config_dir).config)}={source}"]
+    composed = compose_run(name, overrides, config_dir)
     run_dir.path.mkdir(exist_ok=True)
     config = composed.job_config()
     run.train(config, run_dir, composed.comments(), command=overrides)

@@ -26,7 +26,7 @@ from dltrain.errors import UserError
 from dltrain.run import StudyContext
 from dltrain.tasks.images import ImageTask
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # C: the inverse of the weight of the penalty
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # C: the inverse of the weight of the penalty
 COLUMNS = ["C", "val/accuracy", "test/accuracy"]
 AT_ONCE = 64  # images
 
@@ -51,7 +51,7 @@ def study(context: StudyContext, words: list[str]) -> dict[str, Any]:
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # with little penalty, after 1,000 iterations
-        for c in PENALTIES:
+        for c in INVERSE_PENALTIES:
             model = LogisticRegression(C=c, max_iter=1000).fit(*scaled["train"])
             rows.append((c, float(model.score(*scaled["val"])), float(model.score(*scaled["test"]))))
     best, val, test = max(rows, key=lambda row: row[1])

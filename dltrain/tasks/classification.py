@@ -15,7 +15,7 @@ from dltrain.contracts import Classifier, auxiliary_weight
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
-from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 
@@ -34,7 +34,7 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
                  freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        self.metrics = Multiclass(num_classes)
+        self.metrics = ConfusionMatrix(num_classes)
 
     def check(self, batch: ClassificationBatch) -> None:
         batch.check(self.num_classes)

@@ -98,7 +98,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
     def figures(self, batch: DetectionBatch, outputs: list[Target]) -> dict[str, Figure]:
         pairs = []
         for image, target, detections in list(zip(batch.images, batch.targets, outputs, strict=True))[:IMAGES_SHOWN]:
-            pairs += [self.draw(image, target), self.draw(image, above(detections, LEAST_SCORE))]
+            pairs += [self.draw(image, target), self.draw(image, keep_above(detections, LEAST_SCORE))]
         figures: dict[str, Figure] = {"truth_and_predictions": arrange(pairs)}
         if isinstance(self.model, ProposalDetector):
             images = batch.images[:PROPOSAL_IMAGES_SHOWN]
@@ -124,7 +124,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             image = item.load()
             with torch.inference_mode():
                 (detections,) = self([image.to(self.device)])
-            kept = {name: value.cpu() for name, value in above(detections, score).items()}
+            kept = {name: value.cpu() for name, value in keep_above(detections, score).items()}
             records = [{"image_id": number, "file_name": item.name, "category_id": label,
                         "category": self.class_names[label],
                         "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)}
@@ -134,7 +134,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             yield Prediction(item.name, line, records=records, pictures={"": to_pil_image(self.draw(image, kept))})
 
 
-def above(detections: Target, score: float) -> Target:
+def keep_above(detections: Target, score: float) -> Target:
     kept = detections["scores"] >= score
     return {name: detections[name][kept] for name in ("boxes", "labels", "scores")}
 

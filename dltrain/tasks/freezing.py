@@ -13,7 +13,7 @@ from typing import TypedDict
 from torch import nn
 
 from dltrain.contracts import backbone_of
-from dltrain.errors import UserError, nearest
+from dltrain.errors import UserError, suggest
 
 ALL = "all"
 
@@ -51,7 +51,7 @@ class Freezing:
             raise UserError(f"{key}: {error}") from None
         names = list(stages)
         if until not in (*names, ALL):
-            hint = nearest(until, names) or f"; there are: {', '.join(names)}, or {ALL}"
+            hint = suggest(until, names) or f"; there are: {', '.join(names)}, or {ALL}"
             raise UserError(f"{key}: {type(backbone).__name__} has no such stage{hint}")
         count = len(names) if until == ALL else names.index(until) + 1
         self.stages = list(stages.values())[:count]

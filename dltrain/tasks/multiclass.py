@@ -13,10 +13,10 @@ from dltrain.batches import IGNORED_LABEL
 from dltrain.drawing.confusion import draw_confusion
 from dltrain.tasks.task import Figure, Input, Prediction
 
-TOP, INPUTS_AT_ONCE, MOST_LETTERS = 5, 64, 60
+MAX_PROBABILITIES, PREDICT_BATCH_SIZE, MAX_CHARACTERS = 5, 64, 60
 
 
-class Multiclass(nn.Module):
+class ConfusionMatrix(nn.Module):
     """Counts (true class, predicted class) over an evaluation. Labels equal to `ignored` are not counted."""
 
     def __init__(self, num_classes: int, ignored: int = IGNORED_LABEL):
@@ -49,12 +49,12 @@ def predict_labels(inputs: Sequence[Input], names: Sequence[str], kind: str, log
     `text`; `logits`: from loaded inputs to (N, num_classes)."""
     titles = [Path(item.name).name if kind == "file" else shorten(item.name) for item in inputs]
     width = max(map(len, titles), default=0)
-    for start in range(0, len(inputs), INPUTS_AT_ONCE):
-        chunk = inputs[start : start + INPUTS_AT_ONCE]
+    for start in range(0, len(inputs), PREDICT_BATCH_SIZE):
+        chunk = inputs[start : start + PREDICT_BATCH_SIZE]
         with torch.inference_mode():
             probabilities = logits([item.load() for item in chunk]).float().softmax(1).cpu()
         for item, title, row in zip(chunk, titles[start:], probabilities, strict=False):
-            top = row.topk(min(TOP, len(names)))
+            top = row.topk(min(MAX_PROBABILITIES, len(names)))
             labels = [{"label": names[index], "probability": round(value, 6)}
                       for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
             line = "  ".join(f"{label['label']} {label['probability']:.1%}" for label in labels)
@@ -62,4 +62,4 @@ def predict_labels(inputs: Sequence[Input], names: Sequence[str], kind: str, log
 
 
 def shorten(text: str) -> str:
-    return text if len(text) < MOST_LETTERS else text[: MOST_LETTERS - 3] + "..."
+    return text if len(text) < MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."

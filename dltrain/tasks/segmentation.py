@@ -20,7 +20,7 @@ from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_mask
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
-from dltrain.tasks.multiclass import Multiclass
+from dltrain.tasks.multiclass import ConfusionMatrix
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 IMAGES_SHOWN = 8
@@ -48,7 +48,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         if pixels is not None and not isinstance(model, PixelSegmenter):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.num_classes, self.pixels = num_classes, pixels
-        self.metrics = Multiclass(num_classes, IGNORED_PIXEL)
+        self.metrics = ConfusionMatrix(num_classes, IGNORED_PIXEL)
 
     def check(self, batch: SegmentationBatch) -> None:
         batch.check(self.num_classes)
@@ -68,7 +68,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             logits = self.model(images)
         else:
             places = random_places(masks, self.pixels, rng)
-            logits = cast(PixelSegmenter, self.model).at(images, places).transpose(1, 2)
+            logits = cast(PixelSegmenter, self.model).classify_pixels(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
         total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
         with torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import Multiclass, accuracy, predict_labels
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 
@@ -29,7 +29,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
-        self.metrics = Multiclass(num_classes)
+        self.metrics = ConfusionMatrix(num_classes)
 
     def check(self, batch: LabelledBatch) -> None:
         batch.check(self.num_classes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, TaggedBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import Multiclass, accuracy
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
@@ -29,7 +29,7 @@ class TaggedText(InputEncoder[str, TaggedBatch], Protocol):
     @property
     def reads_whole_files(self) -> bool: ...
 
-    def split(self, text: str) -> list[str]: ...
+    def tokenize(self, text: str) -> list[str]: ...
 
 
 class Tagging(Task[SequenceModel, TaggedBatch]):
@@ -44,7 +44,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
     def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
-        self.metrics = Multiclass(num_classes)
+        self.metrics = ConfusionMatrix(num_classes)
 
     def count(self, batch: TaggedBatch) -> int:
         return sum(batch.lengths)
@@ -88,7 +88,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
             text = item.load()
             with torch.inference_mode():
                 tags = self(move_data_to_device(data.encode_inputs([text]), self.device))[0].argmax(1).tolist()
-            pieces = list(zip(data.split(text), (self.class_names[tag] for tag in tags), strict=True))
+            pieces = list(zip(data.tokenize(text), (self.class_names[tag] for tag in tags), strict=True))
             if data.reads_whole_files:
                 pieces = [("".join(symbol for symbol, _ in run), name)
                           for name, run in groupby(pieces, key=lambda piece: piece[1])]
