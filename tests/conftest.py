@@ -6,12 +6,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core: more threads wait for one another
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 
 from dltrain.config.compose import compose
+from tests.command_line import run_command
 
 # 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
 TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=3", "trainer=cpu",
@@ -35,6 +37,13 @@ def config():
         return compose(list(words), config_dir).job_config()
 
     return composed
+
+
+@pytest.fixture
+def dltrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """dltrain("train", ...) -> (exit code, standard output, standard error), in a new folder."""
+    monkeypatch.chdir(tmp_path)
+    return partial(run_command, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dltrain import cli
-
 CODE = '''
 from typing import NamedTuple
 
@@ -122,10 +120,9 @@ model: {_target_: ink.Linear, in_channels: "${data.channels}"}
 }
 
 
-@pytest.fixture
-def dltrain(tmp_path, monkeypatch, capsys):
-    """dltrain("train", ...) -> (exit code, output, errors) in a folder that has the code and the configs above."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def own_code(tmp_path, monkeypatch):
+    """The code and the configs above, in the folder in which the commands run."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "ink", raising=False)
     (tmp_path / "ink.py").write_text(CODE)
@@ -133,14 +130,6 @@ def dltrain(tmp_path, monkeypatch, capsys):
         path = tmp_path / f"conf/{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dltrain", *words])
-        code = cli.main()
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return command
 
 
 def test_it_takes_at_most_a_hundred_lines():

@@ -13,25 +13,10 @@ import yaml
 from PIL import Image
 
 from dltrain import __version__ as dltrain_version
-from dltrain import cli
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
 
 SMALL = [word for word in TINY if not word.startswith("data._target_")]
-
-
-@pytest.fixture
-def dltrain(tmp_path, monkeypatch, capsys):
-    """dltrain("train", ...) -> (exit code, standard output, standard error), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dltrain", *words])
-        code = cli.main()
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return command
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from dltrain import __version__, cli
+from dltrain import __version__
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # By run: the metrics of its best weights on the test split, then those after it is resumed to its end
@@ -19,19 +18,11 @@ EXPECTED = {
 }
 
 
-@pytest.fixture
-def dltrain(tmp_path, monkeypatch, capsys):
-    """dltrain("eval", "run=text_0.2") -> exit code, output, errors; in a folder with copies of the runs."""
+@pytest.fixture(autouse=True)
+def copies(tmp_path):
+    """Copies of the runs, which a test may change."""
     shutil.copytree(FIXTURES, tmp_path, dirs_exist_ok=True)
     shutil.copy(FIXTURES / "text_0.2/story.txt", tmp_path)
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dltrain", *words])
-        code = cli.main()
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.mark.parametrize("name", EXPECTED)
