@@ -40,8 +40,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
           command: list[str] | None = None) -> dict[str, Any]:
     """Trains in the run folder, from its newest checkpoint if it has one, tests the best weights, returns the result.
 
-    A finished run is not touched. `comments`: the rules of the keys, for config.yaml; None keeps those it has.
-    `command`: what command.txt records, by default the command line."""
+    A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
+    config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
     if run_dir.is_finished:
         print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return run_dir.read_result()
@@ -119,7 +119,8 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 
 
 def restore(config: DictConfig, run_dir: RunDir) -> Task:
-    """The run's task with its best weights, in evaluation mode. Raises UserError if there is no best checkpoint yet."""
+    """The run's task with its best weights, in evaluation mode. `config`: that of its config.yaml. Raises UserError if
+    there is no best checkpoint yet."""
     if not run_dir.best_checkpoint.is_file():
         raise UserError(f"run={run_dir}: no best checkpoint yet; dltrain resume run={run_dir} continues the run")
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)

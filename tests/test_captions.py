@@ -211,7 +211,7 @@ def test_predict_writes_the_beam_and_the_pictures(trained, monkeypatch, capsys):
     assert record["file"] == str(file)
     data, task = build.build_data(trained.config), trained.restore()
     name, *lines, last = capsys.readouterr().out.splitlines()
-    assert (name, last) == ("00.png", f"1 inputs; {path}/predictions and {path}/predictions.json")
+    assert (name, last) == ("00.png", f"1 input; {path}/predictions and {path}/predictions.json")
     pixels, texts = task.augment.normalize(read_image(file, 3)[None]), []
     for caption, line in zip(record["captions"], lines, strict=True):
         text, score = caption["caption"], caption["log_probability"]

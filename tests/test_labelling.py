@@ -212,7 +212,7 @@ def test_predict_labels_new_texts_with_the_labels_of_the_run(trained, tmp_path, 
     records = json.loads((trained.run_dir.path / "predictions.json").read_text())
     assert (code, err) == (0, "")
     assert out.splitlines() == [prediction_line("so good film", log_p, ["neg", "pos"]),
-                                f"1 inputs; {trained.run_dir}/predictions.json"]
+                                f"1 input; {trained.run_dir}/predictions.json"]
     assert [record["text"] for record in records] == ["so good film"]
     assert {top["label"]: top["probability"] for top in records[0]["top"]} == pytest.approx(
         {"neg": float(log_p[0].exp()), "pos": float(log_p[1].exp())}, abs=1e-6)

@@ -103,7 +103,7 @@ def test_predict_writes_the_class_of_every_pixel(trained, monkeypatch, capsys):
     shares = record["shares"]
     assert [*shares.values()] == sorted(shares.values(), reverse=True)
     listed = "  ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[:6])
-    written = f"1 inputs; {path}/predictions and {path}/predictions.json"
+    written = f"1 input; {path}/predictions and {path}/predictions.json"
     assert capsys.readouterr().out.splitlines() == [f"00.png  {listed}", written]
     with Image.open(path / "predictions/00.png") as picture:
         assert picture.width == 256

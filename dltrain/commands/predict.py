@@ -124,4 +124,4 @@ def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> N
     if records:
         run_dir.write_json("predictions.json", records)
     if written:
-        print(f"{count} inputs; {' and '.join(written)}")
+        print(f"{count} input{'' if count == 1 else 's'}; {' and '.join(written)}")
