@@ -39,6 +39,7 @@ def build_run(words: Sequence[str]) -> tuple[DictConfig, DataModule[Any, Any], T
     """The config, data and task of `dltrain WORDS`, not trained."""
     config = compose(list(words)).job_config()
     data = build.build_data(config)
+    config.class_names = data.class_names
     return config, data, build.build_task(config, data.vocabularies)
 
 
