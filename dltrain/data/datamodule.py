@@ -60,11 +60,11 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return ""
 
     def read_input(self, path: Path) -> Tensor:
-        """A person's image file as (C, H, W) uint8, in the size that the model predicts on. Raises DataError."""
+        """A user's image file as (C, H, W) uint8, in the size that the model predicts on. Raises DataError."""
         raise NotImplementedError
 
     def encode_inputs(self, inputs: list[InputT]) -> BatchT:
-        """A person's own texts, or images from `read_input`, as a batch without targets."""
+        """A user's texts, or images from `read_input`, as a batch without targets."""
         raise NotImplementedError
 
     def references(self, split: str, index: int) -> list[str]:
