@@ -24,7 +24,7 @@ def test_a_run_has_the_same_colour_where_another_one_has_no_curve(tmp_path, monk
     assert sum(len(axes.get_lines()) for axes in panels[:2]) == 4
     for axes in panels[:2]:
         for drawn_line in axes.get_lines():
-            assert to_rgba(drawn_line.get_color()) == expected[drawn_line.get_label()]
+            assert to_rgba(drawn_line.get_color()) == expected[str(drawn_line.get_label())]
     names = [label.get_text() for label in bars.get_yticklabels()]
     colours = [patch.get_facecolor()[:3] for patch in bars.patches]
     assert dict(zip(names, colours, strict=True)) == {name: expected[name][:3] for name in ("scratch", "tuned")}
