@@ -26,6 +26,7 @@ from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
@@ -214,4 +215,4 @@ def device_name(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type}, {format_count(torch.get_num_threads(), 'thread')}"

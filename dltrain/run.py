@@ -25,7 +25,7 @@ from dltrain.build import (
 )
 from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
-from dltrain.drawing.tables import format_duration
+from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
@@ -105,7 +105,7 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
         plain: Any = OmegaConf.to_container(config, resolve=True)
         run_dir.write_config(plain, comments)
         run_dir.write_command()
-        run_dir.write_environment(f"cpu, {torch.get_num_threads()} threads")
+        run_dir.write_environment(f"cpu, {format_count(torch.get_num_threads(), 'thread')}")
         written = {*run_dir.path.iterdir()}
         try:
             values = build(config.study, "study", context=StudyContext(run_dir.path, config.seed, config_dir))
@@ -148,8 +148,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool
 
 
 def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
-    return (f"{num_parameters(task.model):,} parameters; {data.describe()}; {task.total_steps:,} steps in "
-            f"{task.total_epochs} epochs on {device_name(trainer)}")
+    length = f"{format_count(task.total_steps, 'step')} in {format_count(task.total_epochs, 'epoch')}"
+    return f"{num_parameters(task.model):,} parameters; {data.describe()}; {length} on {device_name(trainer)}"
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -174,7 +174,7 @@ def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, 
     return "\n".join([
         metrics,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
-        f"{format_duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
+        f"{format_duration(result['seconds'])}, {format_count(result['steps'], 'step')}, {rate:.1f} steps/s",
         f"{run_dir}",
         f"next: dltrain predict run={run_dir} {words}",
         f"      tensorboard --logdir {output_dir}",

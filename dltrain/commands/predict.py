@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
+from dltrain.drawing.tables import format_count
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
@@ -125,4 +126,4 @@ def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> N
     if records:
         run_dir.write_json("predictions.json", records)
     if written:
-        print(f"{count} input{'' if count == 1 else 's'}; {' and '.join(written)}")
+        print(f"{format_count(count, 'input')}; {' and '.join(written)}")

@@ -51,6 +51,11 @@ def format_values(values: Sequence[float]) -> str:
     return format_number(mean(values)) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
+def format_count(count: int, noun: str) -> str:
+    """`1 epoch`, `2,000 epochs`: nouns whose plural ends in s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Such as "12 s", "3:05 min", "2:10 h"."""
     whole = round(seconds)
