@@ -3,19 +3,18 @@
 import json
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from dltrain import build, checkpoints, cli, run
 from dltrain.batches import END, PAD, START, BatchError, CaptionBatch
-from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
 from dltrain.data.captioning import CaptionKeys, stack_captions
 from dltrain.data.images import read_image
@@ -26,6 +25,7 @@ from dltrain.models.captioner import Captioner
 from dltrain.run_dir import RunDir
 from dltrain.tasks.captioning import Captioning, caption_scores
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end
+from tests.finished_run import FinishedRun
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=captioner", "model.backbone.depth=8", "data.num_train=24", "data.batch_size=8", "trainer=cpu",
@@ -41,15 +41,9 @@ class FewCaptions(SceneCaptions):
         self.num_scenes = {"train": num_train, "val": 8, "test": 8}
 
 
-class Trained(NamedTuple):
-    run_dir: RunDir
-    result: dict[str, Any]
+@dataclass
+class Trained(FinishedRun):
     sampled: list[float]  # of each training step the fraction of words that the model reads of its own
-
-    @property
-    def config(self) -> DictConfig:
-        """As it stands in the run folder."""
-        return load_config(self.run_dir, {}, ())
 
     def restore(self) -> Captioning:
         task = run.restore(self.config, self.run_dir)

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -17,7 +16,6 @@ from torchvision.ops import box_iou
 
 from dltrain import build, cli, run
 from dltrain.batches import BatchError, DetectionBatch, generator
-from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataKeys
 from dltrain.data.images import read_image
@@ -27,6 +25,7 @@ from dltrain.errors import UserError
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.run_dir import RunDir
 from dltrain.tasks.detection import Detection, keep_above
+from tests.finished_run import FinishedRun
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=12", "data.batch_size=4", "trainer=cpu",
@@ -46,20 +45,10 @@ class FewScenes(SceneBoxes):
         self.num_scenes = {"train": num_train, "val": 8, "test": 8}
 
 
-class Trained(NamedTuple):
-    run_dir: RunDir
-    result: dict[str, Any]
-
-    @property
-    def config(self) -> DictConfig:
-        """As it stands in the run folder."""
-        return load_config(self.run_dir, {}, ())
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Trained:
+def trained(tmp_path_factory) -> FinishedRun:
     run_dir = RunDir.named(tmp_path_factory.mktemp("detection"), "run")
-    return Trained(run_dir, run.train(compose(WORDS).job_config(), run_dir))
+    return FinishedRun(run_dir, run.train(compose(WORDS).job_config(), run_dir))
 
 
 def disturb(truths: list[Target], num_classes: int) -> list[Target]:

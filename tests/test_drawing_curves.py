@@ -1,19 +1,26 @@
 """The picture of a comparison: a run has one colour in all panels, and the legend names every run that has a curve."""
 
+import pytest
 from matplotlib.colors import to_rgba
 
 from dltrain.drawing import curves
 
 
-def test_a_run_has_the_same_colour_where_another_one_has_no_curve(tmp_path, monkeypatch):
-    figures = []
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn."""
+    kept = []
+    new_figure = curves.new_figure
 
     def keep(width: float, height: float):
-        figures.append(new_figure(width, height))
-        return figures[-1]
+        kept.append(new_figure(width, height))
+        return kept[-1]
 
-    new_figure = curves.new_figure
     monkeypatch.setattr(curves, "new_figure", keep)
+    return kept
+
+
+def test_a_run_has_the_same_colour_where_another_one_has_no_curve(tmp_path, figures):
     line = ([1, 2], [0.1, 0.2])
     curves.draw_comparison({"train/loss": {"classifier": line, "scratch": line},
                             "val/accuracy": {"scratch": line, "tuned": line}},
@@ -29,3 +36,10 @@ def test_a_run_has_the_same_colour_where_another_one_has_no_curve(tmp_path, monk
     colours = [patch.get_facecolor()[:3] for patch in bars.patches]
     assert dict(zip(names, colours, strict=True)) == {name: expected[name][:3] for name in ("scratch", "tuned")}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["classifier", "scratch", "tuned"]
+
+
+def test_more_runs_than_colours_differ_in_their_lines(tmp_path, figures):
+    runs = {f"run {number}": ([1, 2], [0.1, 0.2]) for number in range(12)}
+    curves.draw_comparison({"train/loss": runs}, {}, tmp_path / "a.png")
+    looks = [(line.get_color(), line.get_linestyle()) for line in figures[0].axes[0].get_lines()]
+    assert len({*looks}) == 12

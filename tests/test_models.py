@@ -11,6 +11,7 @@ from dltrain.config.compose import compose
 from dltrain.models.cifar_resnet import Block, CifarResNet, ZeroPad
 from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.pretrained import NODE
+from tests.finished_run import count_computed_blocks
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -180,12 +181,7 @@ def test_the_survival_probability_decays_linearly():
 def test_dropped_blocks_are_not_computed_and_their_frequency_is_right():
     torch.manual_seed(0)
     net = CifarResNet(20, in_channels=1, survival=0.5).train()
-    num_calls = [0] * 9
-    for number in range(9):
-        def count(*_: object, number: int = number) -> None:
-            num_calls[number] += 1
-
-        net.get_submodule(f"blocks.{number}.convs.0").register_forward_hook(count)
+    num_calls = count_computed_blocks(net)
     num_steps, images = 200, torch.rand(2, 1, 4, 4)
     with torch.no_grad():
         for _ in range(num_steps):

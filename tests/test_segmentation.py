@@ -2,19 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dltrain import build, cli, run
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
-from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
 from dltrain.data import scenes
 from dltrain.data.images import read_image
@@ -22,6 +19,7 @@ from dltrain.data.scenes import SceneMasks
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.tasks.segmentation import Segmentation, intersection_over_union, random_places
+from tests.finished_run import FinishedRun
 from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["data.num_train=12", "data.batch_size=4", "data.image_px=64", "data.sizes_px=[20,40]", "trainer=cpu",
@@ -36,15 +34,7 @@ def few_scenes() -> Iterator[None]:
         yield
 
 
-class Trained(NamedTuple):
-    run_dir: RunDir
-    result: dict[str, Any]
-
-    @property
-    def config(self) -> DictConfig:
-        """As it stands in the run folder."""
-        return load_config(self.run_dir, {}, ())
-
+class Trained(FinishedRun):
     def restore(self) -> Segmentation:
         task = run.restore(self.config, self.run_dir)
         assert isinstance(task, Segmentation)

@@ -20,6 +20,7 @@ from dltrain.models.googlenet import GoogLeNet
 from dltrain.models.hypercolumn import Hypercolumn
 from dltrain.models.imagenet_resnet import ImagenetResNet
 from dltrain.models.vgg import CifarVGG
+from tests.finished_run import count_computed_blocks
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "resnet": lambda: CifarResNet(8), "bottleneck": lambda: CifarResNet(11, block="bottleneck", shortcut="B"),
@@ -97,12 +98,7 @@ def test_a_stochastic_depth_backbone_drops_blocks_stage_by_stage_too():
     """In training; in evaluation it is the expected net."""
     torch.manual_seed(0)
     net = CifarResNet(14, survival=0.5)
-    num_calls = [0] * 6
-    for number in range(6):
-        def count(*_: object, number: int = number) -> None:
-            num_calls[number] += 1
-
-        net.get_submodule(f"blocks.{number}.convs.0").register_forward_hook(count)
+    num_calls = count_computed_blocks(net)
     num_steps, image = 150, torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         for _ in range(num_steps):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Curve = tuple[list[int], list[float]]  # steps, values
 COLOURS = 10  # of matplotlib's default cycle
+LINES = ("-", "--", ":")  # of the first ten runs, of the next ten, ...
 DPI = 110
 
 
@@ -29,6 +30,7 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
     run has the same colour in all panels, also where another one has no such metric."""
     names = dict.fromkeys(name for of_runs in (*curves.values(), *bars.values()) for name in of_runs)
     colours = {name: f"C{place % COLOURS}" for place, name in enumerate(names)}
+    styles = {name: LINES[place // COLOURS % len(LINES)] for place, name in enumerate(names)}
     count = len(curves) + len(bars)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
@@ -36,7 +38,8 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
     panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
     for axes, (title, of_runs) in zip(panels, curves.items(), strict=False):
         for name, curve in of_runs.items():
-            axes.plot(*curve, ".-", color=colours[name], label=name, markersize=3, linewidth=1)
+            axes.plot(*curve, marker=".", linestyle=styles[name], color=colours[name], label=name, markersize=3,
+                      linewidth=1)
         axes.set(title=title, xlabel="step", yscale="log" if title.endswith("loss") else "linear")
         axes.grid(alpha=0.25)
     for axes, (title, values) in zip(panels[len(curves) :], bars.items(), strict=False):
