@@ -92,7 +92,7 @@ class InkTask(ImageTask):
     def predict(self, inputs, data, digits=2):
         for item in inputs:
             ink = float(self.model(self.augment.normalize(item.load()[None])))
-            yield Prediction(item.name, f"{ink:.{digits}f}", records=[{"file": item.name, "ink": ink}])
+            yield Prediction(item.name, [f"{ink:.{digits}f}"], records=[{"file": item.name, "ink": ink}])
 
 
 class Linear(nn.Sequential):

@@ -370,3 +370,14 @@ def test_smoke_takes_two_steps_of_everything(dltrain, tmp_path):
     code, _, _ = dltrain("trainer=smoke", "name=a")
     assert code == 0
     assert json.loads((tmp_path / "outputs/a/result.json").read_text())["steps"] == 2
+
+
+def test_predictions_are_printed_line_by_line(dltrain, monkeypatch):
+    """Only a language model prints as it writes; the others write each prediction at once."""
+    import builtins
+
+    dltrain("name=a", "trainer=smoke", "model.depth=8", "recipe=none")
+    written: list[str] = []
+    monkeypatch.setattr(builtins, "print", lambda *words, **keys: written.append(" ".join(map(str, words))))
+    assert dltrain("predict", "run=outputs/a", "input=outputs/a/samples")[0] == 0
+    assert len([text for text in written if "%" in text]) == 10, "one write per image"

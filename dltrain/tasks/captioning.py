@@ -17,6 +17,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from dltrain.augment.geometry import to_device
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import PAD, START, CaptionBatch, generator
 from dltrain.contracts import CaptionModel
@@ -95,7 +96,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         sampled = None
         if self.sampled_share:
             probability = self.sampled_share * self.global_step / max(1, self.total_steps)
-            sampled = (torch.rand(batch.captions.shape, generator=rng) < probability).to(images.device)
+            sampled = to_device(torch.rand(batch.captions.shape, generator=rng) < probability, images)
         total, count = self.loss_sum(images, batch.captions, sampled)
         with torch.no_grad():
             self.sums += torch.stack([total.detach(), count.to(total)])
@@ -163,7 +164,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
                 pictures["_attention"] = to_pil_image(draw_attention(image, words, weights))
             lines = [f"  {score:8.3f}  {caption['caption']}" for score, caption in
                      zip(scores[0].tolist(), captions, strict=True)]
-            yield Prediction(item.name, "\n".join([Path(item.name).name, *lines]),
+            yield Prediction(item.name, ["\n".join([Path(item.name).name, *lines])],
                              records=[{"file": item.name, "captions": captions}], pictures=pictures)
 
 

@@ -90,7 +90,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         self.log_metrics(split, values)
 
     def training_figures(self, batch: DetectionBatch) -> dict[str, Figure]:
-        images, targets = self.augmented(batch)
+        images, targets = self.augment(batch, generator("augment", *self.position))
         pictures = [self.draw(self.augment.normalize.invert(image[None])[0], target)
                     for image, target in zip(images[:IMAGES_SHOWN], targets, strict=False)]
         return {"augmented_batch": arrange(pictures)}
@@ -131,7 +131,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
                        for (x1, y1, x2, y2), label, s in zip(
                            *(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)]
             line = f"{Path(item.name).name}  {'  '.join(self.describe(kept)) or 'no object'}"
-            yield Prediction(item.name, line, records=records, pictures={"": to_pil_image(self.draw(image, kept))})
+            yield Prediction(item.name, [line], records=records, pictures={"": to_pil_image(self.draw(image, kept))})
 
 
 def keep_above(detections: Target, score: float) -> Target:

@@ -70,8 +70,8 @@ class Freezing:
                 layer.requires_grad_(index >= count)
 
     def apply(self, epoch: int) -> None:
-        """Freezes what is to be frozen in this epoch, and sets training or evaluation mode of every stage. To be called
-        before each training step: after a validation Lightning restores the modes that were set before it."""
+        """Freezes what is to be frozen in this epoch, and sets the modes of the stages that are or were frozen. To be
+        called before each training step: after a validation Lightning restores the modes that were set before it."""
         if self.unfreeze_every_epochs is not None:
             count = max(0, len(self.stages) - epoch // self.unfreeze_every_epochs)
             if count != self.num_frozen:

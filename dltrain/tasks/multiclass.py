@@ -58,7 +58,7 @@ def predict_labels(inputs: Sequence[Input], names: Sequence[str], kind: str, log
             labels = [{"label": names[index], "probability": round(value, 6)}
                       for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
             line = "  ".join(f"{label['label']} {label['probability']:.1%}" for label in labels)
-            yield Prediction(item.name, f"{title:<{width}}  {line}", records=[{kind: item.name, "top": labels}])
+            yield Prediction(item.name, [f"{title:<{width}}  {line}"], records=[{kind: item.name, "top": labels}])
 
 
 def shorten(text: str) -> str:

@@ -20,7 +20,7 @@ from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_mask
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
-from dltrain.tasks.multiclass import ConfusionMatrix
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 IMAGES_SHOWN = 8
@@ -29,7 +29,7 @@ CLASSES_PRINTED = 6
 
 class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     """Cross-entropy over the class of every scored pixel. `pixels`: the loss is over so many random pixels of each
-    image, chosen anew in each step, instead of all; the model then classifies these alone (`at`).
+    image, chosen anew in each step, instead of all; the model then classifies these alone (`classify_pixels`).
 
     Metrics: train/, val/ and test/ loss (nats per pixel) and pixel_accuracy; val/ and test/ mean_iou: the intersection
     over the union of the pixels of a class in the whole split, averaged over the classes that occur in the truth or in
@@ -87,7 +87,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     def evaluation_end(self, split: str) -> None:
         matrix = self.metrics.compute().double()
         iou = intersection_over_union(matrix)
-        values = {"mean_iou": iou.nanmean().float(), "pixel_accuracy": (matrix.diag().sum() / matrix.sum()).float(),
+        values = {"mean_iou": iou.nanmean().float(), "pixel_accuracy": accuracy(matrix).float(),
                   "loss": self.mean_loss()}
         if split == "test":
             values |= {f"iou/{name}": value.float() for name, value in zip(self.class_names, iou, strict=True)
@@ -119,7 +119,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             shares = {self.class_names[i]: round(float(fractions[i]), 4) for i in order if fractions[i]}
             path = Path(item.name)
             listed = "  ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[:CLASSES_PRINTED])
-            yield Prediction(item.name, f"{path.name}  {listed}",
+            yield Prediction(item.name, [f"{path.name}  {listed}"],
                              records=[{"file": item.name, "mask": f"{path.stem}_mask.png", "shares": shares}],
                              pictures={"": to_pil_image(draw_mask(image, mask, self.class_names)),
                                        "_mask": palette_image(mask)})

@@ -37,8 +37,8 @@ class Input:
 class Prediction:
     """What a task predicts for one input.
 
-    `pieces` are printed one by one, as soon as there is one; `styled` is the same in colour, for a terminal. `records`
-    are added to predictions.json. `pictures` are saved as <name of the input><suffix>.png, by their suffix."""
+    `pieces` of text are printed one by one, as soon as there is one; `styled` is the same in colour, for a terminal.
+    `records` are added to predictions.json. `pictures`, by suffix, are saved as <name of the input><suffix>.png."""
 
     name: str
     pieces: Iterable[str]

@@ -31,7 +31,7 @@ class Translation(Task[TranslationModel, PairBatch]):
 
     batch_type = PairBatch
     unit = "pairs"
-    headline, headline_mode = "val/exact_match", "max"
+    headline = "val/exact_match"
     matches: Tensor
 
     def __init__(self, model: TranslationModel, source_size: int, target_size: int, words: bool, max_length: int,
@@ -117,11 +117,11 @@ class Translation(Task[TranslationModel, PairBatch]):
                     outputs = [self.join("target", symbols) for symbols in until_end(rows[0])]
                     lines = [f"  {score:8.3f}  {output}" for score, output in
                              zip(scores[0].tolist(), outputs, strict=True)]
-                    yield Prediction(source, "\n".join([source, *lines]))
+                    yield Prediction(source, ["\n".join([source, *lines])])
                     continue
                 rng = generator("predict", seed, number) if decode == "sampled" else None
                 rows, _ = write_sequences(self.model.step, state, start, self.max_length, temperature, rng)
-            yield Prediction(source, f"{source} -> {self.join('target', until_end(rows)[0])}")
+            yield Prediction(source, [f"{source} -> {self.join('target', until_end(rows)[0])}"])
 
 
 def as_words(symbols: list[int]) -> str:
