@@ -209,6 +209,16 @@ def test_own_rule_is_held(tmp_path):
     assert "model.width=9: must be an integer in [1, 8]" in result.stderr
 
 
+def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path):
+    """In a yaml, on the command line, and to `why`; of dltrain's own models the name is refused as before."""
+    folder = own_configs(tmp_path / "own", model__mine=MINE + "  weights: 3  # int >= 1: of the vote\n")
+    result = run("--config-dir", folder, "model=mine", "model.weights=4", "--cfg", "job")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "weights: 4" in result.stdout
+    assert run("why", "model.weights", "model=mine", "--config-dir", folder).stdout.startswith("model.weights = 3\n")
+    assert "'model.weights' is a key of an earlier version" in run("model=resnet20", "model.weights=4").stderr
+
+
 def test_hidden_own_config_is_warned_of(tmp_path):
     folder = own_configs(tmp_path / "own", model__resnet20="# Mine\n")
     result = run("--config-dir", folder, "--cfg", "job")

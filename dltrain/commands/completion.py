@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.ls import LISTS, SIZES
-from dltrain.config import launch
 
 
 def complete(verbs: Sequence[str]) -> int:
@@ -28,6 +27,8 @@ def complete(verbs: Sequence[str]) -> int:
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)
         os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    from dltrain.config import launch  # Hydra, which the other completions do without
+
     return launch.hand_to_hydra(launch.parse_flags(["-sc", "query=bash"]))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from omegaconf import DictConfig
 
 from dltrain.config import groups, schema
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 LISTS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
 SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # of `ls models`, with their rules

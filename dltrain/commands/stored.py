@@ -35,8 +35,8 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
     known = checks.flat_keys(config)
     for key, text in changes.items():
-        checks.refuse_old_key(key)
         if key not in known:
+            checks.refuse_old_key(key)
             raise UserError(f"unknown key '{key}'{suggest(key, known) or f'; {run_dir}/config.yaml has them all'}")
         if not key.startswith(allowed):
             raise UserError(f"{key} cannot change in a run that has begun; these can: {', '.join(allowed)}")

@@ -38,7 +38,6 @@ def run(words: list[str]) -> int:
 
 def explain(key: str, words: list[str], config_dir: str | None = None) -> str:
     """The answer, as printed. Raises UserError for an unknown key or choice."""
-    checks.refuse_old_key(key)
     composed = compose_unchecked(words, config_dir)
     if key in groups.GROUPS or key == "task":
         answer = format_sources(key, composed.chosen.get(key) or "none", sources_of_choice(composed, key))
@@ -46,6 +45,7 @@ def explain(key: str, words: list[str], config_dir: str | None = None) -> str:
         return f"{answer}\n  (a choice; its keys are {key.replace('/', '.')}.*)" if has_keys else answer
     known = checks.flat_keys(composed.config)
     if key not in known:
+        checks.refuse_old_key(key)
         raise UserError(f"unknown key '{key}'{suggest(key, known) or '; dltrain --cfg job shows every key'}")
     value = OmegaConf.select(composed.config, key)
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

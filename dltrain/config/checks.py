@@ -25,6 +25,12 @@ def refuse_old_key(key: str, place: str = "") -> None:
         raise UserError(f"{place}'{key}' is a key of an earlier version; use {new}")
 
 
+def refuse_old_keys(overrides: list[Override]) -> None:
+    """To be called when Hydra has refused a key: a user's own class may have an argument with an old key's name."""
+    for override in overrides:
+        refuse_old_key(override.key_or_group)
+
+
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
     """Raises UserError with the nearest name for a choice that has no file. In a sweep every name is checked."""
     group = override.key_or_group

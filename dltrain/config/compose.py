@@ -78,7 +78,6 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
                         f"(quote blanks and commas: 'key=\"a b\"')") from None
     folders = user_folders(config_dir, overrides)
     for override in overrides:
-        checks.refuse_old_key(override.key_or_group)
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words
@@ -98,6 +97,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except MissingConfigException as error:
         raise checks.missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
+        checks.refuse_old_keys(own)
         if "Could not override 'model/backbone'" in str(error):
             raise checks.no_backbone(folders) from None
         raise UserError(checks.one_line(error)) from None
@@ -106,6 +106,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     try:
         loader._apply_overrides_to_config(defaults.config_overrides, config)
     except (HydraException, OmegaConfBaseException) as error:
+        checks.refuse_old_keys(own)
         raise checks.unknown_key(error, config) from None
     return Composed(config, choices_of(defaults, folders), merged_files(defaults, folders), own, words,
                     experiment_sweep, multirun, folders)

@@ -35,7 +35,8 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
 
 
 def hand_to_hydra(flags: argparse.Namespace) -> int:
-    """What `hydra.main` does with a parsed command line, for --cfg, --info, --hydra-help and completion."""
+    """What `hydra.main` does with a parsed command line, for --info, --hydra-help, completion and what
+    --cfg job does not print."""
     version.setbase("1.3")
     _run_hydra(args=flags, args_parser=get_args_parser(), task_function=print, config_path=str(groups.CONFIGS),
                config_name=compose.CONFIG_NAME)

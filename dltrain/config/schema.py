@@ -34,7 +34,6 @@ TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false",
 class Assignment:
     """One value in a yaml file: where it stands, and the comment after it."""
 
-    file: Path
     line: int
     value: Any
     comment: str
@@ -57,7 +56,7 @@ def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
             line = lines[value.end_mark.line] if not is_block and value.end_mark.line < len(lines) else ""
             comment = line[value.end_mark.column :].partition("#")[2]
             plain = yaml.load(yaml.serialize(value), Loader=Loader)
-            result[name] = Assignment(file, key.start_mark.line + 1, plain, comment.strip())
+            result[name] = Assignment(key.start_mark.line + 1, plain, comment.strip())
             visit(value, name)
 
     root = yaml.compose(text, Loader=Loader)
