@@ -89,7 +89,7 @@ def architecture(run: Path, key: str, channels: int | None) -> dict[str, Any]:
     """The node `model` of a run's config. Raises UserError if the run has no best checkpoint, or was trained on
     images of another number of channels."""
     saved = RunDir(run).read_config(key)
-    if not (run / "checkpoints/best.ckpt").is_file():
+    if not RunDir(run).best_checkpoint.is_file():
         raise UserError(f"{key}={run}: it has no best checkpoint yet; dltrain resume run={run} continues it")
     read = saved["data"].get("channels")
     if read is not None and read != channels:
@@ -150,7 +150,7 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
         from dltrain import checkpoints
 
         source = f"{pretrained.key}.from_run={pretrained.from_run}"
-        saved = checkpoints.load(Path(pretrained.from_run) / "checkpoints" / checkpoints.BEST)["state_dict"]
+        saved = checkpoints.load(RunDir(Path(pretrained.from_run)).best_checkpoint)["state_dict"]
         tensors = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
         names = RunDir(Path(pretrained.from_run)).read_config().get("class_names") or []
         other_classes = len(names) if class_names is not None and names != list(class_names) else 0

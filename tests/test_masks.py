@@ -129,6 +129,9 @@ def test_a_bad_mask_is_named_by_its_file(folder):
     (folder / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"no classes.txt; it must name each mask value"):
         load_folder(folder)
+    (folder / "classes.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes.txt:1: not utf-8 .*; save it as UTF-8"):
+        load_folder(folder)
     (folder / "classes.txt").write_text("a\n")
     for file in (folder / "images").iterdir():
         file.unlink()

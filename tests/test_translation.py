@@ -13,7 +13,7 @@ import torch
 from dltrain import build, run
 from dltrain.batches import END, PAD, START, UNKNOWN, generator
 from dltrain.config.compose import compose
-from dltrain.data.loader import TrainLoader, bucket_by_length
+from dltrain.data.loader import TrainLoader, bucket_by_key
 from dltrain.data.pair_files import PairFiles
 from dltrain.data.sequences import Tokenizer
 from dltrain.data.translation import FORMATS, Dates, TextPairs
@@ -55,7 +55,7 @@ def test_dates_are_in_all_formats_and_no_day_is_in_two_splits():
 
 def test_similar_lengths_share_a_batch_and_each_sample_comes_once():
     lengths = torch.randint(1, 60, (1003,), generator=generator("lengths"))
-    loader = TrainLoader(iter, 1003, 10, seed=1, lengths=lengths)
+    loader = TrainLoader(iter, 1003, 10, seed=1, bucket_keys=lengths)
     order = loader.order(0)
     assert sorted(order.tolist()) == list(range(1003))
     assert torch.equal(order, loader.order(0))
@@ -66,7 +66,7 @@ def test_similar_lengths_share_a_batch_and_each_sample_comes_once():
                     for epoch in (0, 1))
     assert means != sorted(means), "batches are shuffled"
     assert [sorted(means).index(m) for m in means] != [sorted(later).index(m) for m in later], "anew in each epoch"
-    few = bucket_by_length(torch.arange(7), torch.arange(7), 10, generator("few"))
+    few = bucket_by_key(torch.arange(7), torch.arange(7), 10, generator("few"))
     assert sorted(few.tolist()) == list(range(7))
 
 

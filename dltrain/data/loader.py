@@ -23,14 +23,15 @@ class TrainLoader(Generic[BatchT]):
     continues with batch `batches_done % len(self)` of epoch `batches_done // len(self)`. Worker processes that read
     ahead do not change it. Each of `world_size` processes takes every world_size-th sample of the common order; the
     remainder is left out in that epoch.
-    With `lengths` (N,), samples of similar length share a batch, which reduces padding.
+    With `bucket_keys` (N,), as lengths or aspect ratios, samples of similar keys share a batch, which reduces
+    padding.
     """
 
     def __init__(self, read: Read[BatchT], num_samples: int, batch_size: int, seed: int, rank: int = 0,
                  world_size: int = 1, max_batches: int | None = None, shuffled: bool = True,
-                 lengths: Tensor | None = None):
+                 bucket_keys: Tensor | None = None):
         self.read, self.seed, self.rank, self.world_size = read, seed, rank, world_size
-        self.shuffled, self.lengths = shuffled, lengths
+        self.shuffled, self.bucket_keys = shuffled, bucket_keys
         self.num_samples, self.batch_size = num_samples, batch_size
         self.num_batches = -(-(num_samples // world_size) // batch_size)
         if max_batches is not None:
@@ -47,9 +48,9 @@ class TrainLoader(Generic[BatchT]):
         shuffled = torch.randperm(self.num_samples, generator=generator("order", self.seed, epoch))
         even = self.num_samples - self.num_samples % self.world_size
         indices = shuffled[:even][self.rank :: self.world_size]
-        if self.lengths is None:
+        if self.bucket_keys is None:
             return indices
-        return bucket_by_length(indices, self.lengths, self.batch_size, generator("buckets", self.seed, epoch))
+        return bucket_by_key(indices, self.bucket_keys, self.batch_size, generator("buckets", self.seed, epoch))
 
     def __iter__(self) -> Iterator[BatchT]:
         epoch, start = divmod(self.batches_done, len(self))
@@ -65,10 +66,10 @@ class TrainLoader(Generic[BatchT]):
         self.batches_done = state["position"]
 
 
-def bucket_by_length(order: Tensor, lengths: Tensor, batch_size: int, rng: torch.Generator, pool: int = 50) -> Tensor:
-    """Sorts each `pool` batches of the order by length, then shuffles the batches (I. Sutskever et al., 2014, arXiv
-    1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
-    sorted_pools = [indices[lengths[indices].argsort(stable=True)] for indices in order.split(batch_size * pool)]
+def bucket_by_key(order: Tensor, keys: Tensor, batch_size: int, rng: torch.Generator, pool: int = 50) -> Tensor:
+    """Sorts each `pool` batches of the order by `keys` (N,), such as lengths, then shuffles the batches (I. Sutskever
+    et al., 2014, arXiv 1409.3215, section 3.4: twice as fast). The last batch, which may be smaller, stays the last."""
+    sorted_pools = [indices[keys[indices].argsort(stable=True)] for indices in order.split(batch_size * pool)]
     num_full, remainder = len(order) // batch_size, len(order) % batch_size
     batches = torch.cat(sorted_pools)
     shuffled = batches[: num_full * batch_size].view(num_full, batch_size)[torch.randperm(num_full, generator=rng)]
@@ -112,7 +113,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         raise NotImplementedError
 
     def bucket_keys(self) -> Tensor | None:
-        """(N,) of the training samples if samples of similar length shall share a batch, else None."""
+        """(N,) of the training samples, such as lengths, if samples of similar keys shall share a batch; else None."""
         return None
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[BatchT]:

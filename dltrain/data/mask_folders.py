@@ -9,6 +9,7 @@ from dltrain.data.datamodule import SPLITS
 from dltrain.data.images import list_images, read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.splits import hold_out
+from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
 
 
@@ -25,7 +26,7 @@ class MaskFolder(PhotosWithMasks):
         classes = root / "classes.txt"
         if not classes.is_file():
             raise DataError(f"{root}: no classes.txt; it must name each mask value, one per line, from 0 on")
-        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for _, line in read_lines(classes)]
         self.class_names = self.vocabularies.setdefault("labels", names)
         pairs = {name: MaskPair(image, root / f"masks/{name}.png") for name, image in
                  images_by_stem(root / "images").items()}

@@ -15,9 +15,11 @@ from dltrain.errors import DataError
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid"), "test": ("test",)}
 
 
-def read_text(file: Path, encoding: str = "utf-8") -> str:
-    """Reads the whole file, without a byte order mark and with \\n as line end. Raises DataError with the file, and
-    with the byte where it is not text."""
+def read_text(file: Path, encoding: str | None = None) -> str:
+    """Reads the whole file, without a byte order mark and with \\n as line end. `encoding`: of data that have the key
+    data.encoding; None for UTF-8. Raises DataError with the file, and with the byte where it is not text."""
+    advice = "data.encoding=latin-1 reads any file" if encoding else "save it as UTF-8"
+    encoding = encoding or "utf-8"
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -31,12 +33,12 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{file}:{line}: not {encoding} (byte 0x{raw[error.start]:02x} at offset {error.start:,}); "
-                        "data.encoding=latin-1 reads any file") from None
+                        f"{advice}") from None
     except LookupError:
         raise DataError(f"data.encoding={encoding}: Python knows no such encoding") from None
 
 
-def read_lines(file: Path, encoding: str = "utf-8") -> list[tuple[int, str]]:
+def read_lines(file: Path, encoding: str | None = None) -> list[tuple[int, str]]:
     """Reads the lines that are not empty, with their numbers from 1 on."""
     text = read_text(file, encoding)
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]

@@ -20,6 +20,7 @@ from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKe
 from dltrain.data.download import download_dataset
 from dltrain.data.images import image_size, list_images, read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
+from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -65,8 +66,7 @@ class VocBoxes(PhotosWithBoxes):
                  for split, names in lists.items()}
         classes_file = root / "classes.txt"
         if classes_file.is_file():
-            lines = classes_file.read_text(encoding="utf-8").splitlines()
-            self.set_class_names([line.strip() for line in lines if line.strip()])
+            self.set_class_names([line.strip() for _, line in read_lines(classes_file)])
         else:
             self.set_class_names(sorted({child.text("name") or "" for _, tree in trees["train"]
                                          for child in tree.children if child.name == "object"}))
