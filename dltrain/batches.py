@@ -61,7 +61,7 @@ class ClassificationBatch(NamedTuple):
         return len(self.labels)
 
     def check(self, num_classes: int) -> None:
-        """Raises BatchError if shapes, dtypes or values are wrong. Called on the first batch of a stage only."""
+        """Raises BatchError if shapes, dtypes or values are wrong. Called before the first step only."""
         check_images(self.images)
         labels = self.labels
         if labels.shape != self.images.shape[:1] or labels.dtype != torch.int64:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure
-from dltrain.drawing.tables import format_table
+from dltrain.drawing.tables import format_table, write_csv
 from dltrain.results import mean_curve
 from dltrain.run_dir import RunDir
 
@@ -48,11 +47,9 @@ def finish(folder: Path, title: str) -> int:
         seconds = f"{job.result['seconds']:.0f}" if "seconds" in job.result else ""
         rows.append({"job": job.run_dir.path.name, **{key: job.overrides.get(key, "") for key in varied}, **metrics,
                      "seconds": seconds, "state": job.describe_state()})
-    with open(folder / "results.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print("\n" + format_table(list(rows[0]), [tuple(row.values()) for row in rows]))
+    header, values = list(rows[0]), [tuple(row.values()) for row in rows]
+    write_csv(folder / "results.csv", header, values)
+    print("\n" + format_table(header, values))
     print(f"\n{len(done)} of {len(jobs)} jobs done; {folder}/results.csv")
     if len(done) > 1 and headline:
         keys = [key for key in varied if key != "seed"]

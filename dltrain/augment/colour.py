@@ -51,7 +51,8 @@ def to_grey(images: Tensor) -> Tensor:
     """(B, 3, H, W) to (B, 1, H, W); grey images stay as they are."""
     if images.shape[1] == 1:
         return images
-    return (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    weights = to_device(torch.tensor(LUMA, dtype=images.dtype), images)
+    return (images * weights[:, None, None]).sum(1, keepdim=True)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:

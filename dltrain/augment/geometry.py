@@ -87,7 +87,7 @@ def transform_target(target: dict[str, Tensor], matrix: Tensor, size: Tensor) ->
     little is left; every other tensor of the target, (N, ...), loses the same rows."""
     boxes = target["boxes"]
     x, y = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]
-    corners = torch.stack([x, y, torch.ones_like(x)], dim=2) @ matrix.T.to(boxes)  # (N, 4, 2)
+    corners = torch.stack([x, y, torch.ones_like(x)], dim=2) @ to_device(matrix.T.to(boxes.dtype), [boxes])  # (N, 4, 2)
     hulls = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
     height, width = size.int().tolist()
     clipped = clip_boxes_to_image(hulls, (height, width))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,6 @@ class ImageBatch(Batch, Protocol):
 
     @property
     def images(self) -> Images: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def _asdict(self) -> dict[str, Any]: ...
 
     @property
     def _replace(self) -> Callable[..., Self]: ...

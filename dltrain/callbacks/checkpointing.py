@@ -1,10 +1,10 @@
 """Writes `last.ckpt`, from which a resumed run ends in the same bits, and `best.ckpt`.
 
 `last` is written after every epoch, every few minutes and when a signal asks the run to stop, whatever the metrics are.
-`best` has the weights with the best headline metric so far, and nothing that only a resume needs.
+`best` has the weights with the best headline metric so far; it is for evaluation and prediction.
 
 Lightning's own loop counters depend on the hook in which a checkpoint is saved, and after a restart Lightning skips the
-validation of an epoch whose last step was saved, or a whole epoch. So every checkpoint here stores the counters in one
+validation of an epoch whose last step was saved, or a whole epoch. So `last` stores the counters in one
 canonical form: the run is between two batches, after `epoch` whole epochs and `batch` batches of the next one, and
 `validation_due` states whether the epoch that just ended has yet to be validated.
 """
@@ -56,7 +56,7 @@ class Checkpointing(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        return "Checkpointing"
+        return "Checkpointing"  # also of a subclass
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "validation_due": self.validation_due,
@@ -69,9 +69,8 @@ class Checkpointing(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
         checkpoint["dltrain"] = {"config": self.config, "metrics_rows": len(self.metrics_file.rows)}
-        if "loops" in checkpoint:
-            loader = cast(TrainingLoader, trainer.train_dataloader)
-            set_loop_counters(checkpoint["loops"]["fit_loop"], loader.batches_done, len(loader), trainer.global_step)
+        loader = cast(TrainingLoader, trainer.train_dataloader)
+        set_loop_counters(checkpoint["loops"]["fit_loop"], loader.batches_done, len(loader), trainer.global_step)
 
     # when to save
 

@@ -56,11 +56,11 @@ class Figures(pl.Callback):
 
     def add_first(self, trainer: pl.Trainer, split: str) -> None:
         if self.first is not None:
-            self.add(split, task_of(trainer).figures(*self.first), trainer.fit_loop.epoch_loop.global_step)
+            self.add(split, task_of(trainer).figures(*self.first), trainer.global_step)
         self.first = None
 
     def add_summary(self, trainer: pl.Trainer, split: str) -> None:
-        self.add(split, task_of(trainer).summary_figures(), trainer.fit_loop.epoch_loop.global_step)
+        self.add(split, task_of(trainer).summary_figures(), trainer.global_step)
 
     def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():

@@ -8,7 +8,7 @@ forget gate of F. Gers et al., 2000; K. Cho et al., 2014, arXiv 1406.1078 (GRU).
     GRU       r, z = sigmoid(...), n = tanh(W_n x + b + r (U_n h + b'));  h' = (1 - z) n + z h
 
 Training uses torch's fused layer. `unrolled` computes the same from the equations, step by step, with the same weights,
-and `step` is one step of it, for sampling.
+and `step` is one step of it; sampling uses the faster kernels of `step_layers`.
 
 Differs from the papers: two bias vectors where one is enough, as in torch; the GRU's reset gate acts after the product
 with U_n (as in torch and cuDNN; Cho et al. have it before). The LSTM's forget bias starts at 1 (R. Jozefowicz et al.,
@@ -95,7 +95,7 @@ class Recurrent(nn.Module):
             out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
             return out, after if self.cell == "lstm" else (after,)
         if self.directions == 1:
-            return run_to_lengths(self.run_all, x, state, lengths)
+            return run_to_lengths(self, x, state, lengths)
         last: list[State] = []
         for layer in range(self.layers):
             outputs = []
@@ -110,9 +110,6 @@ class Recurrent(nn.Module):
             if layer < self.layers - 1:
                 x = F.dropout(x, self.fused.dropout, self.training)
         return x, tuple(torch.cat(tensors) for tensors in zip(*last, strict=True))
-
-    def run_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        return self(x, state)
 
     def run_layer(self, x: Tensor, state: State, layer: int, backward: bool) -> tuple[Tensor, State]:
         """The fused kernel of one layer in one direction, over all steps of x."""

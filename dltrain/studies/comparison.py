@@ -69,9 +69,9 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
                  "study.bars": list(bars) or list(columns)[:1]}
     metrics = list(dict.fromkeys(metric for values in requested.values() for metric in values))
     refuse_shared_folders(list(plans))
-    composed = [compose_run(name, plan.overrides, context.config_dir) for name, plan in plans.items()]
-    refuse_unknown_metrics(requested, curves, [item.config for item in composed])
-    share_metrics = len({(item.config.task._target_, item.chosen["data"]) for item in composed}) == 1
+    composed = {name: compose_run(name, plan.overrides, context.config_dir) for name, plan in plans.items()}
+    refuse_unknown_metrics(requested, curves, [item.config for item in composed.values()])
+    share_metrics = len({(item.config.task._target_, item.chosen["data"]) for item in composed.values()}) == 1
 
     all_seeds = [context.seed + number for number in seeds]
     run_dirs = {name: [RunDir(folder_of(context.folder, f"{name}-seed{seed}")) for seed in all_seeds] for name in plans}
@@ -80,8 +80,11 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     for name, plan in plans.items():
         for number, seed in enumerate(all_seeds):
             print(f"\n{name}, seed {seed}", flush=True)
-            source = run_dirs[plan.pretrained_from][number].path if plan.pretrained_from else None
-            numbers = train_run(name, plan, seed, run_dirs[name][number], source, metrics, context.config_dir)
+            overrides = [*plan.overrides, f"seed={seed}"]
+            if plan.pretrained_from:
+                source = run_dirs[plan.pretrained_from][number]
+                overrides += [f"{pretrained_key(composed[name].config)}={source}"]
+            numbers = train_run(name, overrides, run_dirs[name][number], metrics, context.config_dir)
             for metric in metrics:
                 values[metric][name] += [numbers[metric]] if metric in numbers else []
             ended.append(run_dirs[name][number])
@@ -169,12 +172,9 @@ def refuse_missing(requested: Mapping[str, list[str]], curves: list[str],
     refuse_unknown("study.curves", [metric for metric in curves if metric in due and metric not in columns], columns)
 
 
-def train_run(name: str, plan: ComparedRun, seed: int, run_dir: RunDir, source: Path | None, metrics: Sequence[str],
-              config_dir: str | None) -> dict[str, float]:
+def train_run(name: str, overrides: list[str], run_dir: RunDir, metrics: Sequence[str], config_dir: str | None
+              ) -> dict[str, float]:
     """Every number of the run after training it, resuming it, or finding it finished."""
-    overrides = [*plan.overrides, f"seed={seed}"]
-    if source is not None:
-        overrides += [f"{pretrained_key(compose_run(name, plan.overrides, config_dir).config)}={source}"]
     composed = compose_run(name, overrides, config_dir)
     run_dir.path.mkdir(exist_ok=True)
     config = composed.job_config()
