@@ -12,6 +12,7 @@ import os
 import sys
 from types import ModuleType
 
+from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError, suggest
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
@@ -42,6 +43,9 @@ def dispatch(argv: list[str]) -> int:
         from dltrain.commands import completion
 
         return completion.complete(list(COMMANDS))
+    if argv == ["--version"]:
+        print(f"dltrain {__version__}")
+        return 0
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
         from dltrain.commands import help as texts

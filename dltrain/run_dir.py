@@ -193,8 +193,8 @@ class RunDir:
     # records of a start
 
     def write_command(self, command: list[str] | None = None) -> None:
-        """Appends a line to command.txt: the command line, or `command` for a run that another command starts."""
-        typed = shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if command is None else command)])
+        """Appends a line to command.txt: the command line, or `dltrain` and `command` for a run that code starts."""
+        typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else ["dltrain", *command])
         with open(self.path / "command.txt", "a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
 

@@ -15,6 +15,9 @@ dltrain eval run=FOLDER [split=test|val] [key=value ...]    evaluates the best c
   augment.test=ten_crop          what evaluation shows to the model: single, flip, ten_crop, scales_mean, scales_max"""
 
 
+CHANGEABLE = ("data.", "augment.", "trainer.")
+
+
 def run(words: list[str]) -> int:
     pairs = parse_pairs("eval", words)
     run_dir = run_dir_of(pairs)
@@ -22,7 +25,7 @@ def run(words: list[str]) -> int:
     if split not in ("val", "test"):
         raise UserError(f"split={split}: must be val or test")
     changes = {key: value for key, value in pairs.items() if key not in ("run", "split")}
-    config = load_config(run_dir, changes, ("data.", "augment.", "trainer."))
+    config = load_config(run_dir, changes, CHANGEABLE)
     from dltrain import run as runs  # torch from here on
     from dltrain.reporting import report
 

@@ -97,4 +97,5 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
             styled = glue.join(Text(piece, styles[name]) for piece, name in pieces)
             if number == len(inputs) - 1:
                 styled = styled + "\n" + Text("  ").join(Text(name, styles[name]) for name in self.class_names)
-            yield Prediction(item.name, line, styled)
+            record = {"text": text, "tags": [[piece, name] for piece, name in pieces]}
+            yield Prediction(item.name, line, styled, [record])

@@ -46,6 +46,11 @@ class Prediction:
     records: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, Image] = field(default_factory=dict)
 
+    @property
+    def text(self) -> str:
+        """All pieces together."""
+        return "".join(self.pieces)
+
 
 class TaskKeys(TypedDict):
     """The arguments of every task: `seed` of the run, and the nodes task.optimizer and task.schedule."""
