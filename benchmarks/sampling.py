@@ -1,4 +1,4 @@
-"""Characters per second that dltrain's steps write, as the ratio to nn.LSTM called for each character."""
+"""Characters per second that dltrain generates, as the ratio to nn.LSTM called for each character."""
 
 from __future__ import annotations
 

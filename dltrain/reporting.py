@@ -34,8 +34,8 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
 
 
 def print_failure(run_dir: RunDir, message: str) -> None:
-    """Prints one line on standard error. Removes a folder that has only a lock and a log; any other folder gets an
-    error.txt with the traceback."""
+    """Prints one line on standard error. Removes the run's folder if it has only a lock and a log, else writes
+    error.txt with the traceback there."""
     print(f"dltrain: error: {message}", file=sys.stderr, flush=True)
     if run_dir.path.is_dir() and not run_dir.remove_if_empty():
         write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")

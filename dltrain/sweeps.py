@@ -84,10 +84,9 @@ def varied_keys(jobs: Sequence[Job]) -> list[str]:
 
 
 def draw(groups: Mapping[Group, Sequence[Job]], headline: str, keys: Sequence[str], title: str, file: Path) -> None:
-    """Left: the headline metric over the steps, in validation (solid) and in training (dashed). Right: the test metric,
-    a dot per seed. If a varied key has at least three numbers, the right panel has lines over the first such key, one
-    for each choice of the other keys, and the left panel is left out for more than MOST_CURVES groups. Otherwise the
-    right panel has bars."""
+    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test metric, a dot
+    per seed, as bars; or, if the values of a varied key are at least three numbers, as lines over the first such key,
+    one per choice of the other keys. With such lines and more than MOST_CURVES groups there is no left panel."""
     name = headline.partition("/")[2]
     axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
     has_curves = axis is None or len(groups) <= MOST_CURVES

@@ -1,4 +1,4 @@
-"""Photos with captions from files: Flickr8k, lines of path and caption, COCO's json; refusals by file and line."""
+"""Photos with captions from files: Flickr8k, lines of path and caption, COCO's json; errors that name file and line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Boxes from COCO's json: what is read, what is repaired, what is refused by file and line."""
+"""Boxes from COCO's json: what is read, what is repaired, errors that name file and line."""
 
 import json
 from pathlib import Path

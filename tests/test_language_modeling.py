@@ -66,7 +66,7 @@ def load_weights(run_dir: RunDir, name: str) -> dict[str, Tensor]:
 
 
 def test_training_equals_a_loop_by_hand_with_its_state_norms_and_clipping(trained):
-    """The same bits in the end, and the same metrics of the first 5 steps in metrics.csv."""
+    """Its weights end bit-identical, and metrics.csv has the same metrics of the first 5 steps."""
     data = read_streams(trained.overrides)
     assert data.num_samples("train") == len(data.train_dataloader()) == NUM_WINDOWS
     config = compose(trained.overrides).job_config()

@@ -1,4 +1,4 @@
-"""The localizer: its codes, its losses and the moments of its probability maps, against loops."""
+"""The localizer: its box codes, its losses and the moments of its probability maps, against loops."""
 
 import math
 

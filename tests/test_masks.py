@@ -178,7 +178,7 @@ def test_lists_and_palettes_of_voc_are_read(tmp_path):
 
 
 def test_vocs_colours_are_the_published_ones():
-    """The first of the development kit's colour map: background, aeroplane, bicycle, bird, boat, ..., tvmonitor."""
+    """The first colours of the development kit's map: background, aeroplane, bicycle, bird, boat, ..., tvmonitor."""
     palette = voc_palette().tolist()
     assert palette[:6] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]
     assert palette[20] == [0, 64, 128]

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import dltrain
 from dltrain.data import scenes, stdlib
 from dltrain.errors import UserError
+from dltrain.loaded import LoadedRun
 from dltrain.tasks.task import Prediction
 from tests.conftest import TINY
 
@@ -34,13 +34,14 @@ TEXTS = {"tagging": "x = 1  # one\n", "translation": "3rd of March 1998", "langu
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """runs("detection") -> the loaded run of that kind, trained once."""
-    trained: dict[str, dltrain.loaded.LoadedRun] = {}
+    trained: dict[str, LoadedRun] = {}
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
-        patch.setattr(stdlib, "library_files", lambda files=stdlib.library_files()[:12]: files)
+        files = stdlib.library_files()[:12]
+        patch.setattr(stdlib, "library_files", lambda: files)
 
-        def loaded(kind: str) -> dltrain.loaded.LoadedRun:
+        def loaded(kind: str) -> LoadedRun:
             if kind not in trained:
                 trained[kind] = dltrain.train(*KINDS[kind], "recipe=none", "trainer=smoke", f"name={kind}",
                                               f"output_dir={folder}", "task.optimizer.lr=0.001")
@@ -49,10 +50,10 @@ def runs(tmp_path_factory):
         yield loaded
 
 
-def sample_images(run: Any) -> tuple[list[Path], list[Tensor], list[Image.Image]]:
+def sample_images(run: LoadedRun) -> tuple[list[Path], list[Tensor], list[Image.Image]]:
     """Two of the run's test samples as paths, tensors (C, H, W) and PIL images."""
     paths = sorted((run.folder / "samples").glob("*.png"))[:2]
-    pictures = [Image.open(path) for path in paths]
+    pictures: list[Image.Image] = [Image.open(path) for path in paths]
     return paths, [pil_to_tensor(picture) for picture in pictures], pictures
 
 
@@ -118,9 +119,9 @@ def test_evaluation_is_that_of_the_run(runs):
     again = run.evaluate("test", "trainer.smoke_steps=2")
     assert again["test/loss"] == pytest.approx(run.result["test/loss"], rel=1e-5)
     assert "val/loss" in run.evaluate("val", "data.batch_size=16")
-    with pytest.raises(UserError, match="split=train: must be val or test"):
+    with pytest.raises(UserError, match="split=train"):
         run.evaluate("train")
-    with pytest.raises(UserError, match="model.depth cannot change"):
+    with pytest.raises(UserError, match=r"model\.depth cannot change"):
         run.evaluate("test", "model.depth=14")
 
 

@@ -257,7 +257,7 @@ def test_control_without_position(monkeypatch, tmp_path, reference):
 
 def test_control_without_canonical_counters(monkeypatch, tmp_path, reference):
     """Lightning's own counters, saved at the last batch of several epochs, count the epochs wrongly."""
-    monkeypatch.setattr("dltrain.callbacks.checkpointing.set_position", lambda *_: None)
+    monkeypatch.setattr("dltrain.callbacks.checkpointing.set_loop_counters", lambda *_: None)
     path = tmp_path / "crashed"
     crash_and_resume(monkeypatch, path, "on_validation_batch_end", [3, 6, 9])
     with pytest.raises(AssertionError, match="weights"):

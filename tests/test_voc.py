@@ -1,4 +1,4 @@
-"""Photos with boxes from a folder: what is read, what is repaired, what is refused by file and line."""
+"""Photos with boxes from a folder: what is read, what is repaired, errors that name file and line."""
 
 from collections.abc import Sequence
 from pathlib import Path

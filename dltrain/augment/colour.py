@@ -19,8 +19,8 @@ LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, r
 
 class ColorJitter(Transform):
     """Changes brightness, contrast, saturation and hue, in this order (torchvision shuffles the order). The factors are
-    uniform in [max(0, 1 - x), 1 + x] for the given x >= 0; the hue moves by up to `hue` of the colour circle, in
-    [0, 0.5], in both directions."""
+    uniform in [max(0, 1 - x), 1 + x] for the given x >= 0; the shift of the hue is uniform in [-hue, hue]
+    of the colour circle, for a `hue` in [0, 0.5]."""
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0):
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):

@@ -11,8 +11,8 @@ from dltrain.augment.resampling import sample_windows
 
 
 class Cutout(Transform):
-    """Sets a square of side `px` around a uniformly random centre to zero. After a normalisation by the mean this is
-    the mean. Near the border part of the square lies outside the image (DeVries and Taylor 2017, arXiv 1708.04552)."""
+    """Sets a square of side `px` around a uniformly random centre to zero, the mean of normalised pixels. Near the
+    border part of the square lies outside the image (DeVries and Taylor 2017, arXiv 1708.04552)."""
 
     def __init__(self, px: int):
         if px < 1:

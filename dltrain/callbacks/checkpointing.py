@@ -71,7 +71,7 @@ class Checkpointing(pl.Callback):
         checkpoint["dltrain"] = {"config": self.config, "metrics_rows": len(self.metrics_file.rows)}
         if "loops" in checkpoint:
             loader = cast(TrainingLoader, trainer.train_dataloader)
-            set_position(checkpoint["loops"]["fit_loop"], loader.batches_done, len(loader), trainer.global_step)
+            set_loop_counters(checkpoint["loops"]["fit_loop"], loader.batches_done, len(loader), trainer.global_step)
 
     # when to save
 
@@ -156,12 +156,12 @@ def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
                             "checkpoint; try a smaller task.optimizer.lr")
 
 
-def set_position(fit_loop: dict[str, Any], position: int, batches_per_epoch: int, global_step: int) -> None:
-    """Sets Lightning's loop counters, in place, to "between two batches, `position` batches done"."""
-    epoch, batch = divmod(position, batches_per_epoch)
+def set_loop_counters(fit_loop: dict[str, Any], batches_done: int, batches_per_epoch: int, global_step: int) -> None:
+    """Sets Lightning's loop counters, in place, to the state between two batches after `batches_done` in all."""
+    epoch, batch = divmod(batches_done, batches_per_epoch)
     num_started = epoch + 1 if batch else epoch  # between two epochs the next one has not started
     counts = {"epoch_progress": ((num_started, epoch), (num_started, epoch)),
-              "epoch_loop.batch_progress": ((position, position), (batch, batch)),
+              "epoch_loop.batch_progress": ((batches_done, batches_done), (batch, batch)),
               "epoch_loop.val_loop.batch_progress": ((0, 0), (0, 0))}
     for name, (total, current) in counts.items():
         for scope, (started, completed) in (("total", total), ("current", current)):

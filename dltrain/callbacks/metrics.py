@@ -140,7 +140,7 @@ class MetricsLogging(pl.Callback):
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Throughput is `num_units`, counted from now on, over the time from now on."""
+        """Throughput becomes the `num_units` since this call per second since this call."""
         self.num_units, self.start_seconds = 0, time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

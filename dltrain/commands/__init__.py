@@ -1,2 +1,2 @@
-"""One file per verb, and what they share (stored, help, completion): its help, and `run`, which takes the words after
-the verb and returns the exit code."""
+"""One file per verb: its help, and `run`, which takes the words after the verb and returns the exit code. The verbs
+share stored.py, help.py and completion.py."""

@@ -31,8 +31,9 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
     decode=beam beam=5           translation: greedy, sampled (temperature=1 seed=0) or beam
   prompt="def " length=400       a language model continues the prompt; temperature=0.8 top_k=40 seed=0
 
-Pictures are written to FOLDER/predictions; labels, boxes, masks and captions also to FOLDER/predictions.json. The keys
-of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on the CPU."""
+Drawn results are written to FOLDER/predictions; labels, boxes, masks and captions also to FOLDER/predictions.json.
+The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
+the CPU."""
 
 INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the order in which they are looked for
 
@@ -82,7 +83,7 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
 
 
 def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
-    """Pictures that are read when they are needed, or texts. Raises DataError, UserError."""
+    """Returns images, each read when it is needed, or texts. Raises DataError, UserError."""
     from dltrain.data.images import find_images
     from dltrain.data.texts import read_text
     from dltrain.tasks.task import Input

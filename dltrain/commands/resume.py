@@ -14,7 +14,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
 
-Only keys that do not change the weights are taken: these, data.download, output_dir and name.
+Only keys that do not change the weights are accepted: those above, data.download, output_dir and name.
 A finished run is not changed."""
 
 

@@ -24,7 +24,7 @@ HELP = """\
 dltrain show [choices]    draws what an augmentation pipeline does to pictures, as a whole and transform by transform
 
   dltrain show augment=strong data=cifar10
-  dltrain show model=faster_rcnn          other kinds of images are chosen with a model that trains on them
+  dltrain show model=faster_rcnn          images of another task: choose one of its models
 The picture is outputs/show/<augment>-on-<data>.png."""
 
 VERSIONS, PICTURES, BATCH_SIZE = 8, 2, 16

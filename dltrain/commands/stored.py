@@ -30,7 +30,7 @@ def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
 
 def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
     """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
-    by key."""
+    that names the key."""
     config, allowed = OmegaConf.create(run_dir.read_config()), tuple(changeable)
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
     known = checks.flat_keys(config)

@@ -16,7 +16,7 @@ HELP = """\
 dltrain why KEY [choices]    shows where a config value was set, in a file or on the command line, and what it replaced
 
   dltrain why task.optimizer.lr model=resnet56 data=cifar10
-  dltrain why augment data=cifar10        a choice: which defaults list made it"""
+  dltrain why augment data=cifar10        a choice: which yaml's defaults list selected it"""
 
 
 @dataclass(frozen=True)

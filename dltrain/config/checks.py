@@ -57,7 +57,7 @@ def no_backbone(folders: list[Path]) -> UserError:
 
 
 def unknown_key(error: Exception, config: DictConfig) -> UserError:
-    """Hydra suggests `+key` for a typo, which would add a key that nothing reads: this names the nearest real key."""
+    """Names the nearest real key. Hydra suggests `+key` for a typo, which would add a key that nothing reads."""
     match = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", str(error))
     if match is None:
         return UserError(one_line(error))

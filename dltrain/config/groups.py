@@ -58,7 +58,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def bases(path: Path) -> list[Path]:
-    """The configs that a defaults list includes whole, as `base/cifar_resnet` or `/model/base/fcn`."""
+    """The files that a config's defaults list includes by path, such as `/model/base/fcn`."""
     files = []
     for entry in content(path).get("defaults", []):
         if type(entry) is str and entry != "_self_":

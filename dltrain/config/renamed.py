@@ -35,7 +35,7 @@ RENAMED = {
 
 
 def new_name(key: str) -> str | None:
-    """What replaces the key, or the longest prefix of it that is an old key; None if it is not an old key."""
+    """What to write instead of `key` if it, or a prefix of it, was renamed; else None."""
     for old in sorted(RENAMED, key=len, reverse=True):
         if key == old or key.startswith(f"{old}."):
             new = RENAMED[old]

@@ -49,7 +49,7 @@ class Flickr8k(CaptionedPhotos):
                 raise DataError(f"{place}: {error}") from None
 
     def read_list(self, root: Path, split: str, by_name: dict[str, Path]) -> dict[Path, str]:
-        """The photos of a split's list, and the place where each stands; none if there is no list."""
+        """Maps each photo in a split's list to the file:line that lists it; empty if there is no list."""
         name = {"val": "dev"}.get(split, split)
         candidates = [root / file for file in (f"{split}.txt", f"Flickr_8k.{name}Images.txt",
                                                f"Flickr8k_text/Flickr_8k.{name}Images.txt")]

@@ -66,7 +66,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         raise NotImplementedError
 
     def encode_inputs(self, inputs: list[InputT]) -> BatchT:
-        """A user's own texts, or images from `read_input`, as a batch without targets."""
+        """A user's texts, or images from `read_input`, as a batch without targets."""
         raise NotImplementedError
 
     def references(self, split: str, index: int) -> list[str]:

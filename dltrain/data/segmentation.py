@@ -120,7 +120,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         return len(self.pairs[split])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
-        """An index of -1 gives no sample."""
+        """An index of -1 is skipped."""
         decode = partial(decode_pair, channels=self.channels, image_px=self.image_px, padded_size=self.padded_size,
                          ignored_value=self.ignored_value)
         return decode_batches(self.pairs[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,

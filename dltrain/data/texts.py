@@ -74,8 +74,7 @@ def find_split_files(root: Path, suffixes: Sequence[str] = ()) -> dict[str, Path
 
 def read_word_vectors(file: Path, indices: dict[str, int], size: int) -> tuple[Tensor, Tensor]:
     """Reads a text file with a word and its `size` values per line (GloVe; word2vec's first line has two counts).
-    Returns the `indices` (N,) of those words that the file has, and their vectors (N, size). Raises DataError by
-    line."""
+    Returns the `indices` (N,) of those words that the file has, and their vectors (N, size). Raises DataError."""
     vectors: dict[int, list[float]] = {}
     try:
         with open(file, encoding="utf-8") as lines:

@@ -1,1 +1,1 @@
-"""Pure nn.Modules, each with its paper. They import torch, torchvision, dltrain.contracts and each other only."""
+"""nn.Modules with their papers. They import torch, torchvision, dltrain.contracts and each other; timm_model, timm."""

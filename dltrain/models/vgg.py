@@ -1,4 +1,4 @@
-"""Maps images (B, C, H, W) to class logits (B, num_classes): VGG, 3x3 convolutions alone, in two sizes.
+"""Maps images (B, C, H, W) to class logits (B, num_classes): VGG, 3x3 convolutions only.
 
 K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, arXiv 1409.1556,
 table 1: configurations A, B, D and E, which have 11, 13, 16 and 19 layers with weights.
@@ -8,7 +8,8 @@ Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 channels, each fo
 of 7 x 7. `CifarVGG` has the same convolutions and one linear layer on the mean of the last map, 1 x 1 at 32 px.
 
 Differs from the paper: initialised after K. He et al., 2015, arXiv 1502.01852, where the paper starts a deep net from
-the weights of a trained shallow one; `norm="batch"` adds batch normalisation after each convolution, whose bias stays.
+the weights of a trained shallow one; `norm="batch"` adds batch normalisation after each convolution, which keeps its
+bias.
 In `ImagenetVGG` the map of an image that does not have 224 px is averaged to 7 x 7.
 """
 

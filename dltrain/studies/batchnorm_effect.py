@@ -56,8 +56,8 @@ Histories = dict[tuple[str, float], History]  # by norm and learning rate
 
 def study(context: StudyContext, data: str, root: str | None, steps: int, batch_size: int, lrs: list[float],
           evaluations: int, target: float) -> dict[str, Any]:
-    """Writes accuracy.csv, percentiles.csv and results.png; returns the numbers of the table and whether the paper's
-    claims held."""
+    """Writes accuracy.csv, percentiles.csv and results.png; returns the numbers that are printed, and whether the
+    paper's claims held."""
     overrides = [f"data={data}", f"data.batch_size={batch_size}", f"seed={context.seed}", "recipe=none"]
     overrides += [f"data.root={root}"] if root else []
     module = build_data(compose(overrides, context.config_dir).job_config())

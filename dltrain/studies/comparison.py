@@ -138,7 +138,7 @@ def folder_of(parent: Path, name: str) -> Path:
 
 
 def refuse_unknown_metrics(requested: Mapping[str, list[str]], curves: list[str], configs: list[DictConfig]) -> None:
-    """Raises UserError for a metric that no run will have. test/... metrics and val/... curves are not checked."""
+    """Raises UserError for a metric that no run will have; lets every test/... metric and val/... curve pass."""
     tasks: list[type[Task]] = [hydra.utils.get_class(config.task._target_) for config in configs]
     training = [f"train/{key}" for task in tasks
                 for key in (*task.training_metrics, "gradient_norm", "clipped_fraction")]

@@ -80,7 +80,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
         return self.metrics.figures(self.class_names)
 
     def predict(self, inputs: Sequence[Input], data: TaggedText, **options: object) -> Iterator[Prediction]:
-        """The tag of each symbol. Of words one line per word, of characters one line per stretch of equal tags; in a
+        """The tag of each symbol: one line per word or, for characters, one line per stretch of equal tags; in a
         terminal the text coloured by tag, with a legend at the end."""
         styles = dict(zip(self.class_names, cycle(COLOURS), strict=False))
         glue = Text("" if data.reads_whole_files else " ")

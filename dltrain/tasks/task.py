@@ -155,11 +155,11 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         return {}
 
     def training_figures(self, batch: BatchT) -> dict[str, Figure]:
-        """The same of a training batch, as the model sees it in the step at `position`."""
+        """Like `figures`, for a training batch as the model sees it in the step at `position`."""
         return {}
 
     def summary_figures(self) -> dict[str, Figure]:
-        """The same of a whole split, after the last validation of a run and after the test."""
+        """Like `figures`, for a whole split, after the last validation of a run and after the test."""
         return {}
 
     def predict(self, inputs: Sequence[Input], data: Any, **options: Any) -> Iterator[Prediction]:
