@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
-from dltrain.errors import DataError, MachineError, UserError
+from dltrain.errors import DataError, MachineError, UserError, suggest
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.tasks.task import Task
@@ -49,9 +51,7 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     try:
         target = hydra.utils.get_object(node._target_)
     except (ImportError, ValueError) as error:
-        message = " ".join(str(error.__cause__ or error).split())
-        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else ""
-        raise UserError(f"{key}._target_={node._target_}: {message}{hint}") from error
+        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
     try:
         inspect.signature(target).bind(**arguments, **more)
     except TypeError as error:
@@ -60,9 +60,23 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         result = target(**arguments, **more)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while building {place}")
+        raise
     if pretrained is not None:
         load_pretrained(result, pretrained, class_names)
     return result
+
+
+def why_not_there(target: str, error: Exception) -> str:
+    """Why a dotted path names nothing: no such module, an error in it, or no such name in it."""
+    module, _, name = target.rpartition(".")
+    if module in sys.modules:
+        known = [key for key in vars(sys.modules[module]) if not key.startswith("_")]
+        return f"{module} has no '{name}'{suggest(name, known)}"
+    message = " ".join(str(error.__cause__ or error).split())
+    return f"{message}; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else (
+        message)
 
 
 def build_value(value: object, key: str) -> object:
@@ -151,6 +165,14 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
             shapes = {name: tuple(value.shape) for name, value in batch._asdict().items()
                       if isinstance(value, torch.Tensor)}
             raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error
+        except (TypeError, AttributeError) as error:
+            name = type(task.model).__name__
+            if f"{name}.forward()" in str(error):
+                raise UserError(f"{pair}: {error}") from error
+            if returned := re.search(r"'(tuple|list|dict|NoneType)' object has no attribute", str(error)):
+                raise UserError(f"{pair}: {name} returns a {returned[1]}, but {type(task).__name__} needs a tensor"
+                                ) from error
+            raise
         finally:
             task.train(training)
 

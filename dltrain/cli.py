@@ -36,6 +36,13 @@ def main() -> int:
     except BrokenPipeError:  # `dltrain ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        from dltrain import own_code
+
+        if (frame := own_code.frame_of(error)) is None:
+            raise  # a bug in dltrain, with its traceback
+        print(f"dltrain: error: {own_code.message_of(error)}\n{own_code.describe(frame)}", file=sys.stderr)
+        return own_code.EXIT_CODE
 
 
 def dispatch(argv: list[str]) -> int:

@@ -1,7 +1,8 @@
 """Errors that end the program with one line on standard error, each with its own exit code.
 
 0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
-5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 128 + n ended by signal n.
+5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 8 an exception in the
+user's own code; 128 + n ended by signal n.
 """
 
 import difflib

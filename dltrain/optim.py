@@ -93,6 +93,9 @@ def parameter_groups(module: Model, lr: float, weight_decay: float, decay_all: b
                      lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
     """The trained parameters by learning rate and decay, those without a factor first."""
     trained = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise UserError("the model has no parameters to train: its layers must be attributes of the module (a list of "
+                        "layers an nn.ModuleList), and task.freezing must leave some of them")
     stages = stage_parameters(module) if lr_factors else {}
     named: dict[str, set[nn.Parameter]] = {}
     for key in lr_factors:

@@ -27,7 +27,8 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   --cfg job                      prints the composed config and does not train
 
 Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
-5 diverged, 6 machine, 7 jobs of a sweep failed, 128 + n stopped by signal n, 1 a bug."""
+5 diverged, 6 machine, 7 jobs of a sweep failed, 8 an exception in your own code, 128 + n stopped by signal n,
+1 a bug."""
 
 SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
 
