@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 
 from dltrain import __version__
-from dltrain.errors import InterruptedRun, UserError, suggest
+from dltrain.errors import InterruptedRun, UserError
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
             "why": "why"}  # verb -> file below commands/
@@ -53,22 +53,37 @@ def dispatch(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"dltrain {__version__}")
         return 0
+    if argv[:1] == ["help"]:
+        return explain(argv[1:])
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
-        from dltrain.commands import help as texts
-
-        print(command(verb).HELP if argv[:1] == [verb] else texts.overview())
-        return 0
+        return explain([verb] if argv[:1] == [verb] else [])
     return int(command(verb).run(words))
+
+
+def explain(words: list[str]) -> int:
+    """`dltrain help`, `help VERB` and `help KEY [choices]`."""
+    from dltrain.commands import help as texts
+
+    if words and words[0] not in COMMANDS:
+        return int(command("why").run(words))
+    print(command(words[0]).HELP if words else texts.overview())
+    return 0
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     """The verb, `train` if none is given, and the words after it. Raises UserError for an unknown first word."""
+    if argv and argv[0].startswith("resume="):
+        return "resume", [argv[0].replace("resume=", "run=", 1), *argv[1:]]
     if not argv or argv[0][:1] in ("-", "+", "~") or "=" in argv[0]:
         return "train", argv
     if argv[0] in COMMANDS:
         return argv[0], argv[1:]
-    hint = suggest(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
+    from dltrain.config import words
+
+    if words.name_choices(argv[:1]):
+        words.refuse_bare_words(word for word in argv if not word.startswith("-"))
+    hint = words.suggest_word(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
     raise UserError(f"unknown command '{argv[0]}'{hint}")
 
 

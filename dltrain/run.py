@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -171,12 +172,13 @@ def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, 
     headline, rate = result["headline"], result["steps"] / max(result["seconds"], 1e-9)
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
                         if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json
+    words = words.replace(str(run_dir), shlex.quote(str(run_dir)))
     return "\n".join([
         metrics,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
         f"{format_duration(result['seconds'])}, {result['steps']:,} steps, {rate:.1f} steps/s",
         f"{run_dir}",
-        f"next: dltrain predict run={run_dir} {words}",
-        f"      tensorboard --logdir {output_dir}",
+        f"next: dltrain predict run={shlex.quote(str(run_dir))} {words}",
+        f"      tensorboard --logdir {shlex.quote(output_dir)}",
     ])
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import checks, schema
+from dltrain.config.words import full_key
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
@@ -22,7 +23,7 @@ def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")
-        pairs[key] = value
+        pairs[full_key(key)] = value
     if "run" not in pairs:
         raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
     return pairs

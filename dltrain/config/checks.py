@@ -16,7 +16,7 @@ from dltrain.config import groups, renamed, schema
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
-NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
 
 def refuse_old_key(key: str, place: str = "") -> None:
@@ -105,6 +105,8 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
     name = config.get("name")
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
+    if name is not None and {"..", "."} & {*name.split("/")}:
+        raise UserError(f"name='{name}': must stay below output_dir; choose another output_dir= for another place")
 
 
 def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], overrides: list[Override]) -> None:
