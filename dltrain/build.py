@@ -15,6 +15,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from torch import nn
 
@@ -48,10 +49,7 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     arguments = {str(name): build_value(value, f"{key}.{name!s}") for name, value in node.items()
                  if name not in left_out}
     place = f"{key} ({str(node._target_).rpartition('.')[2]})"
-    try:
-        target = hydra.utils.get_object(node._target_)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
+    target = locate(node, key)
     try:
         inspect.signature(target).bind(**arguments, **more)
     except TypeError as error:
@@ -66,6 +64,14 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     if pretrained is not None:
         load_pretrained(result, pretrained, class_names)
     return result
+
+
+def locate(node: DictConfig, key: str) -> Any:
+    """What the `_target_` of a node names. Raises UserError."""
+    try:
+        return hydra.utils.get_object(node._target_)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
 
 
 def why_not_there(target: str, error: Exception) -> str:
@@ -204,6 +210,9 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
                                   keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
     metrics = MetricsLogging(keys.log_every_n_steps)
+    callbacks = build_own(keys.get("callbacks"), "trainer.callbacks", "pytorch_lightning.callbacks", pl.Callback)
+    loggers = build_own(keys.get("loggers"), "trainer.loggers", "pytorch_lightning.loggers", Logger,
+                        save_dir=str(run_dir))
     strategy: Strategy | str = "auto"
     if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
         strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
@@ -215,11 +224,30 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
                    metrics, Figures(board),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
-                   checkpointing],
-        plugins=[DurableIO()], logger=[metrics_file, board], default_root_dir=run_dir, num_sanity_val_steps=0,
+                   *callbacks, checkpointing],
+        plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     ), checkpointing
+
+
+def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **defaults: object) -> list[Any]:
+    """What trainer.callbacks or trainer.loggers list: a name in `library`, or a node with `_target_`. `defaults`: given
+    to those that take them. Raises UserError for what is not of its `kind`."""
+    built = []
+    for index, value in enumerate(nodes or []):
+        place = f"{key}.{index}"
+        node = value if isinstance(value, DictConfig) else OmegaConf.create(
+            {"_target_": value if "." in str(value) else f"{library}.{value}"})
+        if "_target_" not in node:
+            raise UserError(f"{place}: must be a name or have _target_, as {{_target_: {library}.CLASS, ...}}")
+        parameters = inspect.signature(locate(node, place)).parameters
+        given = {name: default for name, default in defaults.items() if name in parameters and name not in node}
+        item = build(node, place, None, **given)
+        if not isinstance(item, kind):
+            raise UserError(f"{place}: {node._target_} must be a {kind.__module__.partition('.')[0]} {kind.__name__}")
+        built.append(item)
+    return built
 
 
 def check_device(keys: DictConfig) -> None:

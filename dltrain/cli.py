@@ -17,6 +17,7 @@ from dltrain.errors import InterruptedRun, UserError
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
             "why": "why"}  # verb -> file below commands/
+FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
 def main() -> int:
@@ -75,6 +76,11 @@ def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     """The verb, `train` if none is given, and the words after it. Raises UserError for an unknown first word."""
     if argv and argv[0].startswith("resume="):
         return "resume", [argv[0].replace("resume=", "run=", 1), *argv[1:]]
+    flags = 0  # --config-dir conf before the verb
+    while flags < len(argv) and argv[flags].startswith("-"):
+        flags += 2 if argv[flags] in FLAGS_WITH_VALUE else 1
+    if flags and argv[flags : flags + 1] and argv[flags] in COMMANDS:
+        return argv[flags], [*argv[:flags], *argv[flags + 1 :]]
     if not argv or argv[0][:1] in ("-", "+", "~") or "=" in argv[0]:
         return "train", argv
     if argv[0] in COMMANDS:

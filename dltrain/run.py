@@ -24,6 +24,7 @@ from dltrain.build import (
     check_first_step,
     device_name,
 )
+from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_duration
@@ -71,12 +72,13 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)
+        steps = max(trainer.global_step, saved["global_step"] if saved else 0)  # fewer if a callback ended the run
         task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         test_metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
         result = {**test_metrics, task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
-                  "headline": task.headline, "headline_mode": task.headline_mode, "steps": task.total_steps,
+                  "headline": task.headline, "headline_mode": task.headline_mode, "steps": steps,
                   "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
@@ -163,7 +165,7 @@ def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], resul
     values = {key: value for key, value in values.items() if key.rpartition(".")[2] not in NOT_HYPERPARAMETERS}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
-        logger.log_hyperparams(values, metrics)
+        logger.log_hyperparams(values, *([metrics] if isinstance(logger, TensorBoard) else []))
         logger.finalize("success")
 
 

@@ -141,7 +141,8 @@ class RunDir:
         begun, now = flatten(self.read_config()), flatten(requested)
         unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
         differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and begun.get(key) != now.get(key) and key not in unknown_yet]
+                  and begun.get(key) != now.get(key) and key not in unknown_yet
+                  and not (key not in begun and now[key] == [])]  # an empty list that earlier versions did not have
         if differ:
             listed = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""

@@ -41,7 +41,7 @@ def test_every_short_form_is_a_key_and_can_be_swept():
                                        "data=cifar10'?"),
     (["train", "resnet56", "lr=0.1"], "did you mean 'dltrain model=resnet56 task.optimizer.lr=0.1'?"),
     (["train", "resnet20", "cifar11"], "cannot read 'cifar11': a word is key=value, as in model=resnet56"),
-    (["resnet2"], "unknown command 'resnet2'; did you mean 'model=resnet20'?"),
+    (["restnet20"], "unknown command 'restnet20'; did you mean 'model=resnet20'?"),
     (["trian"], "unknown command 'trian'; did you mean 'train'?"),
     (["xyzzy"], "unknown command 'xyzzy'; there are: train, resume,"),
     (["name=../x"], "name='../x': must stay below output_dir"),

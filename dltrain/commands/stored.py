@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import checks, schema
-from dltrain.config.words import full_key
+from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
@@ -19,7 +19,7 @@ from dltrain.run_dir import RunDir
 def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     """The key=value words. Raises UserError for other words and without run=."""
     pairs = {}
-    for word in words:
+    for word in take_config_folders(words)[0]:  # a run's config.yaml is complete without them
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")

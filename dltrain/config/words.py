@@ -31,6 +31,25 @@ def expand(words: Iterable[str]) -> list[str]:
     return expanded
 
 
+def take_config_folders(words: Iterable[str]) -> tuple[list[str], list[Path]]:
+    """The words without `--config-dir FOLDER` and `hydra.searchpath=[FOLDER]`, and these folders of the user's configs.
+    Raises UserError if one of them is no folder."""
+    others, folders = [], []
+    remaining = iter(words)
+    for word in remaining:
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folders.append(value or next(remaining, ""))
+        elif flag == "hydra.searchpath":
+            folders += [entry.strip(" '\"").removeprefix("file://") for entry in value.strip("[]").split(",")]
+        else:
+            others.append(word)
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"--config-dir: no folder '{folder}'")
+    return others, [Path(folder) for folder in folders]
+
+
 def refuse_bare_words(words: Iterable[str], *folders: Path) -> None:
     """Raises UserError for words without `=`, with the choices that they name where there are such."""
     words = list(words)

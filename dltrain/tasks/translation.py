@@ -78,6 +78,7 @@ class Translation(Task[TranslationModel, PairBatch]):
             self.matches += torch.tensor([float(output == target), 1.0], device=self.matches.device)
             if self.bleu is not None:
                 self.bleu.update([as_words(output)], [[as_words(target)]])
+            self.update_own_metrics([self.join("target", output)], [self.join("target", target)])
         return outputs
 
     def evaluation_end(self, split: str) -> None:
