@@ -214,3 +214,16 @@ def test_hidden_own_config_is_warned_of(tmp_path):
     result = run("--config-dir", folder, "--cfg", "job")
     assert result.returncode == 0
     assert "model/resnet20.yaml is not used: dltrain has its own model/resnet20; rename yours" in result.stderr
+
+
+def test_the_parser_of_flags_obeys_argparse_of_python_3_14():
+    """Python 3.14 formats every help text when an argument is added, so each must be a str that formats."""
+    from dltrain.config.launch import FlagsParser
+
+    parser = FlagsParser()
+    for action in parser._actions:
+        assert type(action.help) is str
+        assert action.help % vars(action)
+    assert "--config-dir" in parser.format_help()
+    flags = parser.parse_intermixed_args(["a=1", "-m", "b=2", "--config-dir", "x", "--cfg", "job"])
+    assert (flags.overrides, flags.multirun, flags.config_dir, flags.cfg) == (["a=1", "b=2"], True, "x", "job")
