@@ -16,7 +16,7 @@ from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
-            "why": "why"}  # verb -> file below commands/
+            "why": "why", "new": "new"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

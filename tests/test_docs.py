@@ -80,13 +80,12 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
 
 
 def test_the_examples_of_own_code_train(dltrain, tmp_path, monkeypatch):
-    """The README's model, and the data set of docs/extending.md."""
+    """The README's model and the data set of docs/extending.md are those that `dltrain new` writes."""
     monkeypatch.syspath_prepend(tmp_path)
-    (model,), (data,) = blocks("README.md", "python"), blocks("docs/extending.md", "python")
-    (tmp_path / "mine.py").write_text(model + data)
-    for name, page in (("model/two_layers", "README.md"), ("data/stripes", "docs/extending.md")):
-        (tmp_path / f"conf/{name}.yaml").parent.mkdir(parents=True)
-        (tmp_path / f"conf/{name}.yaml").write_text(blocks(page, "yaml")[0])
+    for kind, name, page in (("model", "two_layers", "README.md"), ("data", "stripes", "docs/extending.md")):
+        assert dltrain("new", f"{kind}={name}")[0] == 0
+        assert blocks(page, "python") == [(tmp_path / f"{name}.py").read_text()]
+        assert blocks(page, "yaml")[0] == (tmp_path / f"conf/{kind}/{name}.yaml").read_text()
     code, _, err = dltrain("--config-dir", "conf", "model=two_layers", "data=stripes", "epochs=20", "lr=0.05", "name=a")
     assert (code, err) == (0, "")
     assert json.loads((tmp_path / "outputs/a/result.json").read_text())["test/accuracy"] > 0.9

@@ -19,6 +19,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
+  dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
   dltrain VERB --help, dltrain help VERB       the arguments of a verb
 
 Examples
