@@ -16,7 +16,8 @@ def test_what_it_writes_trains(kind, dltrain, tmp_path, monkeypatch):
     assert out == (f"my_own.py\nconf/{kind}/my_own.yaml\ntest_my_own.py\n"
                    f"next: dltrain --config-dir conf {kind}=my_own\n      pytest test_my_own.py\n")
     assert "class MyOwn(" in (tmp_path / "my_own.py").read_text()
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "$" in file.read_text().replace("${data", "")]
+    texts = [file.read_text().replace("${data", "") for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [text for text in texts if "$" in text], "every name is filled in"
     namespace: dict[str, object] = {}
     exec((tmp_path / "test_my_own.py").read_text(), namespace)
     test = namespace["test_it_trains"]

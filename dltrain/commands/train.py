@@ -53,6 +53,8 @@ def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
     if flags.cfg != "job" or flags.package:
         flags.overrides = composed.words
         return launch.hand_to_hydra(flags)
+    if composed.is_sweep:
+        print("# the first job of the sweep")
     print(OmegaConf.to_yaml(composed.config, resolve=flags.resolve), end="")
     return 0
 

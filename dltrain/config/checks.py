@@ -16,6 +16,9 @@ from dltrain.config import groups, renamed, schema
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
+HYDRA_KEYS = ("hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher", "hydra.searchpath",
+              "hydra.sweep.subdir")  # those of which a command may set values
+REQUIRED = ("model", "data", "augment", "trainer")
 PACKAGE_LINE = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
@@ -26,9 +29,30 @@ def refuse_old_key(key: str, place: str = "") -> None:
         raise UserError(f"{place}'{key}' is a key of an earlier version; use {new}")
 
 
+def refuse_hydra_key(override: Override) -> None:
+    """Raises UserError for a key of Hydra's that would change nothing here, or break the run."""
+    key = override.key_or_group
+    if not key.startswith("hydra") or key.startswith(HYDRA_KEYS):
+        return
+    advice = {"hydra.run.dir": "name= and output_dir= choose the run folder",
+              "hydra.sweep.dir": "name= and output_dir= choose the folder of a sweep",
+              "hydra.job.chdir": "a run stays in the folder where it was started", "hydra.mode": "-m starts a sweep"}
+    raise UserError(f"{key}: dltrain does not use it; {advice.get(key, 'of Hydra it takes ' + ', '.join(HYDRA_KEYS))}")
+
+
+def refuse_interval(override: Override, overrides: list[Override]) -> None:
+    """Raises UserError for interval(a, b), from which the basic sweeper cannot make a list of jobs."""
+    samples = any(other.key_or_group == "hydra/sweeper" for other in overrides)
+    if override.is_interval_sweep() and not samples:
+        raise UserError(f"{override.input_line}: a sweep takes a list, as lr=0.1,0.01; interval() needs a sweeper that "
+                        "samples, as hydra/sweeper=optuna")
+
+
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
     """Raises UserError with the nearest name for a choice that has no file. In a sweep every name is checked."""
     group = override.key_or_group
+    if group in REQUIRED and override.value() is None:
+        raise UserError(f"{group}=null: there must be one; dltrain ls lists them")
     if group not in groups.GROUPS or override.is_delete():
         return
     if override.is_sweep_override():

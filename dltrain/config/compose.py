@@ -17,7 +17,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -82,6 +82,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     folders = user_folders(config_dir, overrides)
     for override in overrides:
         checks.refuse_old_key(override.key_or_group)
+        checks.refuse_hydra_key(override)
+        checks.refuse_interval(override, overrides)
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words
@@ -197,6 +199,8 @@ def sweep_of_experiment(overrides: list[Override], folders: list[Path]) -> dict[
 def first_of_sweep(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
+    if isinstance(interval := override.value(), IntervalSweep):
+        return f"{override.get_key_element()}={interval.start}"
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
