@@ -56,6 +56,11 @@ def test_a_first_try_is_answered(words, message, dltrain, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_null_chooses_no_experiment_and_no_recipe():
+    assert expand(["experiment=null", "recipe=null", "seed=3"]) == ["recipe=none", "seed=3"]
+    assert compose(["experiment=null", "recipe=null"]).chosen["recipe"] == "none"
+
+
 def test_names_are_guessed_in_an_order_and_each_group_once():
     assert name_choices(["digits"]) == ["data=digits"]
     assert name_choices(["digits", "digits"]) == ["data=digits", "augment=digits"]

@@ -27,7 +27,8 @@ def expand(words: Iterable[str]) -> list[str]:
         key, equals, value = word.partition("=")
         if equals and not value.isascii() and PLAIN_TEXT.fullmatch(value):
             value = f"'{value}'"
-        expanded.append(f"{full_key(key)}{equals}{value}")
+        if word != "experiment=null":  # the default, but not as an override in Hydra's eyes
+            expanded.append("recipe=none" if word == "recipe=null" else f"{full_key(key)}{equals}{value}")
     return expanded
 
 
