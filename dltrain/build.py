@@ -189,9 +189,12 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
     per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
     if keys.smoke_steps is not None:
         return per_epoch, 1
-    if keys.max_epochs is None and keys.max_steps is None:
-        raise UserError("trainer.max_epochs and trainer.max_steps are both null: one must say how long to train")
-    limits = [keys.max_epochs * per_epoch] if keys.max_epochs is not None else []
+    max_epochs = keys.max_epochs
+    if max_epochs is None and keys.max_steps is None:
+        if keys.get("target_steps") is None:
+            raise UserError("trainer.max_epochs, max_steps and target_steps are null: one must say how long to train")
+        max_epochs = max(1, round(keys.target_steps / per_epoch))
+    limits = [max_epochs * per_epoch] if max_epochs is not None else []
     total = min([*limits, keys.max_steps] if keys.max_steps is not None else limits)
     return total, math.ceil(total / per_epoch)
 

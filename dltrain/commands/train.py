@@ -99,8 +99,15 @@ def announcement(composed: compose.Composed, run_dir: RunDir) -> str:
     if "study" in composed.config:
         return f"{title(composed)}; folder {run_dir}"
     chosen, recipe = composed.chosen, composed.chosen.get("recipe")
-    note = f"recipe {recipe}" if recipe not in (None, "none") else "no recipe for this pair, defaults"
+    no_recipe = f"no recipe for this pair, {settings_of(chosen['model'], composed)}"
+    note = f"recipe {recipe}" if recipe not in (None, "none") else no_recipe
     return f"{chosen['model']} on {chosen['data']}, {note}; folder {run_dir}"
+
+
+def settings_of(model: str, composed: compose.Composed) -> str:
+    """Where the optimizer and the length of the run come from if there is no recipe."""
+    file = groups.path_of("model", model, *composed.folders)
+    return f"settings of model={model}" if file and groups.stated(file, "task", "optimizer") else "defaults"
 
 
 def sweep(composed: compose.Composed, config_dir: str | None) -> int:
