@@ -16,8 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dltrain import run
 from dltrain.build import build_unloaded_data
-from dltrain.commands.evaluate import CHANGEABLE
-from dltrain.commands.stored import load_config
+from dltrain.commands.stored import EVALUATION_KEYS, load_config
 from dltrain.config import schema
 from dltrain.data.datamodule import DataModule
 from dltrain.data.images import find_images
@@ -105,7 +104,7 @@ class LoadedRun:
         if split not in ("val", "test"):
             raise UserError(f"split={split}: must be val or test")
         pairs = dict(change.split("=", 1) for change in changes)
-        config = load_config(self.run_dir, pairs, CHANGEABLE)
+        config = load_config(self.run_dir, pairs, EVALUATION_KEYS)
         with self.run_dir.logging():
             return run.evaluate(config, self.run_dir, split)
 

@@ -153,12 +153,12 @@ def test_a_scheduler_of_torch_by_path(config):
     composed.class_names = data.class_names
     task = build.build_task(composed)
     task.total_steps = 10
-    parts = task.configure_optimizers()
+    built = task.configure_optimizers()
     rates = []
     for _ in range(10):
-        rates.append(parts["lr_scheduler"]["scheduler"].get_last_lr()[0])
-        parts["optimizer"].step()
-        parts["lr_scheduler"]["scheduler"].step() if len(rates) < 10 else None
+        rates.append(built["lr_scheduler"]["scheduler"].get_last_lr()[0])
+        built["optimizer"].step()
+        built["lr_scheduler"]["scheduler"].step() if len(rates) < 10 else None
     assert max(rates) == pytest.approx(0.4)
     assert rates[0] < rates[2] > rates[-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
+from dltrain.commands.stored import EVALUATION_KEYS, load_config, parse_pairs, run_dir_of
 from dltrain.errors import UserError
 
 HELP = """\
@@ -15,9 +15,6 @@ dltrain eval run=FOLDER [split=test|val] [key=value ...]    evaluates the best c
   augment.test=ten_crop          what evaluation shows to the model: single, flip, ten_crop, scales_mean, scales_max"""
 
 
-CHANGEABLE = ("data.", "augment.", "trainer.")
-
-
 def run(words: list[str]) -> int:
     pairs = parse_pairs("eval", words)
     run_dir = run_dir_of(pairs)
@@ -25,7 +22,7 @@ def run(words: list[str]) -> int:
     if split not in ("val", "test"):
         raise UserError(f"split={split}: must be val or test")
     changes = {key: value for key, value in pairs.items() if key not in ("run", "split")}
-    config = load_config(run_dir, changes, CHANGEABLE)
+    config = load_config(run_dir, changes, EVALUATION_KEYS)
     from dltrain import run as runs  # torch from here on
     from dltrain.reporting import report
 

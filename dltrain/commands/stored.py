@@ -15,6 +15,8 @@ from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 
+EVALUATION_KEYS = ("data.", "augment.", "trainer.")  # those that an evaluation may change
+
 
 def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     """The key=value words. Raises UserError for other words and without run=."""
