@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def draw(groups: Mapping[Group, Sequence[Job]], headline: str, keys: Sequence[st
     right.set(title=f"test/{name}")
     for axes in (*left, right):
         axes.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, 110 if has_curves else 75), fontsize=11)
     figure.savefig(file)
 
 

@@ -25,35 +25,37 @@ def new_figure(width: float, height: float) -> Figure:
 
 def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str, Mapping[str, Sequence[float]]],
                     file: Path) -> None:
-    """A panel per metric of `curves` (title -> run -> curve), then one per metric of `bars` (title -> run -> values).
-    """
+    """A panel per metric of `curves` (title -> run -> curve), then one per metric of `bars` (title -> run -> values). A
+    run has the same colour in all panels, also where another one has no such metric."""
+    names = dict.fromkeys(name for of_runs in (*curves.values(), *bars.values()) for name in of_runs)
+    colours = {name: f"C{place % COLOURS}" for place, name in enumerate(names)}
     count = len(curves) + len(bars)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
     figure = new_figure(5 * columns + 1, 3.6 * rows + 0.5)
     panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
     for axes, (title, of_runs) in zip(panels, curves.items(), strict=False):
-        for number, (name, curve) in enumerate(of_runs.items()):
-            axes.plot(*curve, ".-", color=f"C{number % COLOURS}", label=name, markersize=3, linewidth=1)
+        for name, curve in of_runs.items():
+            axes.plot(*curve, ".-", color=colours[name], label=name, markersize=3, linewidth=1)
         axes.set(title=title, xlabel="step", yscale="log" if title.endswith("loss") else "linear")
         axes.grid(alpha=0.25)
     for axes, (title, values) in zip(panels[len(curves) :], bars.items(), strict=False):
-        draw_bars(axes, values)
+        draw_bars(axes, values, colours)
         axes.set(title=title)
         axes.locator_params(axis="x", nbins=5)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[count:]:
         axes.set_axis_off()
-    if curves:
-        names = len(next(iter(curves.values())))
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(names, 5))
+    lines = {line.get_label(): line for axes in panels[: len(curves)] for line in axes.get_lines()}
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 5))
     figure.savefig(file)
 
 
-def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
-    """A horizontal bar per name: the mean, with a dot per value."""
-    for place, repeats in enumerate(values.values()):
-        axes.barh(place, mean(repeats), color=f"C{place % COLOURS}", alpha=0.75)
+def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:
+    """A horizontal bar per name: the mean, with a dot per value. `colours`: by name; by the order if there are none."""
+    for place, (name, repeats) in enumerate(values.items()):
+        axes.barh(place, mean(repeats), color=colours[name] if colours else f"C{place % COLOURS}", alpha=0.75)
         axes.plot(repeats, [place] * len(repeats), "k.", markersize=4)
         axes.annotate(f" {mean(repeats):.4g}", (max(repeats), place), va="center", fontsize=9)
     axes.set_yticks(range(len(values)), list(values), fontsize=9 if len(values) <= 12 else 6)
