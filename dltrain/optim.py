@@ -70,6 +70,9 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
         return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, beta2))
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+    if "." not in name:
+        hint = suggest(name, list(OPTIMIZERS)) or f"; there are: {', '.join(OPTIMIZERS)}, or a dotted path"
+        raise UserError(f"unknown task.optimizer.name '{name}'{hint}")
     try:
         return import_name("task.optimizer.name", name)(groups, lr=lr, **own)
     except TypeError as error:
