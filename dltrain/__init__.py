@@ -1,3 +1,49 @@
-"""Train deep learning's classic systems from one command."""
+"""Train deep learning's classic systems from one command, or from Python: `train`, `compose` and `load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from dltrain.loaded import LoadedRun
 
 __version__ = "0.2.0"
+
+
+def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
+    """`dltrain train OVERRIDES`: trains and tests one run, or continues it, and loads it.
+
+    `config_dir`: a folder of your own configs. Raises dltrain.errors.UserError as the command would print it; an
+    exception of your own code arrives as it is."""
+    from dltrain.commands.train import open_run_dir, start
+    from dltrain.config.compose import compose as composed_of
+    from dltrain.errors import UserError
+    from dltrain.loaded import LoadedRun
+
+    composed = composed_of(list(overrides), None if config_dir is None else str(config_dir))
+    if composed.is_sweep:
+        raise UserError("dltrain.train trains one run, but this is a sweep: call it for each job, or use the command")
+    run_dir = open_run_dir(composed)
+    try:
+        start(composed, run_dir, None if config_dir is None else str(config_dir), ["train", *overrides])
+    except BaseException:
+        run_dir.remove_if_empty()
+        raise
+    return LoadedRun(run_dir.path)
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
+    """The config that `train` would use, composed and checked, without torch. Raises dltrain.errors.UserError."""
+    from dltrain.config.compose import compose as composed_of
+
+    return composed_of(list(overrides), None if config_dir is None else str(config_dir)).job_config()
+
+
+def load(run: str | Path) -> LoadedRun:
+    """A run that has a best checkpoint, ready to predict and to be evaluated. Raises dltrain.errors.UserError."""
+    from dltrain.loaded import LoadedRun
+
+    return LoadedRun(Path(run))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from torch import nn
 
@@ -27,7 +30,7 @@ from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.drawing.tables import format_count
-from dltrain.errors import DataError, MachineError, UserError
+from dltrain.errors import DataError, MachineError, UserError, suggest
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.tasks.task import Task
@@ -47,12 +50,7 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     arguments = {str(name): build_value(value, f"{key}.{name!s}") for name, value in node.items()
                  if name not in left_out}
     place = f"{key} ({str(node._target_).rpartition('.')[2]})"
-    try:
-        target = hydra.utils.get_object(node._target_)
-    except (ImportError, ValueError) as error:
-        message = " ".join(str(error.__cause__ or error).split())
-        hint = "; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else ""
-        raise UserError(f"{key}._target_={node._target_}: {message}{hint}") from error
+    target = locate(node, key)
     try:
         inspect.signature(target).bind(**arguments, **more)
     except TypeError as error:
@@ -61,9 +59,31 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         result = target(**arguments, **more)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while building {place}")
+        raise
     if pretrained is not None:
         load_pretrained(result, pretrained, class_names)
     return result
+
+
+def locate(node: DictConfig, key: str) -> Any:
+    """What the `_target_` of a node names. Raises UserError."""
+    try:
+        return hydra.utils.get_object(node._target_)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
+
+
+def why_not_there(target: str, error: Exception) -> str:
+    """Why a dotted path names nothing: no such module, an error in it, or no such name in it."""
+    module, _, name = target.rpartition(".")
+    if module in sys.modules:
+        known = [key for key in vars(sys.modules[module]) if not key.startswith("_")]
+        return f"{module} has no '{name}'{suggest(name, known)}"
+    message = " ".join(str(error.__cause__ or error).split())
+    return f"{message}; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else (
+        message)
 
 
 def build_value(value: object, key: str) -> object:
@@ -152,6 +172,14 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
             shapes = {name: tuple(value.shape) for name, value in batch._asdict().items()
                       if isinstance(value, torch.Tensor)}
             raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error
+        except (TypeError, AttributeError) as error:
+            name = type(task.model).__name__
+            if f"{name}.forward()" in str(error):
+                raise UserError(f"{pair}: {error}") from error
+            if returned := re.search(r"'(tuple|list|dict|NoneType)' object has no attribute", str(error)):
+                raise UserError(f"{pair}: {name} returns a {returned[1]}, but {type(task).__name__} needs a tensor"
+                                ) from error
+            raise
         finally:
             task.train(training)
 
@@ -162,9 +190,12 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
     per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
     if keys.smoke_steps is not None:
         return per_epoch, 1
-    if keys.max_epochs is None and keys.max_steps is None:
-        raise UserError("trainer.max_epochs and trainer.max_steps are both null: one must say how long to train")
-    limits = [keys.max_epochs * per_epoch] if keys.max_epochs is not None else []
+    max_epochs = keys.max_epochs
+    if max_epochs is None and keys.max_steps is None:
+        if keys.get("target_steps") is None:
+            raise UserError("trainer.max_epochs, max_steps and target_steps are null: one must say how long to train")
+        max_epochs = max(1, round(keys.target_steps / per_epoch))
+    limits = [max_epochs * per_epoch] if max_epochs is not None else []
     total = min([*limits, keys.max_steps] if keys.max_steps is not None else limits)
     return total, math.ceil(total / per_epoch)
 
@@ -183,6 +214,9 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
                                   keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
     metrics = MetricsLogging(keys.log_every_n_steps)
+    callbacks = build_own(keys.get("callbacks"), "trainer.callbacks", "pytorch_lightning.callbacks", pl.Callback)
+    loggers = build_own(keys.get("loggers"), "trainer.loggers", "pytorch_lightning.loggers", Logger,
+                        save_dir=str(run_dir))
     strategy: Strategy | str = "auto"
     if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
         strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
@@ -194,11 +228,30 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
                    metrics, Figures(board),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
-                   checkpointing],
-        plugins=[DurableIO()], logger=[metrics_file, board], default_root_dir=run_dir, num_sanity_val_steps=0,
+                   *callbacks, checkpointing],
+        plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     ), checkpointing
+
+
+def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **defaults: object) -> list[Any]:
+    """What trainer.callbacks or trainer.loggers list: a name in `library`, or a node with `_target_`. `defaults`: given
+    to those that take them. Raises UserError for what is not of its `kind`."""
+    built = []
+    for index, value in enumerate(nodes or []):
+        place = f"{key}.{index}"
+        node = value if isinstance(value, DictConfig) else OmegaConf.create(
+            {"_target_": value if "." in str(value) else f"{library}.{value}"})
+        if "_target_" not in node:
+            raise UserError(f"{place}: must be a name or have _target_, as {{_target_: {library}.CLASS, ...}}")
+        parameters = inspect.signature(locate(node, place)).parameters
+        given = {name: default for name, default in defaults.items() if name in parameters and name not in node}
+        item = build(node, place, None, **given)
+        if not isinstance(item, kind):
+            raise UserError(f"{place}: {node._target_} must be a {kind.__module__.partition('.')[0]} {kind.__name__}")
+        built.append(item)
+    return built
 
 
 def check_device(keys: DictConfig) -> None:

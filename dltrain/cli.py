@@ -12,10 +12,12 @@ import os
 import sys
 from types import ModuleType
 
-from dltrain.errors import InterruptedRun, UserError, suggest
+from dltrain import __version__
+from dltrain.errors import InterruptedRun, UserError
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
-            "why": "why"}  # verb -> file below commands/
+            "why": "why", "new": "new"}  # verb -> file below commands/
+FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
 def main() -> int:
@@ -35,6 +37,13 @@ def main() -> int:
     except BrokenPipeError:  # `dltrain ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        from dltrain import own_code
+
+        if (frame := own_code.frame_of(error)) is None:
+            raise  # a bug in dltrain, with its traceback
+        print(f"dltrain: error: {own_code.message_of(error)}\n{own_code.describe(frame)}", file=sys.stderr)
+        return own_code.EXIT_CODE
 
 
 def dispatch(argv: list[str]) -> int:
@@ -42,22 +51,45 @@ def dispatch(argv: list[str]) -> int:
         from dltrain.commands import completion
 
         return completion.complete(list(COMMANDS))
+    if argv == ["--version"]:
+        print(f"dltrain {__version__}")
+        return 0
+    if argv[:1] == ["help"]:
+        return explain(argv[1:])
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
-        from dltrain.commands import help as texts
-
-        print(command(verb).HELP if argv[:1] == [verb] else texts.overview())
-        return 0
+        return explain([verb] if argv[:1] == [verb] else [])
     return int(command(verb).run(words))
+
+
+def explain(words: list[str]) -> int:
+    """`dltrain help`, `help VERB` and `help KEY [choices]`."""
+    from dltrain.commands import help as texts
+
+    if words and words[0] not in COMMANDS:
+        return int(command("why").run(words))
+    print(command(words[0]).HELP if words else texts.overview())
+    return 0
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     """The verb, `train` if none is given, and the words after it. Raises UserError for an unknown first word."""
+    if argv and argv[0].startswith("resume="):
+        return "resume", [argv[0].replace("resume=", "run=", 1), *argv[1:]]
+    flags = 0  # --config-dir conf before the verb
+    while flags < len(argv) and argv[flags].startswith("-"):
+        flags += 2 if argv[flags] in FLAGS_WITH_VALUE else 1
+    if flags and argv[flags : flags + 1] and argv[flags] in COMMANDS:
+        return argv[flags], [*argv[:flags], *argv[flags + 1 :]]
     if not argv or argv[0][:1] in ("-", "+", "~") or "=" in argv[0]:
         return "train", argv
     if argv[0] in COMMANDS:
         return argv[0], argv[1:]
-    hint = suggest(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
+    from dltrain.config import words
+
+    if words.name_choices(argv[:1]):
+        words.refuse_bare_words(word for word in argv if not word.startswith("-"))
+    hint = words.suggest_word(argv[0], list(COMMANDS)) or f"; there are: {', '.join(COMMANDS)}"
     raise UserError(f"unknown command '{argv[0]}'{hint}")
 
 

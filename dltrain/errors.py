@@ -1,10 +1,12 @@
 """Errors that end the program with one line on standard error, each with its own exit code.
 
 0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
-5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 128 + n ended by signal n.
+5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 8 an exception in the
+user's own code; 128 + n ended by signal n.
 """
 
 import difflib
+from collections.abc import Mapping
 
 from dltrain import __version__
 
@@ -50,7 +52,8 @@ def refuse_older_version(version: str, place: str) -> None:
                               "it again, or use it with the commit that environment.json names")
 
 
-def suggest(name: str, known: list[str]) -> str:
-    """Returns `; did you mean 'x'?` with the known name closest to `name`, or "" if none is close."""
+def suggest(name: str, known: list[str], written: Mapping[str, str] | None = None) -> str:
+    """Returns `; did you mean 'x'?` with the known name closest to `name`, or "" if none is close. `written`: how the
+    known names are to be typed, if not as they are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{(written or {}).get(close[0], close[0])}'?" if close else ""

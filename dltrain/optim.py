@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict
@@ -43,13 +44,14 @@ class ScheduleKeys(TypedDict, total=False):
 
 
 def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum: float = 0.0,
-              beta2: float = 0.999, nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = ()
-              ) -> torch.optim.Optimizer:
+              beta2: float = 0.999, nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = (),
+              **own: Any) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `module` that require a gradient.
 
     `momentum` is that of SGD and RMSprop, and the first beta of Adam and AdamW; `beta2` is their second one. An
     optimizer of the user's own, named by its dotted path, is called with the parameter groups, which contain
-    weight_decay, and lr. Without `decay_all`, biases and norm parameters (those of one dimension) are not decayed.
+    weight_decay, with lr and with `own`, the keys that are not those of OptimizerKeys. Without `decay_all`, biases and
+    norm parameters (those of one dimension) are not decayed.
     `lr_factors`: "NAME:FACTOR", where NAME is a stage of the backbone, `backbone` for all of its stages, or what names
     of parameters begin with; a parameter that several of them name has the factor of the one that names the fewest
     parameters.
@@ -61,18 +63,33 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
         raise UserError(f"task.optimizer.nesterov=true: only sgd has it, but task.optimizer.name is {name}")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    if own and name in OPTIMIZERS:
+        raise UserError(f"task.optimizer.{next(iter(own))}: {name} does not take it here; name the optimizer by its "
+                        f"dotted path, as torch.optim.{OPTIMIZERS[name].__name__}")
     if name in ("adam", "adamw"):
         return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, beta2))
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    path, _, attribute = name.rpartition(".")
-    if not path:
+    if "." not in name:
         hint = suggest(name, list(OPTIMIZERS)) or f"; there are: {', '.join(OPTIMIZERS)}, or a dotted path"
         raise UserError(f"unknown task.optimizer.name '{name}'{hint}")
     try:
-        return getattr(importlib.import_module(path), attribute)(groups, lr=lr)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"task.optimizer.name='{name}': {error}") from None
+        return import_name("task.optimizer.name", name)(groups, lr=lr, **own)
+    except TypeError as error:
+        raise UserError(f"task.optimizer.name={name}: {error}") from error
+
+
+def import_name(key: str, path: str) -> Any:
+    """What a dotted path names. Raises UserError with the key."""
+    module, _, name = path.rpartition(".")
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{key}={path}: {error}; a module of your own must lie in this folder or on PYTHONPATH"
+                        ) from error
+    if name not in vars(imported):
+        raise UserError(f"{key}={path}: {module} has no '{name}'{suggest(name, list(vars(imported)))}")
+    return vars(imported)[name]
 
 
 def parse_factors(lr_factors: Sequence[str]) -> dict[str, float]:
@@ -93,6 +110,9 @@ def parameter_groups(module: Model, lr: float, weight_decay: float, decay_all: b
                      lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
     """The trained parameters by learning rate and decay, those without a factor first."""
     trained = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise UserError("the model has no parameters to train: its layers must be attributes of the module (a list of "
+                        "layers an nn.ModuleList), and task.freezing must leave some of them")
     stages = stage_parameters(module) if lr_factors else {}
     named: dict[str, set[nn.Parameter]] = {}
     for key in lr_factors:
@@ -146,6 +166,24 @@ def fraction_of_peak(step: int, total_steps: int, name: str, milestones: Sequenc
 
 
 def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleKeys
-             ) -> torch.optim.lr_scheduler.LambdaLR:
-    """`fraction_of_peak` as a scheduler that is stepped once after each optimizer step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
+             ) -> torch.optim.lr_scheduler.LRScheduler:
+    """A scheduler that is stepped once after each optimizer step: `fraction_of_peak`, or what a dotted path names. That
+    is a function (step, total_steps, ...) -> fraction of the peak, or one of torch's LRScheduler, which gets the
+    optimizer and, where it takes it, total_steps; both get the keys beside those of ScheduleKeys.
+
+    Raises UserError for a path that names nothing or does not take the keys."""
+    name = keys["name"]
+    if "." not in name:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
+    target = import_name("task.schedule.name", name)
+    own: dict[str, Any] = {key: value for key, value in keys.items() if key not in ScheduleKeys.__annotations__}
+    try:
+        if not isinstance(target, type):
+            target(0, total_steps, **own)
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: target(step, total_steps, **own))
+        if "total_steps" in inspect.signature(target).parameters:
+            own.setdefault("total_steps", total_steps)
+        scheduler: torch.optim.lr_scheduler.LRScheduler = target(optimizer, **own)
+        return scheduler
+    except TypeError as error:
+        raise UserError(f"task.schedule.name={name}: {error}") from error

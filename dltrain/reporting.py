@@ -1,13 +1,15 @@
-"""What goes wrong in a run becomes one line on standard error, a traceback in error.txt, and an exit code."""
+"""An error in a run becomes one line on standard error, a traceback in error.txt, and an exit code."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from collections.abc import Callable
+from traceback import FrameSummary
 
 import torch
 
+from dltrain import own_code
 from dltrain.errors import MachineError, UserError
 from dltrain.run_dir import RunDir, write_text
 
@@ -22,20 +24,25 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
             raise MachineError("out of memory on the device; use a smaller data.batch_size, with "
                                "trainer.accumulate_batches to keep the number of samples per step") from error
     except UserError as error:
-        print_failure(run_dir, str(error))
+        print_failure(run_dir, str(error), own_code.frame_of(error))
         return error.exit_code
     except SystemExit as error:
         print_failure(run_dir, f"the code ended the program with exit code {error.code}")
         return 1
     except Exception as error:
-        message = " ".join(str(error).split())[:200]
-        print_failure(run_dir, f"{type(error).__name__}: {message} (traceback in {run_dir.path / 'error.txt'})")
-        return 1
+        frame = own_code.frame_of(error)
+        print_failure(run_dir, own_code.message_of(error), frame, is_bug=frame is None)
+        return 1 if frame is None else own_code.EXIT_CODE
 
 
-def print_failure(run_dir: RunDir, message: str) -> None:
-    """Prints one line on standard error. Removes the run's folder if it has only a lock and a log, else writes
-    error.txt with the traceback there."""
-    print(f"dltrain: error: {message}", file=sys.stderr, flush=True)
-    if run_dir.path.is_dir() and not run_dir.remove_if_empty():
+def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:
+    """Prints one line on standard error and, with a `frame` of the user's code, its file, line and source. Removes the
+    run's folder if it has only a lock and a log and no code is to blame; else writes error.txt with the traceback."""
+    print(f"dltrain: error: {message}", file=sys.stderr)
+    if frame is not None:
+        print(own_code.describe(frame), file=sys.stderr)
+    to_blame = frame is not None or is_bug
+    if run_dir.path.is_dir() and (to_blame or not run_dir.remove_if_empty()):
         write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")
+        if to_blame:
+            print(f"  the traceback is in {run_dir.path / 'error.txt'}", file=sys.stderr, flush=True)

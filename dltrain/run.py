@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from dltrain.build import (
     check_first_step,
     device_name,
 )
+from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_count, format_duration
@@ -70,12 +72,13 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)
+        steps = max(trainer.global_step, saved["global_step"] if saved else 0)  # fewer if a callback ended the run
         task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         test_metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
         result = {**test_metrics, task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
-                  "headline": task.headline, "headline_mode": task.headline_mode, "steps": task.total_steps,
+                  "headline": task.headline, "headline_mode": task.headline_mode, "steps": steps,
                   "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
@@ -162,7 +165,7 @@ def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], resul
     values = {key: value for key, value in values.items() if key.rpartition(".")[2] not in NOT_HYPERPARAMETERS}
     metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
-        logger.log_hyperparams(values, metrics)
+        logger.log_hyperparams(values, *([metrics] if isinstance(logger, TensorBoard) else []))
         logger.finalize("success")
 
 
@@ -171,12 +174,13 @@ def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, 
     headline, rate = result["headline"], result["steps"] / max(result["seconds"], 1e-9)
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
                         if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json
+    words = words.replace(str(run_dir), shlex.quote(str(run_dir)))
     return "\n".join([
         metrics,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
         f"{format_duration(result['seconds'])}, {format_count(result['steps'], 'step')}, {rate:.1f} steps/s",
         f"{run_dir}",
-        f"next: dltrain predict run={run_dir} {words}",
-        f"      tensorboard --logdir {output_dir}",
+        f"next: dltrain predict run={shlex.quote(str(run_dir))} {words}",
+        f"      tensorboard --logdir {shlex.quote(output_dir)}",
     ])
 

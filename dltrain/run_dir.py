@@ -141,7 +141,8 @@ class RunDir:
         begun, now = flatten(self.read_config()), flatten(requested)
         unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
         differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and begun.get(key) != now.get(key) and key not in unknown_yet]
+                  and begun.get(key) != now.get(key) and key not in unknown_yet
+                  and not (key not in begun and now[key] == [])]  # an empty list that earlier versions did not have
         if differ:
             listed = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
@@ -193,8 +194,8 @@ class RunDir:
     # records of a start
 
     def write_command(self, command: list[str] | None = None) -> None:
-        """Appends a line to command.txt: the command line, or `command` for a run that another command starts."""
-        typed = shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if command is None else command)])
+        """Appends a line to command.txt: the command line, or `dltrain` and `command` for a run that code starts."""
+        typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else ["dltrain", *command])
         with open(self.path / "command.txt", "a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
 

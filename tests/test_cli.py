@@ -67,6 +67,14 @@ REFUSED = {
     "two channels": (["ls", "models", "px=32", "channels=2"], "channels=2: must be one of 1, 3"),
     "typo in a size": (["ls", "models", "pxx=3"], "ls models: cannot read 'pxx=3'; did you mean 'px'?"),
     "no size": (["ls", "models", "classes=5"], "needs px=, as px=224"),
+    "a folder for Hydra": (["hydra.run.dir=x"], "hydra.run.dir: dltrain does not use it; name= and output_dir="),
+    "another working folder": (["hydra.job.chdir=true"], "a run stays in the folder where it was started"),
+    "a mode": (["hydra.mode=MULTIRUN"], "-m starts a sweep"),
+    "another key of Hydra": (["hydra.verbose=true"], "of Hydra it takes hydra/sweeper, hydra.sweeper,"),
+    "an interval": (["-m", "lr=interval(0.1,1)"], "a sweep takes a list, as lr=0.1,0.01; interval() needs a sweeper"),
+    "another config": (["--config-name", "x"], "unrecognized arguments: --config-name"),
+    "no model": (["model=null"], "model=null: there must be one"),
+    "no data in a sweep": (["-m", "data=null", "seed=0,1"], "data=null: there must be one"),
     "why nothing": (["why"], "why needs a key"),
     "why a typo": (["why", "task.optimizer.lrr"], "did you mean 'task.optimizer.lr'?"),
 }
@@ -125,6 +133,9 @@ def test_cfg_job_shows_the_composed_config():
     result = run("--cfg", "job", "model=plain20", "seed=7")
     assert result.returncode == 0
     assert "shortcut: none" in result.stdout
+    first = run("-m", "--cfg", "job", "seed=3,4").stdout
+    assert first.startswith("# the first job of the sweep\n")
+    assert "\nseed: 3\n" in first
     assert "seed: 7" in result.stdout
 
 
@@ -224,3 +235,16 @@ def test_hidden_own_config_is_warned_of(tmp_path):
     result = run("--config-dir", folder, "--cfg", "job")
     assert result.returncode == 0
     assert "model/resnet20.yaml is not used: dltrain has its own model/resnet20; rename yours" in result.stderr
+
+
+def test_the_parser_of_flags_obeys_argparse_of_python_3_14():
+    """Python 3.14 formats every help text when an argument is added, so each must be a str that formats."""
+    from dltrain.config.launch import FlagsParser
+
+    parser = FlagsParser()
+    for action in parser._actions:
+        assert type(action.help) is str
+        assert action.help % vars(action)
+    assert "--config-dir" in parser.format_help()
+    flags = parser.parse_intermixed_args(["a=1", "-m", "b=2", "--config-dir", "x", "--cfg", "job"])
+    assert (flags.overrides, flags.multirun, flags.config_dir, flags.cfg) == (["a=1", "b=2"], True, "x", "job")

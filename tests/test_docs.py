@@ -1,5 +1,6 @@
-"""The README and the docs: their commands compose, and their links lead somewhere."""
+"""The README and the docs: their commands compose, their links lead somewhere, their code runs as it stands."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dltrain.cli import COMMANDS
-from dltrain.config import compose
+from dltrain.config import compose, groups
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
@@ -47,5 +48,50 @@ def test_links_lead_somewhere(page):
         assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
 
 
-def test_the_readme_is_one_screen_and_a_table():
+def test_the_readme_is_short_and_every_experiment_has_its_line():
     assert len((ROOT / "README.md").read_bytes()) <= 8192
+    text = (ROOT / "docs/experiments.md").read_text()
+    for name in groups.names("experiment"):
+        assert f"`dltrain experiment={name}" in text
+
+
+def run_pieces(pieces: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, object]:
+    """Runs pieces of code one after the other in one namespace."""
+    monkeypatch.chdir(folder)
+    namespace: dict[str, object] = {}
+    for piece in pieces:
+        exec(compile(piece, "docs", "exec"), namespace)
+    return namespace
+
+
+def test_the_python_page_runs(tmp_path, monkeypatch, capsys):
+    run_pieces(blocks("docs/python.md", "python"), monkeypatch, tmp_path)
+    assert capsys.readouterr().out.count("test/accuracy")
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = json.loads((ROOT / "docs/first_steps.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    losses = run_pieces(code, monkeypatch, tmp_path)["losses"]
+    assert isinstance(losses, list)
+    assert losses[0][1] > losses[-1][1]
+    assert (tmp_path / "outputs/notebook/result.json").is_file()
+
+
+def test_the_examples_of_own_code_train(dltrain, tmp_path, monkeypatch):
+    """The README's model and the data set of docs/extending.md are those that `dltrain new` writes."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind, name, page in (("model", "two_layers", "README.md"), ("data", "stripes", "docs/extending.md")):
+        assert dltrain("new", f"{kind}={name}")[0] == 0
+        assert blocks(page, "python") == [(tmp_path / f"{name}.py").read_text()]
+        assert blocks(page, "yaml")[0] == (tmp_path / f"conf/{kind}/{name}.yaml").read_text()
+    code, _, err = dltrain("--config-dir", "conf", "model=two_layers", "data=stripes", "epochs=20", "lr=0.05", "name=a")
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "outputs/a/result.json").read_text())["test/accuracy"] > 0.9
+
+
+def test_the_comparison_of_the_docs_composes(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/shortcut.yaml").write_text(blocks("docs/experiments.md", "yaml")[0])
+    assert compose.compose(["experiment=shortcut"], str(tmp_path)).config.study.seeds == [0, 1]

@@ -149,6 +149,7 @@ def reviews(folder: Path) -> list[str]:
         (root / f"{label}.txt").write_text("".join(
             f"{'so ' * (i % 5)}{word if i % 6 else 'odd'} film {i}\n" for i in range(30)))
     return ["model=seq_classifier", "data=labelled_text", f"data.root={root}", "model.hidden=8", "model.embedding=8",
+            "task.schedule.name=step", "trainer.gradient_clip_norm=null",
             "model.dropout=0.1", "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "recipe=none",
             "task.optimizer.name=adam", "task.optimizer.lr=0.01", "task.optimizer.weight_decay=0"]
 

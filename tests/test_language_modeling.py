@@ -31,7 +31,8 @@ def overrides_for(folder: Path) -> list[str]:
     return ["model=char_rnn", "data=text", f"data.root={folder}/cats.txt", "recipe=none", "model.hidden=12",
             "model.layers=2", "model.dropout=0.1", "data.batch_size=4", "data.window=10", "trainer=cpu",
             "trainer.max_epochs=2", "trainer.gradient_clip_norm=0.5", "trainer.log_every_n_steps=5",
-            "task.optimizer.lr=0.5", "task.optimizer.weight_decay=0"]
+            "task.optimizer.lr=0.5", "task.optimizer.name=sgd", "task.schedule.name=step",
+            "task.optimizer.weight_decay=0"]
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def longest_chain(name: str, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def test_imports_have_no_cycle_and_no_long_chain():
-    longest = max((longest_chain(name, ()) for name in MODULES), key=len)
+    names = [name for name in MODULES if name != "dltrain.__main__"]  # which only calls the command
+    longest = max((longest_chain(name, ()) for name in names), key=len)
     assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
 
 

@@ -189,14 +189,15 @@ def test_predict_tags_source_run_by_run_or_in_colour(tmp_path, monkeypatch, caps
     expected = [KINDS[tag] for tag in logits[0].argmax(1).tolist()]
     (tmp_path / "a.py").write_text(source)
     code, out, err = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", f"input={tmp_path}/a.py")
-    pieces = [(json.loads(text), kind) for text, kind in (line.split("\t") for line in out.splitlines())]
+    pieces = [(json.loads(text), kind) for text, kind in (line.split("\t") for line in out.splitlines()[:-1])]
     assert (code, err) == (0, "")
     assert [(symbol, kind) for text, kind in pieces for symbol in text] == list(zip(source, expected, strict=True))
     assert all(before[1] != after[1] for before, after in itertools.pairwise(pieces)), "no run is cut"
     monkeypatch.setenv("FORCE_COLOR", "1")
     _, out, _ = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=x = 1")
     assert "\x1b[" in out
-    assert re.sub(r"\x1b\[[\d;]*m", "", out) == "x = 1\n" + "  ".join(KINDS) + "\n"
+    assert re.sub(r"\x1b\[[\d;]*m", "", out) == (
+        "x = 1\n" + "  ".join(KINDS) + f"\n1 input; {run_dir}/predictions.json\n")
 
 
 def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
@@ -212,4 +213,5 @@ def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
         logits = run.restore(config, run_dir).model(torch.tensor([tokens]), (4,))[0]
     names = [vocabularies["labels"][tag] for tag in logits.argmax(1).tolist()]
     lines = [f"{word}\t{name}\n" for word, name in zip(("Yes", "it", ",", "Fine"), names, strict=True)]
-    assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (0, "".join(lines), "")
+    assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (
+        0, "".join([*lines, f"1 input; {run_dir}/predictions.json\n"]), "")

@@ -241,10 +241,11 @@ def test_predict_decodes_greedily_by_a_beam_or_by_sampling(train, monkeypatch, c
 
     (source,) = reversing.data.encode_inputs(["abc"]).source.tolist()
     greedy = "".join(reversing.words(reversing.write_greedily(source)))
-    assert predict("text=abc") == (0, f"abc -> {greedy}\n", "")
+    file = f"{reversing.run_dir}/predictions.json"
+    assert predict("text=abc") == (0, f"abc -> {greedy}\n1 input; {file}\n", "")
     code, out, err = predict("text=abc", "decode=beam", "beam=3")
-    title, *lines = out.splitlines()
-    assert (code, title, err) == (0, "abc", "")
+    title, *lines, last = out.splitlines()
+    assert (code, title, last, err) == (0, "abc", f"1 input; {file}", "")
     indices = {symbol: index for index, symbol in enumerate(reversing.data.vocabularies["target"])}
     printed, scores = [], []
     for line in lines:
@@ -271,6 +272,6 @@ def test_predict_reads_a_source_per_line(train, monkeypatch, capsys):
     file = f"{copying.run_dir}/samples/sources.txt"
     code, out, err = run_command(monkeypatch, capsys, "predict", f"run={copying.run_dir}", f"input={file}")
     assert (code, err) == (0, "")
-    assert out.splitlines() == [
+    assert out.splitlines()[:-1] == [
         f"{text} -> {' '.join(copying.words(copying.write_greedily(source)))}" for (text, _), (source, _) in
         list(zip(copying.data.texts["test"], copying.data.samples["test"], strict=True))[:10]]

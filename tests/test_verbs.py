@@ -118,7 +118,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["trainer=gpu"], 6, "trainer.accelerator=gpu: torch sees no GPU"),
     (["data=cifar10", "data.download=false"], 3, "CIFAR10 is not in data"),
     (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
-    (["task.optimizer.name=sdg", "recipe=none"], 2, "did you mean 'sgd'"),
+    (["task.optimizer.name=sdg", "recipe=none"], 2, "task.optimizer.name='sdg': must be one of sgd, adam"),
     (["model._target_=dltrain.models.nothing.Net", "recipe=none"], 2, "dltrain.models.nothing"),
     (["+model.width=3", "recipe=none"], 2, "model (CifarResNet): got an unexpected keyword argument 'width'"),
     (["augment=strong"], 2, "augment (Augment): on_pixels.0 (ColorJitter): hue and saturation must be 0 for grey"),

@@ -16,7 +16,7 @@ class Draws(Protocol):
     """What the callback needs of a task; see tasks/task.py."""
 
     def training_figures(self, batch: object) -> Mapping[str, Tensor | str]: ...
-    def figures(self, batch: object, outputs: object) -> Mapping[str, Tensor | str]: ...
+    def all_figures(self, batch: object, outputs: object) -> Mapping[str, Tensor | str]: ...
     def summary_figures(self) -> Mapping[str, Tensor | str]: ...
 
 
@@ -56,7 +56,7 @@ class Figures(pl.Callback):
 
     def add_first(self, trainer: pl.Trainer, split: str) -> None:
         if self.first is not None:
-            self.add(split, task_of(trainer).figures(*self.first), trainer.global_step)
+            self.add(split, task_of(trainer).all_figures(*self.first), trainer.global_step)
         self.first = None
 
     def add_summary(self, trainer: pl.Trainer, split: str) -> None:

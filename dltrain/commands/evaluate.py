@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
+from dltrain.commands.stored import EVALUATION_KEYS, load_config, parse_pairs, run_dir_of
 from dltrain.errors import UserError
 
 HELP = """\
@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
     if split not in ("val", "test"):
         raise UserError(f"split={split}: must be val or test")
     changes = {key: value for key, value in pairs.items() if key not in ("run", "split")}
-    config = load_config(run_dir, changes, ("data.", "augment.", "trainer."))
+    config = load_config(run_dir, changes, EVALUATION_KEYS)
     from dltrain import run as runs  # torch from here on
     from dltrain.reporting import report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from dltrain.config import groups
+from dltrain.config.words import SHORT_FORMS
 
 OVERVIEW = """\
 dltrain: train deep learning's classic systems from one command.
@@ -18,7 +19,8 @@ dltrain: train deep learning's classic systems from one command.
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
-  dltrain VERB --help                          the arguments of a verb
+  dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
+  dltrain VERB --help, dltrain help VERB       the arguments of a verb
 
 Examples
   dltrain                                      resnet20 on real handwritten digits: no download, about a minute
@@ -30,6 +32,9 @@ Examples
 
 Choices, described by dltrain ls
 {groups}
+
+Short forms of keys
+{short_forms}
 
 Every key and its value:            dltrain --cfg job
 Your own models, data and recipes:  dltrain --config-dir FOLDER ...   (FOLDER/model/mine.yaml is model=mine)
@@ -45,4 +50,6 @@ def overview() -> str:
         if group == "recipe":  # too many to list
             names = "<model>-on-<data>, chosen by the two names; dltrain ls recipes lists them; recipe=none for none"
         lines += textwrap.wrap(names, 116, initial_indent=f"  {group + '=':<16}", subsequent_indent=" " * 18)
-    return OVERVIEW.format(groups="\n".join(lines))
+    short = ", ".join(f"{short}= is {key}=" for short, key in SHORT_FORMS.items())
+    return OVERVIEW.format(groups="\n".join(lines), short_forms=textwrap.fill(
+        f"{short}, resume=FOLDER is resume run=FOLDER", 116, initial_indent="  ", subsequent_indent="  "))

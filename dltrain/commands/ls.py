@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from dltrain.config import groups, schema
+from dltrain.config.words import take_config_folders
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
@@ -25,7 +27,8 @@ dltrain ls [LIST]    what can be chosen, and how the runs compare
                                  by default everything but the runs
   dltrain ls models px=224 [channels=3] [classes=1000]
                                  parameters, multiply-adds and depth of each classifier at that size, measured
-  dltrain ls runs [FOLDER]       the runs below a folder, by default outputs"""
+  dltrain ls runs [FOLDER]       the runs below a folder, by default outputs
+  --config-dir FOLDER            your own choices too"""
 
 
 def run(words: list[str]) -> int:
@@ -34,6 +37,7 @@ def run(words: list[str]) -> int:
 
 
 def answer(words: list[str]) -> str:
+    words, folders = take_config_folders(words)
     topic = words[0] if words else ""
     if topic and topic not in LISTS:
         raise UserError(f"unknown list '{topic}'{suggest(topic, list(LISTS)) or '; there are: ' + ', '.join(LISTS)}")
@@ -41,36 +45,46 @@ def answer(words: list[str]) -> str:
         return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
     if topic == "models" and words[1:]:
         return measure_models(**parse_sizes(words[1:]))
-    lists = {"models": models, "backbones": lambda: described("model/backbone"), "data": data, "recipes": recipes,
-             "augment": lambda: described("augment"), "trainers": lambda: described("trainer"),
-             "experiments": lambda: described("experiment")}
+    lists: dict[str, Callable[..., str]] = {
+        "models": models, "backbones": partial(described, "model/backbone"), "data": data, "recipes": recipes,
+        "augment": partial(described, "augment"), "trainers": partial(described, "trainer"),
+        "experiments": partial(described, "experiment")}
     if topic:
-        return lists[topic]()
-    return "\n\n".join(f"{name}\n{text}" for name, make in lists.items() if (text := make())) + (
+        return lists[topic](*folders)
+    return "\n\n".join(f"{name}\n{text}" for name, make in lists.items() if (text := make(*folders))) + (
         "\n\nA model trains on any data of its batch type; dltrain ls runs compares the runs in outputs.")
 
 
-def models() -> str:
+def models(*folders: Path) -> str:
     return format_table(["model", "trains on", ""], [
-        (name, groups.batch_type_of_model(name) or "-", groups.describe(groups.CONFIGS / f"model/{name}.yaml"))
-        for name in groups.names("model")])
+        (path.stem, groups.batch_type_of_model(path.stem, *folders) or "-", describe(path))
+        for path in files_of("model", *folders)])
 
 
-def data() -> str:
+def data(*folders: Path) -> str:
     return format_table(["data", "yields", ""], [
-        (name, groups.batch_type_of_data(name) or "-", groups.describe(groups.CONFIGS / f"data/{name}.yaml"))
-        for name in groups.names("data")])
+        (path.stem, groups.batch_type_of_data(path.stem, *folders) or "-", describe(path))
+        for path in files_of("data", *folders)])
 
 
-def described(group: str) -> str:
-    return format_table([group.rpartition("/")[2], ""], [
-        (name, groups.describe(groups.CONFIGS / f"{group}/{name}.yaml")) for name in groups.names(group)])
+def described(group: str, *folders: Path) -> str:
+    return format_table([group.rpartition("/")[2], ""],
+                        [(path.stem, describe(path)) for path in files_of(group, *folders)])
 
 
-def recipes() -> str:
-    files = {name: groups.CONFIGS / f"recipe/{name}.yaml" for name in groups.names("recipe")}
-    return format_table(["recipe", "result"], [(name, groups.header(file, "Result") or groups.describe(file))
-                                               for name, file in files.items()])
+def recipes(*folders: Path) -> str:
+    return format_table(["recipe", "result"], [(path.stem, groups.header(path, "Result") or describe(path))
+                                               for path in files_of("recipe", *folders)])
+
+
+def files_of(group: str, *folders: Path) -> list[Path]:
+    """The files of the choices of a group, `folders` being the user's."""
+    paths = (groups.path_of(group, name, *folders) for name in groups.names(group, *folders))
+    return [path for path in paths if path is not None]
+
+
+def describe(path: Path) -> str:
+    return groups.describe(path) if path.is_relative_to(groups.CONFIGS) else f"{groups.describe(path)} ({path})"
 
 
 def parse_sizes(words: list[str]) -> dict[str, int]:

@@ -11,18 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import checks, schema
+from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+
+EVALUATION_KEYS = ("data.", "augment.", "trainer.")  # those that an evaluation may change
 
 
 def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     """The key=value words. Raises UserError for other words and without run=."""
     pairs = {}
-    for word in words:
+    for word in take_config_folders(words)[0]:  # a run's config.yaml is complete without them
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")
-        pairs[key] = value
+        pairs[full_key(key)] = value
     if "run" not in pairs:
         raise UserError(f"{verb} needs run=FOLDER; dltrain ls runs lists the runs")
     return pairs

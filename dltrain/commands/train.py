@@ -27,7 +27,8 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   --cfg job                      prints the composed config and does not train
 
 Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
-5 diverged, 6 machine, 7 jobs of a sweep failed, 128 + n stopped by signal n, 1 a bug."""
+5 diverged, 6 machine, 7 jobs of a sweep failed, 8 an exception in your own code, 128 + n stopped by signal n,
+1 a bug."""
 
 SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
 
@@ -52,37 +53,61 @@ def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
     if flags.cfg != "job" or flags.package:
         flags.overrides = composed.words
         return launch.hand_to_hydra(flags)
+    if composed.is_sweep:
+        print("# the first job of the sweep")
     print(OmegaConf.to_yaml(composed.config, resolve=flags.resolve), end="")
     return 0
 
 
 def train_one(composed: compose.Composed, config_dir: str | None) -> int:
-    config, chosen = composed.job_config(), composed.chosen
-    root, is_study = Path(config.output_dir), "study" in config
-    pair = f"{chosen['model']}-on-{chosen['data']}"
-    title = chosen["experiment"] if is_study else pair
-    run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title)
-    run_dir.refuse_other_config(compose.to_plain(config))
+    run_dir = open_run_dir(composed)
     if run_dir.is_finished:
         print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return 0
-    print(f"{title}; folder {run_dir}" if is_study else announcement(chosen, run_dir), flush=True)
-    from dltrain import run  # torch from here on
-    from dltrain.reporting import report
+    print(announcement(composed, run_dir), flush=True)
+    from dltrain.reporting import report  # torch from here on
 
-    def start() -> None:
-        if is_study:
-            run.study(config, run_dir, composed.comments(), config_dir)
-        else:
-            run.train(config, run_dir, composed.comments())
-
-    return report(run_dir, start)
+    return report(run_dir, lambda: start(composed, run_dir, config_dir))
 
 
-def announcement(chosen: dict[str, str], run_dir: RunDir) -> str:
-    recipe = chosen.get("recipe")
-    note = f"recipe {recipe}" if recipe not in (None, "none") else "no recipe for this pair, defaults"
+def open_run_dir(composed: compose.Composed) -> RunDir:
+    """A new folder, or that of `name=`. Raises UserError if that began with another config."""
+    config, root = composed.job_config(), Path(composed.config.output_dir)
+    run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title(composed))
+    run_dir.refuse_other_config(compose.to_plain(config))
+    return run_dir
+
+
+def start(composed: compose.Composed, run_dir: RunDir, config_dir: str | None, command: list[str] | None = None
+          ) -> None:
+    """`command`: what command.txt records, by default the command line."""
+    from dltrain import run
+
+    config = composed.job_config()
+    if "study" in config:
+        run.study(config, run_dir, composed.comments(), config_dir)
+    else:
+        run.train(config, run_dir, composed.comments(), command)
+
+
+def title(composed: compose.Composed) -> str:
+    chosen = composed.chosen
+    return chosen["experiment"] if "study" in composed.config else f"{chosen['model']}-on-{chosen['data']}"
+
+
+def announcement(composed: compose.Composed, run_dir: RunDir) -> str:
+    if "study" in composed.config:
+        return f"{title(composed)}; folder {run_dir}"
+    chosen, recipe = composed.chosen, composed.chosen.get("recipe")
+    no_recipe = f"no recipe for this pair, {settings_of(chosen['model'], composed)}"
+    note = f"recipe {recipe}" if recipe not in (None, "none") else no_recipe
     return f"{chosen['model']} on {chosen['data']}, {note}; folder {run_dir}"
+
+
+def settings_of(model: str, composed: compose.Composed) -> str:
+    """Where the optimizer and the length of the run come from if there is no recipe."""
+    file = groups.path_of("model", model, *composed.folders)
+    return f"settings of model={model}" if file and groups.stated(file, "task", "optimizer") else "defaults"
 
 
 def sweep(composed: compose.Composed, config_dir: str | None) -> int:
@@ -92,7 +117,7 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
     root = Path(config.output_dir)
     folder = (RunDir.named(root, config.name) if config.name else RunDir.timed(root / "sweeps")).path
     file = groups.path_of("experiment", experiment, *composed.folders) if experiment else None
-    title = groups.describe(file) if file else folder.name
+    heading = groups.describe(file) if file else folder.name
     words = [*composed.words, f"hydra.sweep.dir={quote(folder)}", f"hydra.sweep.subdir={SWEEP_JOB}",
              "hydra.sweeper.params=null"]  # the sweep of an experiment is already in `words`
     from dltrain import sweeps
@@ -101,10 +126,10 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
         loader = launch.SweepLoader(config_dir)
         launch.sweep(words, loader, SweepJob(loader))
     except InterruptedRun:
-        sweeps.finish(folder, title)
+        sweeps.finish(folder, heading)
         print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
         raise
-    return sweeps.finish(folder, title)
+    return sweeps.finish(folder, heading)
 
 
 def quote(path: Path) -> str:

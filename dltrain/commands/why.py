@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from dltrain.config import checks, groups, launch, schema
 from dltrain.config.compose import Composed, compose_unchecked
+from dltrain.config.words import full_key
 from dltrain.errors import UserError, suggest
 
 HELP = """\
@@ -38,6 +39,7 @@ def run(words: list[str]) -> int:
 
 def explain(key: str, words: list[str], config_dir: str | None = None) -> str:
     """The answer, as printed. Raises UserError for an unknown key or choice."""
+    key = full_key(key)
     composed = compose_unchecked(words, config_dir)
     if key in groups.GROUPS or key == "task":
         answer = format_sources(key, composed.chosen.get(key) or "none", sources_of_choice(composed, key))

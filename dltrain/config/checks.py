@@ -16,7 +16,11 @@ from dltrain.config import groups, renamed, schema
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
-NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+HYDRA_KEYS = ("hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher", "hydra.searchpath",
+              "hydra.sweep.subdir")  # those of which a command may set values
+REQUIRED = ("model", "data", "augment", "trainer")
+PACKAGE_LINE = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
 
 def refuse_old_key(key: str, place: str = "") -> None:
@@ -31,9 +35,30 @@ def refuse_old_keys(overrides: list[Override]) -> None:
         refuse_old_key(override.key_or_group)
 
 
+def refuse_hydra_key(override: Override) -> None:
+    """Raises UserError for a key of Hydra's that would change nothing here, or break the run."""
+    key = override.key_or_group
+    if not key.startswith("hydra") or key.startswith(HYDRA_KEYS):
+        return
+    advice = {"hydra.run.dir": "name= and output_dir= choose the run folder",
+              "hydra.sweep.dir": "name= and output_dir= choose the folder of a sweep",
+              "hydra.job.chdir": "a run stays in the folder where it was started", "hydra.mode": "-m starts a sweep"}
+    raise UserError(f"{key}: dltrain does not use it; {advice.get(key, 'of Hydra it takes ' + ', '.join(HYDRA_KEYS))}")
+
+
+def refuse_interval(override: Override, overrides: list[Override]) -> None:
+    """Raises UserError for interval(a, b), from which the basic sweeper cannot make a list of jobs."""
+    samples = any(other.key_or_group == "hydra/sweeper" for other in overrides)
+    if override.is_interval_sweep() and not samples:
+        raise UserError(f"{override.input_line}: a sweep takes a list, as lr=0.1,0.01; interval() needs a sweeper that "
+                        "samples, as hydra/sweeper=optuna")
+
+
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
     """Raises UserError with the nearest name for a choice that has no file. In a sweep every name is checked."""
     group = override.key_or_group
+    if group in REQUIRED and override.value() is None:
+        raise UserError(f"{group}=null: there must be one; dltrain ls lists them")
     if group not in groups.GROUPS or override.is_delete():
         return
     if override.is_sweep_override():
@@ -41,8 +66,20 @@ def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
     else:
         requested = [str(override.value())] if override.value() is not None else []
     for name in requested:
-        if groups.path_of(group, name, *folders) is None:
+        file = groups.path_of(group, name, *folders)
+        if file is None:
             raise unknown_choice(group, name, folders)
+        refuse_without_package(file)
+
+
+def refuse_without_package(file: Path) -> None:
+    """Raises UserError for a user's file whose keys have their group's name before them, as `model:`, but which Hydra
+    would put below that group once more."""
+    if file.is_relative_to(groups.CONFIGS) or PACKAGE_LINE.search(file.read_text(encoding="utf-8")):
+        return
+    whole = [key for key in groups.content(file) if key in (*groups.GROUPS, "task")]
+    if whole:
+        raise UserError(f"{file}: must begin with the line '# @package _global_', since it sets {whole[0]}.*")
 
 
 def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
@@ -98,6 +135,7 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
     """
     rules = stated_rules(config, places)
     refuse_value_for_node(config, rules, overrides)
+    refuse_added_keys(config, places, overrides)
     for key, rule in rules.items():
         if key.startswith("hydra."):
             continue
@@ -111,6 +149,8 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
     name = config.get("name")
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
+    if name is not None and {"..", "."} & {*name.split("/")}:
+        raise UserError(f"name='{name}': must stay below output_dir; choose another output_dir= for another place")
 
 
 def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], overrides: list[Override]) -> None:
@@ -119,6 +159,21 @@ def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], override
         below = [other for other in rules if other.startswith(f"{key}.")]
         if below and not OmegaConf.is_config(value := OmegaConf.select(config, key)) and key not in groups.GROUPS:
             raise UserError(f"{key}={quote(value)}: it holds several keys; set one of {', '.join(below)}")
+
+
+def refuse_added_keys(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
+    """Raises UserError for a key that `+` or `++` adds where nothing would read it: at the top, or into a mapping whose
+    keys have rules and which is not given to a class as a whole. The others are checked when they are built."""
+    stated = {key: line.comment for file, package in places for key, line in schema.assignments(file, package).items()}
+    for key in (override.key_or_group for override in overrides if override.is_add() or override.is_force_add()):
+        parent, _, _ = key.rpartition(".")
+        ruled = {other.rpartition(".")[0] for other, comment in stated.items() if schema.rule_of(comment)}
+        is_given_whole = OmegaConf.select(config, f"{parent}._target_") if parent else None
+        by_path = parent in ("task.optimizer", "task.schedule") and "." in OmegaConf.select(config, f"{parent}.name")
+        if key in stated or key in groups.GROUPS or is_given_whole or by_path or (parent and parent not in ruled):
+            continue
+        siblings = [other for other in stated if other.rpartition(".")[0] == parent]
+        raise UserError(f"unknown key '{key}'{suggest(key, siblings) or '; nothing reads it'}")
 
 
 def stated_rules(config: DictConfig, places: list[Place]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dltrain import pretrained
 from dltrain.config import checks, groups, schema
+from dltrain.config.words import expand, refuse_bare_words
 from dltrain.errors import UserError
 
 CONFIG_NAME = "train"  # configs/train.yaml
@@ -71,6 +72,8 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
 def compose_unchecked(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
     """Hydra's own steps without its `hydra` node: in a third of the time, and with the list of files at hand."""
     loader = config_loader(config_dir)
+    words = expand(words)
+    refuse_bare_words(words, *([Path(config_dir)] if config_dir else []))
     try:
         overrides, repo = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, words)
     except OverrideParseException as error:
@@ -78,6 +81,8 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
                         f"(quote blanks and commas: 'key=\"a b\"')") from None
     folders = user_folders(config_dir, overrides)
     for override in overrides:
+        checks.refuse_hydra_key(override)
+        checks.refuse_interval(override, overrides)
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words
@@ -195,6 +200,8 @@ def sweep_of_experiment(overrides: list[Override], folders: list[Path]) -> dict[
 def first_of_sweep(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
+    if isinstance(interval := override.value(), IntervalSweep):
+        return f"{override.get_key_element()}={interval.start}"
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 

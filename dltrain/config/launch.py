@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -23,22 +23,42 @@ Job = Callable[[DictConfig], Any]
 QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
-def parse_flags(words: list[str]) -> argparse.Namespace:
-    """Hydra's flags, wherever they stand among the overrides. Raises UserError."""
-    parser = get_args_parser()
+class FlagsParser(argparse.ArgumentParser):
+    """Hydra's flags. Its own parser, hydra._internal.utils.get_args_parser, has a help text that is not a str, which
+    Python 3.14 refuses."""
 
-    def refuse(message: str) -> NoReturn:
+    def __init__(self) -> None:
+        super().__init__(prog="dltrain", add_help=False, description="Hydra")
+        add = self.add_argument
+        add("overrides", nargs="*", help="choices and key=value")
+        add("--help", "-h", action="store_true", help="dltrain's help")
+        add("--hydra-help", action="store_true", help="Hydra's help")
+        add("--cfg", "-c", choices=["job", "hydra", "all"], help="print the config and do not train")
+        add("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+        add("--package", "-p", help="with --cfg: the package to print")
+        add("--run", "-r", action="store_true", help="one run, which is the default")
+        add("--multirun", "-m", action="store_true", help="a sweep")
+        add("--shell-completion", "-sc", action="store_true", help="install or uninstall tab completion")
+        add("--config-dir", "-cd", help="a folder of your own configs")
+        add("--info", "-i", const="all", nargs="?", help="print what Hydra knows",
+            choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
+
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; dltrain --help and dltrain --hydra-help list the flags")
 
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(words)
+
+def parse_flags(words: list[str]) -> argparse.Namespace:
+    """Hydra's flags, wherever they stand among the overrides. Raises UserError."""
+    flags = FlagsParser().parse_intermixed_args(words)
+    flags.config_path, flags.config_name, flags.experimental_rerun = None, None, None  # what Hydra reads besides
+    return flags
 
 
 def hand_to_hydra(flags: argparse.Namespace) -> int:
     """What `hydra.main` does with a parsed command line, for --info, --hydra-help, completion and what
     --cfg job does not print."""
     version.setbase("1.3")
-    _run_hydra(args=flags, args_parser=get_args_parser(), task_function=print, config_path=str(groups.CONFIGS),
+    _run_hydra(args=flags, args_parser=FlagsParser(), task_function=print, config_path=str(groups.CONFIGS),
                config_name=compose.CONFIG_NAME)
     return 0
 

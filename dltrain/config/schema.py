@@ -1,7 +1,7 @@
 """The comment after a value is the rule of its key: `batch_size: 128  # int >= 1: images per step`. The part before the
 first colon is checked, the rest explains.
 
-    int | float | bool | str | list [of int | float | str] | one of a | b | c
+    int | float | bool | str | list [of int | float | str] | mapping | one of a | b | c [| dotted.path]
     conditions, separated by commas:  >= 1   > 0   <= 9   < 9   in (0, 1]   = 2 mod 6
     `or null` at the end
 
@@ -26,7 +26,8 @@ CONDITION = re.compile(
     rf"|in\s*(?P<open>[\[(])\s*(?P<low>{NUMBER})\s*,\s*(?P<high>{NUMBER})\s*(?P<close>[\])])"
     rf"|=\s*(?P<remainder>\d+)\s*mod\s*(?P<modulus>\d+)"
 )
-TYPE = re.compile(r"(int|float|bool|str|list of (?:int|float|str)|list)\b")
+TYPE = re.compile(r"(int|float|bool|str|list of (?:int|float|str)|list|mapping)\b")
+DOTTED_PATH = "dotted.path"  # among the choices of a rule: any name in a module, as torch.optim.NAdam
 TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
 
 
@@ -99,10 +100,13 @@ def violation(rule: str, value: Any) -> str | None:
     body = rule.removesuffix("or null").strip()
     if body.startswith("one of "):
         allowed = [word.strip() for word in body.removeprefix("one of ").split("|")]
-        return None if format_value(value) in allowed else f"must be one of {', '.join(allowed)}"
+        is_path = DOTTED_PATH in allowed and type(value) is str and re.fullmatch(r"\w+(\.\w+)+", value)
+        return None if is_path or format_value(value) in allowed else f"must be one of {', '.join(allowed)}"
     match = TYPE.match(body)
     assert match is not None, rule
     type_name, conditions = match[1], body[match.end() :]
+    if type_name == "mapping":
+        return None if isinstance(value, Mapping) else "must be a mapping, as {name: value}"
     if type_name.startswith("list"):
         return list_violation(type_name, conditions, value)
     if has_type(value, type_name) and all(holds(match, value) for match in CONDITION.finditer(conditions)):

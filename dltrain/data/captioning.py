@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from dltrain.batches import END, START, UNKNOWN, CaptionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import check_images, copy_images, read_image
+from dltrain.data.images import ImageSource, check_images, copy_images, read_image
 from dltrain.data.sequences import Tokenizer, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors
@@ -107,8 +107,8 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         indices = torch.arange(min(at_most, 500, self.num_samples("train")))
         return torch.cat(list(self.read_images("train", list(indices.split(50)))))
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels, self.image_px)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels, self.image_px)
 
     def encode_inputs(self, inputs: list[Tensor]) -> CaptionBatch:
         return CaptionBatch(torch.stack(inputs), stack_captions([[] for _ in inputs]), torch.full((len(inputs),), -1))

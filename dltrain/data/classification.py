@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.data.datamodule import DataKeys, DataModule
-from dltrain.data.images import read_image
+from dltrain.data.images import ImageSource, read_image
 
 
 class Split(NamedTuple):
@@ -52,8 +52,8 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
         indices = torch.randperm(count, generator=generator("statistics", 0))[:at_most].sort().values
         return torch.cat([batch.images for batch in self.read("train", list(indices.split(1024)))])
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels, self.image_px)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels, self.image_px)
 
     def encode_inputs(self, inputs: list[Tensor]) -> ClassificationBatch:
         return ClassificationBatch(torch.stack(inputs), torch.full((len(inputs),), IGNORED_LABEL))

@@ -7,6 +7,7 @@ from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from torch import Tensor
 
+from dltrain.data.images import ImageSource
 from dltrain.data.loader import BatchT, SplitLoaders
 from dltrain.errors import DataError
 
@@ -59,8 +60,9 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """Writes test samples into `folder` to try `predict` on. Returns the arguments to type after run=."""
         return ""
 
-    def read_input(self, path: Path) -> Tensor:
-        """A user's image file as (C, H, W) uint8, in the size that the model predicts on. Raises DataError."""
+    def read_input(self, source: ImageSource) -> Tensor:
+        """A user's image, a file or a PIL image, as (C, H, W) uint8 in the size that the model predicts on. Raises
+        DataError."""
         raise NotImplementedError
 
     def encode_inputs(self, inputs: list[InputT]) -> BatchT:

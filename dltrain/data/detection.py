@@ -14,7 +14,7 @@ from torch import Tensor
 from dltrain.batches import DetectionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import copy_images, read_central_squares, read_image
+from dltrain.data.images import ImageSource, copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out
 
 Target = dict[str, Tensor]
@@ -139,8 +139,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
         return read_central_squares([photo.image for photo in self.photos["train"][:200]], self.channels)
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels)
 
     def encode_inputs(self, inputs: list[Tensor]) -> DetectionBatch:
         return without_boxes(inputs)

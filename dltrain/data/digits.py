@@ -14,6 +14,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.data.classification import InMemoryImages, Split
 from dltrain.data.datamodule import DataKeys, DataModule
+from dltrain.data.images import ImageSource
 
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of all 1,797
 
@@ -59,8 +60,8 @@ class DigitsRows(DataModule[LabelledBatch, Tensor]):
         for images, labels in self.images.read(split, batches):
             yield as_rows(images, labels)
 
-    def read_input(self, path: Path) -> Tensor:
-        return self.images.read_input(path)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return self.images.read_input(source)
 
     def encode_inputs(self, inputs: list[Tensor]) -> LabelledBatch:
         return as_rows(torch.stack(inputs), torch.full((len(inputs),), IGNORED_LABEL))

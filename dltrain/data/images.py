@@ -14,26 +14,34 @@ from torchvision.transforms.functional import to_pil_image
 
 from dltrain.errors import DataError
 
+ImageSource = Path | Image.Image  # a file, or a PIL image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def read_image(path: Path, channels: int, px: int | None = None) -> Tensor:
-    """Reads an image as (C, H, W) uint8, rotated upright by its EXIF tag. With `px` the short side is scaled to it and
-    the central square cut out. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
+def read_image(source: ImageSource, channels: int, px: int | None = None) -> Tensor:
+    """Reads a file, or takes a PIL image, as (C, H, W) uint8, rotated upright by its EXIF tag. With `px` the short side
+    is scaled to it and the central square cut out. 16-bit grey is scaled to 8 bits. Raises DataError with the path."""
+    if isinstance(source, Image.Image):
+        return to_pixels(source, channels, px)
+    path = source
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16") or image.mode == "I":
-                image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-            if px is not None and image.size != (px, px):
-                image = ImageOps.fit(image, (px, px), method=Image.Resampling.BILINEAR)
+            return to_pixels(opened, channels, px)
     except FileNotFoundError:
         raise DataError(f"no file {path}") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
+
+
+def to_pixels(image: Image.Image, channels: int, px: int | None) -> Tensor:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if px is not None and image.size != (px, px):
+        image = ImageOps.fit(image, (px, px), method=Image.Resampling.BILINEAR)
     array = np.asarray(image).copy()
     return torch.from_numpy(array).reshape(image.height, image.width, channels).permute(2, 0, 1).contiguous()
 

@@ -19,7 +19,7 @@ from dltrain.data.classification import ImageKeys, InMemoryImages, Split
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
 from dltrain.data.detection import without_boxes
 from dltrain.data.digits import read_digits
-from dltrain.data.images import read_image, write_images
+from dltrain.data.images import ImageSource, read_image, write_images
 from dltrain.data.segmentation import without_masks
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
@@ -153,8 +153,8 @@ class SceneBoxes(DataModule[DetectionBatch, Tensor]):
     def training_pixels(self, at_most: int) -> Tensor:
         return self.images["train"][:at_most]
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels)
 
     def encode_inputs(self, inputs: list[Tensor]) -> DetectionBatch:
         return without_boxes(inputs)
@@ -195,8 +195,8 @@ class SceneMasks(DataModule[SegmentationBatch, Tensor]):
     def training_pixels(self, at_most: int) -> Tensor:
         return self.images["train"][:at_most]
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels)
 
     def encode_inputs(self, inputs: list[Tensor]) -> SegmentationBatch:
         return without_masks(inputs, self.image_px)

@@ -24,7 +24,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import copy_images, image_size, join_faults, read_central_squares, read_image
+from dltrain.data.images import ImageSource, copy_images, image_size, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
 
@@ -130,8 +130,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
         return read_central_squares([pair.image for pair in self.pairs["train"][:200]], self.channels)
 
-    def read_input(self, path: Path) -> Tensor:
-        return read_image(path, self.channels)
+    def read_input(self, source: ImageSource) -> Tensor:
+        return read_image(source, self.channels)
 
     def encode_inputs(self, inputs: list[Tensor]) -> SegmentationBatch:
         return without_masks(inputs, self.image_px)

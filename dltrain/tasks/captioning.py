@@ -123,6 +123,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         loss = self.mean_loss()
         values: dict[str, Tensor | float] = {"loss": loss, "perplexity": loss.exp()}
         values |= caption_scores(self.texts, self.references)
+        self.update_own_metrics(list(self.texts.values()), list(self.references.values()))
         verdicts = [data.is_true(split, number, text) for number, text in self.texts.items()]
         if None not in verdicts:
             values["caption_accuracy"] = sum(map(bool, verdicts)) / len(verdicts)

@@ -15,7 +15,7 @@ from dltrain.contracts import Classifier, auxiliary_weight
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 
@@ -64,6 +64,8 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
     def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> Tensor:
         logits = self(batch.images)
         self.metrics.update(logits, batch.labels)
+        if self.own_metrics:
+            self.update_own_metrics(*scored(logits, batch.labels))
         self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
                       (batch.labels != IGNORED_LABEL).sum())
         return logits

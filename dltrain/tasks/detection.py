@@ -73,6 +73,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
     def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> list[Target]:
         detections = self(batch.images)
         self.coco_metric.update(detections, batch.targets)
+        self.update_own_metrics(detections, batch.targets)
         if self.trainer.testing:
             self.voc07_metric.update(detections, batch.targets)
         return detections

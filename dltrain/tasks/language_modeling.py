@@ -73,6 +73,8 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
             self.evaluation_state = self.model.zeros(batch.size)
         logits, self.evaluation_state = self.model(batch.tokens, self.evaluation_state)
         targets = batch.targets.flatten()
+        if self.own_metrics:
+            self.update_own_metrics(logits[batch.targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL])
         self.add_loss(F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum", ignore_index=IGNORED_LABEL),
                       (targets != IGNORED_LABEL).sum())
 

@@ -43,6 +43,12 @@ def accuracy(matrix: Tensor) -> Tensor:
     return matrix.diag().sum() / matrix.sum()
 
 
+def scored(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The class logits (N, K) and the labels (N,) of those that are scored."""
+    kept = labels != IGNORED_LABEL
+    return logits[kept], labels[kept]
+
+
 def predict_labels(inputs: Sequence[Input], names: Sequence[str], kind: str, logits: Callable[[list], Tensor]
                    ) -> Iterator[Prediction]:
     """The most probable labels of each input. `kind`: the field of predictions.json that names the input, `file` or

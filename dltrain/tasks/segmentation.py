@@ -80,6 +80,9 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         logits = self(batch.images)
         predictions: Tensor = logits.argmax(1)
         self.metrics.update(predictions, batch.masks)
+        if self.own_metrics:
+            kept = batch.masks != IGNORED_PIXEL
+            self.update_own_metrics(predictions[kept], batch.masks[kept])
         self.add_loss(F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=IGNORED_PIXEL),
                       (batch.masks != IGNORED_PIXEL).sum())
         return predictions

@@ -13,7 +13,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 
@@ -52,6 +52,8 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         logits = self(batch)
         self.metrics.update(logits, batch.labels)
+        if self.own_metrics:
+            self.update_own_metrics(*scored(logits, batch.labels))
         self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
                       (batch.labels != IGNORED_LABEL).sum())
 

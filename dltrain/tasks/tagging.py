@@ -16,7 +16,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, TaggedBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
@@ -70,6 +70,8 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
     def evaluation_step(self, batch: TaggedBatch, batch_idx: int) -> None:
         logits, tags = self(batch).flatten(0, 1), batch.tags.flatten()
         self.metrics.update(logits, tags)
+        if self.own_metrics:
+            self.update_own_metrics(*scored(logits, tags))
         self.add_loss(F.cross_entropy(logits, tags, reduction="sum", ignore_index=IGNORED_LABEL),
                       (tags != IGNORED_LABEL).sum())
 
@@ -97,4 +99,5 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
             styled = glue.join(Text(piece, styles[name]) for piece, name in pieces)
             if number == len(inputs) - 1:
                 styled = styled + "\n" + Text("  ").join(Text(name, styles[name]) for name in self.class_names)
-            yield Prediction(item.name, [line], styled)
+            record = {"text": text, "tags": [[piece, name] for piece, name in pieces]}
+            yield Prediction(item.name, [line], styled, [record])

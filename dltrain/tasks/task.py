@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from PIL.Image import Image
 from rich.text import Text
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from dltrain import optim
 from dltrain.batches import Batch
@@ -46,13 +47,20 @@ class Prediction:
     records: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, Image] = field(default_factory=dict)
 
+    @property
+    def text(self) -> str:
+        """All pieces together."""
+        return "".join(self.pieces)
+
 
 class TaskKeys(TypedDict):
-    """The arguments of every task: `seed` of the run, and the nodes task.optimizer and task.schedule."""
+    """The arguments of every task: `seed` of the run, and the keys that every task has."""
 
     seed: int
     optimizer: optim.OptimizerKeys
     schedule: optim.ScheduleKeys
+    metrics: NotRequired[Mapping[str, Metric]]
+    figures: NotRequired[Sequence[str]]
 
 
 class Task(pl.LightningModule, Generic[ModelT, BatchT]):
@@ -74,10 +82,12 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     gradients: Tensor
     evaluation_loss: Tensor
 
-    def __init__(self, model: ModelT, *, seed: int, optimizer: optim.OptimizerKeys,
-                 schedule: optim.ScheduleKeys):
+    def __init__(self, model: ModelT, *, seed: int, optimizer: optim.OptimizerKeys, schedule: optim.ScheduleKeys,
+                 metrics: Mapping[str, Metric] | None = None, figures: Sequence[str] = ()):
         super().__init__()
         self.model, self.seed = model, seed
+        self.own_metrics = nn.ModuleDict(metrics or {})
+        self.own_figures = [optim.import_name("task.figures", path) for path in figures]
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
         self.class_names: list[str] = []  # the data's; like `vocabularies` set after construction
         self.vocabularies: dict[str, list[str]] = {}
@@ -129,7 +139,37 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     def log_metrics(self, split: str, values: Mapping[str, Tensor | float]) -> None:
         """For the callback that writes them beside the training metrics."""
+        values = {**values, **self.compute_own_metrics(values)}
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False)
+
+    def update_own_metrics(self, predictions: Any, targets: Any) -> None:
+        """To be called in `evaluation_step` with what the user's metrics (task.metrics) compare, of the samples that
+        are scored."""
+        for name, metric in self.own_metrics.items():
+            try:
+                metric.update(predictions, targets)  # type: ignore[operator]  # a Metric
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"task.metrics.{name} ({type(metric).__name__}): {error}") from error
+
+    def compute_own_metrics(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
+        """The user's metrics of the split, which are reset. A metric of each class gives NAME/CLASS, one that returns a
+        mapping NAME_KEY. Raises UserError for a name that the task has itself."""
+        results: dict[str, Tensor] = {}
+        for name, metric in self.own_metrics.items():
+            assert isinstance(metric, Metric)
+            if name in values:
+                raise UserError(f"task.metrics.{name}: {type(self).__name__} has a metric of this name; choose another")
+            if not metric.update_called:
+                raise UserError(f"task.metrics.{name}: {type(self).__name__} has nothing for it to compare")
+            value = metric.compute()
+            metric.reset()
+            if isinstance(value, Mapping):
+                results |= {f"{name}_{key}": one for key, one in value.items() if one.numel() == 1}
+            elif value.numel() > 1:
+                results |= {f"{name}/{label}": one for label, one in zip(self.class_names, value, strict=False)}
+            else:
+                results[name] = value
+        return results
 
     def validation_step(self, batch: BatchT, batch_idx: int) -> Any:
         return self.evaluation_step(batch, batch_idx)
@@ -148,6 +188,11 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def figures(self, batch: BatchT, outputs: Any) -> dict[str, Figure]:
         """Pictures and texts by name: the first batch of an evaluation with what `evaluation_step` returned for it."""
         return {}
+
+    def all_figures(self, batch: BatchT, outputs: Any) -> dict[str, Figure]:
+        """`figures`, and those of the user's functions (task.figures)."""
+        own = [draw(self, batch, outputs) for draw in self.own_figures]
+        return {name: figure for figures in (self.figures(batch, outputs), *own) for name, figure in figures.items()}
 
     def training_figures(self, batch: BatchT) -> dict[str, Figure]:
         """Like `figures`, for a training batch as the model sees it in the step at `position`."""

@@ -78,6 +78,7 @@ class Translation(Task[TranslationModel, PairBatch]):
             self.matches += torch.tensor([float(output == target), 1.0], device=self.matches.device)
             if self.bleu is not None:
                 self.bleu.update([as_words(output)], [[as_words(target)]])
+            self.update_own_metrics([self.join("target", output)], [self.join("target", target)])
         return outputs
 
     def evaluation_end(self, split: str) -> None:
@@ -114,14 +115,15 @@ class Translation(Task[TranslationModel, PairBatch]):
                 state = self.model.begin(batch.source, batch.source_lengths)
                 if decode == "beam":
                     rows, scores = beam_search(self.model.step, state, start, self.max_length, beam)
-                    outputs = [self.join("target", symbols) for symbols in until_end(rows[0])]
-                    lines = [f"  {score:8.3f}  {output}" for score, output in
-                             zip(scores[0].tolist(), outputs, strict=True)]
-                    yield Prediction(source, ["\n".join([source, *lines])])
-                    continue
-                rng = generator("predict", seed, number) if decode == "sampled" else None
-                rows, _ = write_sequences(self.model.step, state, start, self.max_length, temperature, rng)
-            yield Prediction(source, [f"{source} -> {self.join('target', until_end(rows)[0])}"])
+                    rows, scores = rows[0], scores[0]
+                else:
+                    rng = generator("predict", seed, number) if decode == "sampled" else None
+                    rows, scores = write_sequences(self.model.step, state, start, self.max_length, temperature, rng)
+            targets = [{"target": self.join("target", symbols), "log_probability": round(score, 4)}
+                       for symbols, score in zip(until_end(rows), scores.tolist(), strict=True)]
+            lines = [f"  {target['log_probability']:8.3f}  {target['target']}" for target in targets]
+            text = "\n".join([source, *lines]) if decode == "beam" else f"{source} -> {targets[0]['target']}"
+            yield Prediction(source, [text], records=[{"source": source, "targets": targets}])
 
 
 def as_words(symbols: list[int]) -> str:

@@ -1,0 +1,94 @@
+"""The first words that people try: short forms of keys, names without their group, help, names of runs."""
+
+import re
+
+import pytest
+
+from dltrain.config.compose import compose
+from dltrain.config.words import SHORT_FORMS, expand, name_choices
+from dltrain.errors import UserError
+
+SMOKE = ["trainer=smoke", "model.depth=8"]
+
+
+def test_short_forms_are_stored_under_the_full_key(dltrain, tmp_path):
+    code, _, err = dltrain("lr=0.1", "epochs=2", "steps=7", "batch=64", "device=cpu", "name=s", *SMOKE)
+    assert (code, err) == (0, "")
+    text = (tmp_path / "outputs/s/config.yaml").read_text()
+    for line in ("lr: 0.1 ", "max_epochs: 2 ", "max_steps: 7 ", "batch_size: 64 ", "accelerator: cpu "):
+        assert line in text
+    assert dltrain("eval", "run=outputs/s", "batch=8", "device=cpu")[0] == 0
+    code, out, _ = dltrain("resume=outputs/s")
+    assert code == 0
+    assert "outputs/s is finished" in out
+
+
+def test_every_short_form_is_a_key_and_can_be_swept():
+    keys = compose(["data=image_folder"]).job_config()
+    for short, full in SHORT_FORMS.items():
+        group, *path = full.split(".")
+        node = keys[group]
+        for key in path:
+            assert key in node, short
+            node = node[key]
+    composed = compose(["lr=0.1,0.2"], multirun=True)
+    assert composed.words[0] == "task.optimizer.lr=0.1,0.2"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["resnet20"], "cannot read 'resnet20'; did you mean 'dltrain model=resnet20'?"),
+    (["train", "resnet20", "cifar10"], "cannot read 'resnet20 cifar10'; did you mean 'dltrain model=resnet20 "
+                                       "data=cifar10'?"),
+    (["train", "resnet56", "lr=0.1"], "did you mean 'dltrain model=resnet56 task.optimizer.lr=0.1'?"),
+    (["train", "resnet20", "cifar11"], "cannot read 'cifar11': a word is key=value, as in model=resnet56"),
+    (["restnet20"], "unknown command 'restnet20'; did you mean 'model=resnet20'?"),
+    (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+    (["xyzzy"], "unknown command 'xyzzy'; there are: train, resume,"),
+    (["name=../x"], "name='../x': must stay below output_dir"),
+    (["name=a/../../x"], "must stay below output_dir"),
+    (["device=cuda"], "trainer.accelerator='cuda': must be one of auto, cpu, gpu, mps"),
+])
+def test_a_first_try_is_answered(words, message, dltrain, tmp_path):
+    code, out, err = dltrain(*words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_null_chooses_no_experiment_and_no_recipe():
+    assert expand(["experiment=null", "recipe=null", "seed=3"]) == ["recipe=none", "seed=3"]
+    assert compose(["experiment=null", "recipe=null"]).chosen["recipe"] == "none"
+
+
+def test_names_are_guessed_in_an_order_and_each_group_once():
+    assert name_choices(["digits"]) == ["data=digits"]
+    assert name_choices(["digits", "digits"]) == ["data=digits", "augment=digits"]
+    assert name_choices(["memory", "nothing"]) == ["experiment=memory"]
+
+
+def test_text_that_is_not_ascii_is_quoted_unless_it_is_more_than_text(dltrain, tmp_path):
+    assert expand(["name=é", "data.root=/home/zoë/x", "a=[é]", "b='é'", "c=é,f"]) == [
+        "name='é'", "data.root='/home/zoë/x'", "a=[é]", "b='é'", "c=é,f"]
+    code, _, err = dltrain("name=é", *SMOKE)
+    assert (code, err) == (0, "")
+    assert (tmp_path / "outputs/é/result.json").is_file()
+
+
+def test_the_next_command_is_quoted(dltrain, tmp_path):
+    code, out, _ = dltrain("output_dir='my runs'", "name=a", *SMOKE)
+    assert code == 0
+    assert "next: dltrain predict run='my runs/a' input='my runs/a'/samples\n" in out
+    assert "tensorboard --logdir 'my runs'\n" in out
+
+
+def test_help_comes_as_a_verb_too(dltrain):
+    overview = dltrain("help")[1]
+    assert overview == dltrain("--help")[1]
+    assert "lr= is task.optimizer.lr=" in " ".join(overview.split())
+    assert dltrain("help", "predict")[1] == dltrain("predict", "--help")[1]
+    key = dltrain("help", "task.optimizer.lr", "model=resnet56", "data=cifar10")
+    assert key == dltrain("why", "lr", "model=resnet56", "data=cifar10")
+    assert re.match(r"task.optimizer.lr = 0.1\n  set by \S*configs/recipe/\S+:\d+", key[1])
+    with pytest.raises(UserError, match="unknown key"):
+        compose(["lrr=1"])

@@ -1,0 +1,65 @@
+"""The private parts of other libraries that dltrain uses: each is there, and there are no others. pyproject.toml has a
+ceiling for the versions of these libraries."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import torch
+
+import dltrain
+
+# where they are used for what has no public counterpart: "module:name.of.attribute"
+PRIVATE = [
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl",
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl._parse_overrides_and_create_caching_repo",
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list",
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl._apply_overrides_to_config",
+    "hydra._internal.config_repository:CachingConfigRepository",
+    "hydra._internal.defaults_list:DefaultsList",
+    "hydra._internal.defaults_list:create_defaults_list",
+    "hydra._internal.hydra:Hydra",
+    "hydra._internal.utils:_run_hydra",
+    "hydra._internal.utils:create_config_search_path",
+    "omegaconf:DictConfig._get_node",
+    "omegaconf:DictConfig._is_none",
+    "pytorch_lightning.loops.training_epoch_loop:_TrainingEpochLoop._should_accumulate",
+    "pytorch_lightning.loops.training_epoch_loop:_TrainingEpochLoop._num_ready_batches_reached",
+    "torch.nn:LSTM._flat_weights",
+    "torch.utils._python_dispatch:TorchDispatchMode",
+    "torch.utils._pytree:tree_leaves",
+    "torch.utils._pytree:tree_map",
+]
+PUBLIC = {"_replace", "_asdict", "_target_", "_fields", "_exit"}  # of NamedTuple, of Hydra's configs, of os
+FILES = sorted(Path(dltrain.__file__).parent.rglob("*.py"))
+
+
+def private_names() -> set[str]:
+    """Private modules that are imported, private names imported from modules, and private attributes of others."""
+    names: set[str] = set()
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and "._" in f".{node.module}" and node.module != "__future__":
+                names |= {f"{node.module}:{alias.name}" for alias in node.names}
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                owner = node.value
+                own = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+                if not own and node.attr not in PUBLIC:
+                    names.add(node.attr)
+    return names
+
+
+def test_every_private_part_is_there():
+    for path in PRIVATE:
+        module, _, names = path.partition(":")
+        owner: object = importlib.import_module(module)
+        for name in names.split("."):
+            if owner is torch.nn.LSTM:
+                owner = torch.nn.LSTM(1, 1)  # it has the attribute once it is built
+            assert hasattr(owner, name), path
+            owner = getattr(owner, name)
+
+
+def test_no_other_is_used():
+    listed = {*PRIVATE, *(path.rpartition(".")[2] for path in PRIVATE)}
+    assert private_names() - listed == set()
