@@ -8,9 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -23,7 +21,6 @@ from dltrain.data.images import find_images
 from dltrain.data.texts import read_text
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
-from dltrain.tasks.images import ImageTask
 from dltrain.tasks.task import Input, Prediction, Task
 
 Example = str | Path | Image.Image | Tensor  # an image (file, PIL image, (C, H, W) uint8), or a text
@@ -74,10 +71,7 @@ class LoadedRun:
         """Images as the normalised floats that the model takes, on its device: (B, C, H, W), or a list of (C, Hi, Wi)
         where their sizes differ. Texts, and images that are read as sequences, as a batch without targets."""
         examples = [item.load() for item in self.read(inputs)]
-        if isinstance(self.task, ImageTask):
-            images = [self.task.augment.normalize(image[None].to(self.task.device))[0] for image in examples]
-            return torch.stack(images) if len({image.shape for image in images}) == 1 else images
-        return move_data_to_device(self.data.encode_inputs(examples), self.task.device)
+        return self.task.encode(examples, self.data)
 
     def predict(self, inputs: Example | Sequence[Example], **options: Any) -> list[Prediction]:
         """What `dltrain predict` prints and writes, one Prediction per input. Images: paths of files or folders, PIL
@@ -113,16 +107,16 @@ class LoadedRun:
         many = [inputs] if isinstance(inputs, str | Path | Image.Image | Tensor) else list(inputs)
         items: list[Input] = []
         for number, example in enumerate(many):
-            if self.data.input_kind == "text":
-                if not isinstance(example, str | Path):
+            if isinstance(example, Image.Image | Tensor):
+                if self.data.input_kind == "text":
                     raise UserError(f"input {number}: this run reads texts, but it is of type {type(example).__name__}")
-                texts = [example] if isinstance(example, str) else self.texts_of(example)
-                items += [Input(text, partial(str, text)) for text in texts]
-            elif isinstance(example, str | Path):
-                items += [Input(str(path), partial(self.data.read_input, path)) for path in find_images(str(example))]
-            else:
                 image = to_pil_image(example) if isinstance(example, Tensor) else example
                 items.append(Input(f"image {number}", partial(self.data.read_input, image)))
+            elif self.data.input_kind == "text":
+                texts = [example] if isinstance(example, str) else self.texts_of(example)
+                items += [Input(text, partial(str, text)) for text in texts]
+            else:
+                items += [Input(str(path), partial(self.data.read_input, path)) for path in find_images(str(example))]
         return items
 
     def texts_of(self, file: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -200,8 +200,8 @@ def sweep_of_experiment(overrides: list[Override], folders: list[Path]) -> dict[
 def first_of_sweep(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
-    if isinstance(interval := override.value(), IntervalSweep):
-        return f"{override.get_key_element()}={interval.start}"
+    if override.is_interval_sweep():
+        return f"{override.get_key_element()}={cast(IntervalSweep, override.value()).start}"
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 

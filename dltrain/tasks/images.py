@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, Unpack
 
+import torch
 from torch import Tensor
 
-from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment, BatchT, map_images
+from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment, BatchT, Images, map_images
 from dltrain.batches import generator
 from dltrain.drawing.images import make_grid
 from dltrain.tasks.freezing import Freezing, FreezingKeys
@@ -46,6 +47,11 @@ class ImageTask(Task[ModelT, BatchT]):
     def augmented(self, batch: BatchT) -> BatchT:
         """A training batch as the model sees it in the step at `position`."""
         return self.augment(batch, generator("augment", *self.position))
+
+    def encode(self, examples: list[Tensor], data: object) -> Images:
+        """(C, H, W) uint8 each, to normalised floats: (B, C, H, W), or a list of (C, Hi, Wi) if sizes differ."""
+        images = [self.augment.normalize(image[None].to(self.device))[0] for image in examples]
+        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
     def training_figures(self, batch: BatchT) -> dict[str, Figure]:
         images = map_images(self.augment.normalize.invert, self.augmented(batch).images[:AUGMENTED_SHOWN])

@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
@@ -68,4 +67,4 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
         """The five most probable labels of each text, or of each picture where the data read those as sequences."""
         kind = "text" if data.input_kind == "text" else "file"
         return predict_labels(inputs, self.class_names, kind,
-                              lambda items: self(move_data_to_device(data.encode_inputs(items), self.device)))
+                              lambda items: self(self.encode(items, data)))

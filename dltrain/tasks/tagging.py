@@ -9,7 +9,6 @@ from typing import Protocol, Unpack
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric.utilities import move_data_to_device
 from rich.text import Text
 from torch import Tensor
 
@@ -89,7 +88,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
         for number, item in enumerate(inputs):
             text = item.load()
             with torch.inference_mode():
-                tags = self(move_data_to_device(data.encode_inputs([text]), self.device))[0].argmax(1).tolist()
+                tags = self(self.encode([text], data))[0].argmax(1).tolist()
             pieces = list(zip(data.tokenize(text), (self.class_names[tag] for tag in tags), strict=True))
             if data.reads_whole_files:
                 pieces = [("".join(symbol for symbol, _ in run), name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
 from PIL.Image import Image
+from pytorch_lightning.utilities import move_data_to_device
 from rich.text import Text
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -145,9 +146,9 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def update_own_metrics(self, predictions: Any, targets: Any) -> None:
         """To be called in `evaluation_step` with what the user's metrics (task.metrics) compare, of the samples that
         are scored."""
-        for name, metric in self.own_metrics.items():
+        for name, metric in cast(Mapping[str, Metric], self.own_metrics).items():
             try:
-                metric.update(predictions, targets)  # type: ignore[operator]  # a Metric
+                metric.update(predictions, targets)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"task.metrics.{name} ({type(metric).__name__}): {error}") from error
 
@@ -155,8 +156,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         """The user's metrics of the split, which are reset. A metric of each class gives NAME/CLASS, one that returns a
         mapping NAME_KEY. Raises UserError for a name that the task has itself."""
         results: dict[str, Tensor] = {}
-        for name, metric in self.own_metrics.items():
-            assert isinstance(metric, Metric)
+        for name, metric in cast(Mapping[str, Metric], self.own_metrics).items():
             if name in values:
                 raise UserError(f"task.metrics.{name}: {type(self).__name__} has a metric of this name; choose another")
             if not metric.update_called:
@@ -201,6 +201,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def summary_figures(self) -> dict[str, Figure]:
         """Like `figures`, for a whole split, after the last validation of a run and after the test."""
         return {}
+
+    def encode(self, examples: list[Any], data: Any) -> Any:
+        """What `Input.load` returned for some inputs as the model takes it, on its device: a batch without targets."""
+        return move_data_to_device(data.encode_inputs(examples), self.device)
 
     def predict(self, inputs: Sequence[Input], data: Any, **options: Any) -> Iterator[Prediction]:
         """Predictions for a user's own inputs. `data`: the run's data module, not loaded; `options`: the keys of the

@@ -8,7 +8,6 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torchmetrics.text import BLEUScore
 
@@ -107,7 +106,7 @@ class Translation(Task[TranslationModel, PairBatch]):
         the `beam` best with their log-probabilities."""
         for number, item in enumerate(inputs):
             source = item.load()
-            batch = move_data_to_device(data.encode_inputs([source]), self.device)
+            batch = self.encode([source], data)
             if unknown := int((batch.source == UNKNOWN).sum()):
                 print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {source}", file=sys.stderr)
             start = start_tokens(1, self.device)
