@@ -17,9 +17,9 @@ from dltrain.build import build_unloaded_data
 from dltrain.commands.stored import EVALUATION_KEYS, load_config
 from dltrain.config import schema
 from dltrain.data.datamodule import DataModule
-from dltrain.data.images import find_images
 from dltrain.data.texts import read_text
 from dltrain.errors import UserError, suggest
+from dltrain.image_files import find_images
 from dltrain.run_dir import RunDir
 from dltrain.tasks.task import Input, Prediction, Task
 

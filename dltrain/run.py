@@ -29,6 +29,7 @@ from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
+from dltrain.memory import keep_freed_memory
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
 from dltrain.tasks.task import Task
@@ -47,6 +48,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     if run_dir.is_finished:
         print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return run_dir.read_result()
+    keep_freed_memory()
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
@@ -138,6 +140,7 @@ def device_of(config: DictConfig) -> torch.device:
 
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool = False) -> dict[str, float]:
     """The metrics of the best weights on the `val` or `test` split, measured on one device."""
+    keep_freed_memory()
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config, run_dir.read_vocabularies())

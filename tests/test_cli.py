@@ -230,6 +230,14 @@ def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path):
     assert "'model.weights' is a key of an earlier version" in run("model=resnet20", "model.weights=4").stderr
 
 
+def test_a_recipe_that_chooses_is_told_where_choices_stand(tmp_path):
+    text = "# @package _global_\n# Mine\ndefaults:\n  - override /augment: cifar\n"
+    folder = own_configs(tmp_path / "own", **{"recipe__resnet20-on-mnist": text})
+    result = run("--config-dir", folder, "data=mnist")
+    assert result.returncode == 2
+    assert "can choose no augment itself; let it set keys of augment, or put the choice into the yaml" in result.stderr
+
+
 def test_hidden_own_config_is_warned_of(tmp_path):
     folder = own_configs(tmp_path / "own", model__resnet20="# Mine\n")
     result = run("--config-dir", folder, "--cfg", "job")

@@ -222,17 +222,19 @@ def test_a_recipe_is_found_by_the_command_in_its_header(recipe):
     assert [name for name, text in header.items() if text] == fields
     assert_result_is_honest(header)
     name, _, data = recipe.partition("-on-")
-    composed = compose(words_of(header["Run"]))
-    assert composed.chosen["recipe"] == recipe
-    assert composed.chosen["data"] == data
-    assert name in (composed.chosen["model"], FAMILIES.get(composed.chosen["model"]))
+    chosen = compose(words_of(header["Run"])).chosen
+    assert chosen["recipe"] == recipe
+    if recipe != "fine_tuning":
+        assert chosen["data"] == data
+        assert name in (chosen["model"], FAMILIES.get(chosen["model"]), chosen["task"])
 
 
 def test_every_model_of_a_family_takes_its_recipe():
-    assert {*FAMILIES.values()} == {"cifar_resnet", "cifar_resnet_deep", "cifar_sdresnet"}
+    assert {*FAMILIES.values()} == {"cifar_resnet", "cifar_resnet_deep", "cifar_sdresnet", "without_norm"}
     assert FAMILIES["plain20"] == FAMILIES["resnet56"] == "cifar_resnet"
     for model, family in FAMILIES.items():
-        assert compose([f"model={model}", "data=cifar10"]).chosen["recipe"] == f"{family}-on-cifar10"
+        data = "image_folder" if family == "without_norm" else "cifar10"
+        assert compose([f"model={model}", f"data={data}"]).chosen["recipe"] == f"{family}-on-{data}"
 
 
 def test_the_recipe_of_a_pair_goes_before_that_of_the_family(tmp_path):

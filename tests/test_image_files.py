@@ -14,9 +14,10 @@ from PIL import Image
 from dltrain.batches import IGNORED_LABEL
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.image_folder import ImageFolder
-from dltrain.data.images import list_images, read_image
+from dltrain.data.images import read_image
 from dltrain.data.torchvision_sets import TorchvisionImages
 from dltrain.errors import DataError
+from dltrain.image_files import list_images
 from tests.test_data import as_rows
 
 # torchvision's data sets: MNIST from files that the test writes

@@ -26,11 +26,11 @@ ALLOWED = {
     "contracts.py": {"batches"},
     "models": {"models", "contracts"},
     "augment": {"batches", "augment"},
-    "data": {"batches", "errors", "data"},
+    "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "drawing"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks"},
-    "config": {"config", "errors", "pretrained"},
+    "config": {"config", "errors", "pretrained", "image_files", "run_dir"},
     "optim.py": {"errors", "contracts"},
     "checkpoints.py": {"errors"},
 }

@@ -85,8 +85,8 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
 
 def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     """Returns images, each read when it is needed, or texts. Raises DataError, UserError."""
-    from dltrain.data.images import find_images
     from dltrain.data.texts import read_text
+    from dltrain.image_files import find_images
     from dltrain.tasks.task import Input
 
     source = options.get("input")

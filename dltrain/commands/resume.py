@@ -10,7 +10,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
                                              to those of a run that was not interrupted
 
   data.root=FOLDER               the data have moved
-  data.num_workers=0             worker processes that decode images
+  data.num_workers=0             threads that decode images
   trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
 

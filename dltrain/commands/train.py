@@ -100,8 +100,13 @@ def announcement(composed: compose.Composed, run_dir: RunDir) -> str:
         return f"{title(composed)}; folder {run_dir}"
     chosen, recipe = composed.chosen, composed.chosen.get("recipe")
     no_recipe = f"no recipe for this pair, {settings_of(chosen['model'], composed)}"
-    note = f"recipe {recipe}" if recipe not in (None, "none") else no_recipe
-    return f"{chosen['model']} on {chosen['data']}, {note}; folder {run_dir}"
+    because = composed.reasons.get(f"recipe={recipe}")
+    note = f"recipe {recipe}{f' ({because})' if because else ''}" if recipe not in (None, "none") else no_recipe
+    lines = [f"{chosen['model']} on {chosen['data']}, {note}; folder {run_dir}"]
+    others = [(word, reason) for word, reason in composed.reasons.items() if not word.startswith("recipe=")]
+    if others:
+        lines.append(f"chosen by {others[0][1]}: {' '.join(word for word, _ in others)}")
+    return "\n".join(lines)
 
 
 def settings_of(model: str, composed: compose.Composed) -> str:

@@ -89,7 +89,8 @@ def sources_of_choice(composed: Composed, group: str) -> list[Source]:
 def overrides_of(composed: Composed, key: str) -> list[Source]:
     swept = key in (composed.experiment_sweep or {})
     place = "the experiment's sweep, first job" if swept else "the command line"
-    return [Source(place, schema.format_value(override.value())) for override in composed.overrides
+    return [Source(composed.reasons.get(str(override.input_line), place), schema.format_value(override.value()))
+            for override in composed.overrides
             if override.key_or_group == key and not override.is_delete()]
 
 

@@ -3,10 +3,12 @@ one line that names the key or file, the value, and what it must be."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import hydra.utils
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -91,6 +93,18 @@ def unknown_choice(group: str, name: str, folders: list[Path]) -> UserError:
 def missing_choice(error: MissingConfigException, folders: list[Path]) -> UserError:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     return unknown_choice(group, name, folders) if group else UserError(one_line(error))
+
+
+def refused_defaults(error: Exception, folders: list[Path]) -> UserError:
+    """What Hydra refused while it listed the yaml files."""
+    if "Could not override 'model/backbone'" in str(error):
+        return no_backbone(folders)
+    late = re.search(r"^(\S+): Default List Overrides are not allowed .*\(override (.*)=", one_line(error))
+    if late:
+        return UserError(f"{late[1]}.yaml: a recipe is chosen by the names of model and data, and can choose no "
+                         f"{late[2]} itself; let it set keys of {late[2]}, or put the choice into the yaml of the model "
+                         "or of the data")
+    return UserError(one_line(error))
 
 
 def no_backbone(folders: list[Path]) -> UserError:
@@ -222,3 +236,27 @@ def check_pair(config: DictConfig, chosen: dict[str, str], folders: list[Path]) 
     fitting = groups.matching_data(needed, *folders)
     raise UserError(f"model={chosen.get('model')} trains on {needed}, but data={chosen.get('data')} yields {yielded}. "
                     f"Data that fits: {', '.join(fitting) or 'none yet'}.")
+
+
+def check_recipe(config: DictConfig, chosen: dict[str, str], places: list[Place]) -> None:
+    """Raises UserError for a key of the recipe that the data, the model or the task at hand do not have."""
+    is_recipe = {file: "recipe" in (file.parent.name, file.parent.parent.name) for file, _ in places}
+    stated = {key for file, package in places if not is_recipe[file] for key in schema.assignments(file, package)}
+    for file, package in places:
+        for key, line in schema.assignments(file, package).items() if is_recipe[file] else ():
+            parent, _, name = key.rpartition(".")
+            target = OmegaConf.select(config, f"{parent}._target_") if parent in ("data", "model", "task") else None
+            if key in stated or target is None or takes(str(target), name):
+                continue
+            raise UserError(f"recipe={chosen['recipe']} sets {key} ({file}:{line.line}), which "
+                            f"{parent}={chosen.get(parent)} does not have; recipe=none trains without a recipe")
+
+
+def takes(target: str, argument: str) -> bool:
+    """Whether a class, or one that it inherits from, has this argument. Imports it, and torch with it."""
+    try:
+        built = hydra.utils.get_object(target)
+    except (ImportError, ValueError):
+        return True  # an error of its own
+    classes = inspect.getmro(built) if inspect.isclass(built) else (built,)
+    return any(argument in inspect.signature(one).parameters for one in classes if one is not object)

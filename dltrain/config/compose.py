@@ -1,8 +1,8 @@
 """Turns the words of a command line into one checked config, without torch.
 
 Hydra composes; its errors are turned into one line with the nearest valid name. A recipe is chosen by the names of
-model and data, `<model>-on-<data>` or else `<family of the model>-on-<data>`. Then checks.py compares the values with
-the rules in the yaml comments, and the batch type of the task with that of the data.
+model and data, `<model>-on-<data>`; automatic.py makes the other choices that were left open. Then checks.py compares
+the values with the rules in the yaml comments, and the batch type of the task with that of the data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain import pretrained
-from dltrain.config import checks, groups, schema
+from dltrain.config import automatic, checks, groups, schema
 from dltrain.config.words import expand, refuse_bare_words
 from dltrain.errors import UserError
 
@@ -39,8 +39,9 @@ class Composed:
     config: DictConfig
     chosen: dict[str, str]  # group -> name, as Hydra resolved them
     places: list[checks.Place]  # the yaml files in the order in which they were merged
-    overrides: list[Override]  # the assignments of the command line
-    words: list[str]  # the command line, with the recipe and what the experiment sweeps over
+    overrides: list[Override]  # the assignments of the command line, and of `reasons`
+    reasons: dict[str, str]  # the words that automatic.py added
+    words: list[str]  # the command line, with those and with what the experiment sweeps over
     experiment_sweep: dict[str, str] | None  # that sweep, if the chosen experiment is one
     is_sweep: bool  # by -m, or because the experiment is one
     folders: list[Path]  # the user's config folders
@@ -64,6 +65,7 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     composed = compose_unchecked(words, config_dir, multirun)
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
+    checks.check_recipe(composed.config, composed.chosen, composed.places)
     if OmegaConf.select(composed.config, "model") is not None:
         pretrained.copy_architecture(composed.config)
     return composed
@@ -94,18 +96,16 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     try:
         loader.validate_sweep_overrides_legal(overrides=overrides, run_mode=RunMode.RUN, from_shell=True)
         defaults = list_defaults(repo, own)
-        if (recipe := family_recipe(defaults, folders)) is not None:
-            (addition,), _ = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, [f"recipe={recipe}"])
-            defaults = list_defaults(repo, [*own, addition])
-            words = words if multirun else [*words, f"recipe={recipe}"]
+        if reasons := automatic.choose(defaults.overrides.known_choices, own, folders):
+            own += loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, list(reasons))[0]
+            defaults = list_defaults(repo, own)
+            words = words if multirun else [*words, *reasons]
         config = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repo)
     except MissingConfigException as error:
         raise checks.missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
         checks.refuse_old_keys(own)
-        if "Could not override 'model/backbone'" in str(error):
-            raise checks.no_backbone(folders) from None
-        raise UserError(checks.one_line(error)) from None
+        raise checks.refused_defaults(error, folders) from None
     config.pop("hydra", None)
     OmegaConf.set_struct(config, True)
     try:
@@ -113,7 +113,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     except (HydraException, OmegaConfBaseException) as error:
         checks.refuse_old_keys(own)
         raise checks.unknown_key(error, config) from None
-    return Composed(config, choices_of(defaults, folders), merged_files(defaults, folders), own, words,
+    return Composed(config, choices_of(defaults, folders), merged_files(defaults, folders), own, reasons, words,
                     experiment_sweep, multirun, folders)
 
 
@@ -141,18 +141,6 @@ def list_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> D
         if "hydra/" not in str(error):
             raise
     return create_defaults_list(**keys, prepend_hydra=True)  # an experiment chooses one of Hydra's own groups
-
-
-def family_recipe(defaults: DefaultsList, folders: list[Path]) -> str | None:
-    """`<family>-on-<data>`, if no recipe was chosen, this model and data have none, and the model's family has one."""
-    choices = defaults.overrides.known_choices
-    model, data, recipe = choices.get("model"), choices.get("data"), choices.get("recipe")
-    if recipe != f"{model}-on-{data}" or groups.path_of("recipe", recipe, *folders):
-        return None
-    file = groups.path_of("model", str(model), *folders)
-    family = groups.stated(file, "recipe_family") if file else None
-    name = f"{family}-on-{data}"
-    return name if family and groups.path_of("recipe", name, *folders) else None
 
 
 def choices_of(defaults: DefaultsList, folders: list[Path]) -> dict[str, str]:

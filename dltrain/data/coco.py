@@ -15,8 +15,9 @@ from torchvision.ops import box_convert
 from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, PhotoCaptionKeys, group_by_photo
 from dltrain.data.datamodule import require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
-from dltrain.data.images import image_size, resolve_below
+from dltrain.data.images import resolve_below
 from dltrain.errors import DataError
+from dltrain.image_files import image_size
 
 Entry = dict[str, Any]  # an image, annotation or category of the json file
 

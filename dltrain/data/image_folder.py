@@ -1,6 +1,6 @@
 """A person's own labelled images: root/{train,val,test}/<class>/*, or root/<class>/* with a random split.
 
-Headers are read and the classes of the splits compared before the first step; worker processes decode the pixels.
+Headers are read and the classes of the splits compared before the first step; threads decode the pixels.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dltrain.batches import IGNORED_LABEL, ClassificationBatch
 from dltrain.data.classification import ImageKeys, LabelledImages
 from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import IMAGE_SUFFIXES, check_images, list_images, read_image
+from dltrain.data.images import check_images, read_image
 from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
+from dltrain.image_files import IMAGE_SUFFIXES, list_images
 
 LAYOUT = "{train,val,test}/<class>/* or <class>/*"
 ImagesByClass = list[list[Path]]

@@ -1,4 +1,4 @@
-"""Image files: listing, checking, reading and writing them."""
+"""Image files: checking, reading and writing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torchvision.transforms.functional import to_pil_image
 from dltrain.errors import DataError
 
 ImageSource = Path | Image.Image  # a file, or a PIL image
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def read_image(source: ImageSource, channels: int, px: int | None = None) -> Tensor:
@@ -49,41 +48,6 @@ def to_pixels(image: Image.Image, channels: int, px: int | None) -> Tensor:
 def read_central_squares(paths: Iterable[Path], channels: int, px: int = 64) -> Tensor:
     """Reads the central square of each image, scaled, as (N, C, px, px) uint8."""
     return torch.stack([read_image(path, channels, px) for path in paths])
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) in pixels, from the header alone. Raises DataError."""
-    try:
-        with Image.open(path) as opened:
-            return opened.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def list_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """Lists the image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
-    out."""
-    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir())
-                  if path.suffix.lower() in IMAGE_SUFFIXES
-                  and not any(name.startswith(".") for name in path.relative_to(folder).parts))
-
-
-def find_images(paths: str) -> list[Path]:
-    """Lists the files of `a.png`, `a.png,b.png` or a folder, whose images are listed by name, those in folders below it
-    too. Raises DataError."""
-    files: list[Path] = []
-    for word in [paths] if Path(paths).exists() else paths.split(","):
-        path = Path(word.strip()).expanduser()
-        if path.is_dir():
-            below = list_images(path, recursive=True)
-            if not below:
-                raise DataError(f"input={path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            files += below
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"input={path}: no such file or folder")
-    return files
 
 
 def resolve_below(folder: Path, name: str) -> Path:

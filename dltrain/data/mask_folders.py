@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.images import list_images, read_names
+from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
+from dltrain.image_files import list_images
 
 
 class MaskFolder(PhotosWithMasks):

@@ -24,9 +24,10 @@ from torch import Tensor
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import ImageSource, copy_images, image_size, join_faults, read_central_squares, read_image
+from dltrain.data.images import ImageSource, copy_images, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
+from dltrain.image_files import image_size
 
 
 class MaskPair(NamedTuple):

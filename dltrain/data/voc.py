@@ -18,10 +18,11 @@ import torchvision.datasets
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
 from dltrain.data.download import download_dataset
-from dltrain.data.images import image_size, list_images, read_names
+from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
+from dltrain.image_files import image_size, list_images
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
