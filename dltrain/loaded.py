@@ -90,7 +90,7 @@ class LoadedRun:
             if rule is not None and (fault := schema.violation(rule, value)):
                 raise UserError(f"predict: {key}={value}: {fault}")
         predictions = self.task.predict(self.read(inputs), self.data, **{**settings, **options})
-        return [replace(prediction, pieces="".join(prediction.pieces)) for prediction in predictions]
+        return [replace(prediction, pieces=[*prediction.pieces]) for prediction in predictions]
 
     def evaluate(self, split: str = "test", *changes: str) -> dict[str, float]:
         """The metrics of the best weights on the `val` or `test` split. `changes`: "key=value" with keys of data,

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
+ANSWER = re.compile(r"^\| `dltrain ([^`]+)` \| ([^|]+) \|$", re.MULTILINE)  # first words, and what is printed
+
 
 def blocks(page: str, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall((ROOT / page).read_text()) if kind == language]
@@ -21,7 +23,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands_of(page: str) -> list[list[str]]:
     """The words after `dltrain` of each command on a page, but those that are elided or show a form."""
-    text = (ROOT / page).read_text()
+    text = ANSWER.sub("", (ROOT / page).read_text())
     lines = [line.removeprefix("$ ") for block in blocks(page, "") + blocks(page, "sh") for line in block.splitlines()]
     lines += re.findall(r"`(dltrain [^`]*)`", BLOCK.sub("", text))
     lines = [line.partition("  #")[0] for line in lines if line.startswith("dltrain ")]
@@ -46,6 +48,14 @@ def test_the_commands_of_a_page_compose(page, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
+
+
+@pytest.mark.parametrize(("words", "answer"), ANSWER.findall((ROOT / "docs/commands.md").read_text()))
+def test_first_words_are_answered_as_the_page_says(words, answer, dltrain, tmp_path):
+    code, out, err = dltrain(*words.split())
+    assert answer in " ".join((out + err).split())
+    assert code == 0 if out else code == 2 and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_readme_is_short_and_every_experiment_has_its_line():

@@ -46,6 +46,7 @@ def test_every_short_form_is_a_key_and_can_be_swept():
     (["xyzzy"], "unknown command 'xyzzy'; there are: train, resume,"),
     (["name=../x"], "name='../x': must stay below output_dir"),
     (["name=a/../../x"], "must stay below output_dir"),
+    (["workers=4"], "workers= is data.num_workers=, which this data does not have; leave it out"),
     (["device=cuda"], "trainer.accelerator='cuda': must be one of auto, cpu, gpu, mps"),
 ])
 def test_a_first_try_is_answered(words, message, dltrain, tmp_path):

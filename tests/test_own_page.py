@@ -195,7 +195,7 @@ def test_python_opens_the_run(page):
     image.paste(160, (4, 0, 8, 8))
     image.save(picture)
     script = ("import dltrain; run = dltrain.train('model=linear', 'name=a', config_dir='conf'); "
-              "print(run.predict('right.png')[0].pieces, dltrain.load('outputs/a').classes)")
+              "print(run.predict('right.png')[0].text, dltrain.load('outputs/a').classes)")
     done = subprocess.run([sys.executable, "-c", script], cwd=page, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith("right.png  right ")

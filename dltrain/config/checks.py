@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import groups, renamed, schema
+from dltrain.config.words import SHORT_FORMS
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
@@ -102,8 +103,8 @@ def refused_defaults(error: Exception, folders: list[Path]) -> UserError:
     late = re.search(r"^(\S+): Default List Overrides are not allowed .*\(override (.*)=", one_line(error))
     if late:
         return UserError(f"{late[1]}.yaml: a recipe is chosen by the names of model and data, and can choose no "
-                         f"{late[2]} itself; let it set keys of {late[2]}, or put the choice into the yaml of the model "
-                         "or of the data")
+                         f"{late[2]} itself; let it set keys of {late[2]}, or put the choice into the yaml of the "
+                         "model or of the data")
     return UserError(one_line(error))
 
 
@@ -119,6 +120,8 @@ def unknown_key(error: Exception, config: DictConfig) -> UserError:
     if match is None:
         return UserError(one_line(error))
     key, known = match[1], flat_keys(config)
+    if short := next((short for short, full in SHORT_FORMS.items() if full == key), None):
+        return UserError(f"{short}= is {key}=, which this {key.partition('.')[0]} does not have; leave it out")
     hint = suggest(key, known) or suggest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
     return UserError(f"unknown key '{key}'{hint or '; dltrain --cfg job shows every key'}")
 
