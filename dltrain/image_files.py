@@ -1,23 +1,59 @@
-"""Image files on a disk, without decoding them and without torch: which there are, and their size."""
+"""Image files on a disk, without decoding them and without torch: which there are, and their size.
+
+A photo's EXIF tag may say that its pixels are stored turned or mirrored. Every size, box and mask of dltrain is that of
+the upright photo, as people see it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from dltrain.errors import DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Header(NamedTuple):
+    """`stored`: (width, height) of the pixels in the file. `orientation`: the EXIF tag, 1 to 8; from 5 on the upright
+    photo has its sides exchanged. `is_damaged`: the EXIF data cannot be read, so the photo is taken as it is stored."""
+
+    stored: tuple[int, int]
+    orientation: int
+    is_damaged: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright photo."""
+        width, height = self.stored
+        return (height, width) if self.orientation >= 5 else (width, height)
+
+
+def read_header(path: Path) -> Header:
+    """Raises DataError."""
+    try:
+        with Image.open(path) as opened:
+            orientation = orientation_of(opened)
+            return Header(opened.size, orientation or 1, orientation is None)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def orientation_of(image: Image.Image) -> int | None:
+    """1 to 8, and 1 where there is no such tag; None if the EXIF data are damaged."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds for a damaged block
+        return None
+    return value if value in range(1, 9) else None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) in pixels, from the header alone. Raises DataError."""
-    try:
-        with Image.open(path) as opened:
-            return opened.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
+    """Returns (width, height) of the upright photo in pixels, from the header alone. Raises DataError."""
+    return read_header(path).size
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:

@@ -17,7 +17,7 @@ from dltrain.data.datamodule import require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
 from dltrain.data.images import resolve_below
 from dltrain.errors import DataError
-from dltrain.image_files import image_size
+from dltrain.image_files import Header, read_header
 
 Entry = dict[str, Any]  # an image, annotation or category of the json file
 
@@ -103,22 +103,23 @@ class CocoBoxes(PhotosWithBoxes):
         photos = []
         for entry in file.entries("images"):
             image = file.image_path(entry, images)
-            size = self.check_size(file, entry, image)
-            photos.append(Photo.of(image, size, self.read_objects(file, by_image[entry["id"]], size, labels)))
+            header = self.check_size(file, entry, image)
+            photos.append(Photo.of(image, header.size, self.read_objects(file, by_image[entry["id"]], header, labels)))
         return photos
 
-    def check_size(self, file: Annotations, entry: Entry, image: Path) -> tuple[int, int]:
-        """Returns (width, height) of the image. Raises DataError if the file does not exist or states another size."""
+    def check_size(self, file: Annotations, entry: Entry, image: Path) -> Header:
+        """Raises DataError if the image does not exist or has another size than the json states."""
         if not image.is_file():
             raise DataError(f"{file.place(entry, 'images')}: no image {image}")
-        size = image_size(image)
-        stated = (entry.get("width", size[0]), entry.get("height", size[1]))
-        if stated != size:
-            raise DataError(f"{file.place(entry, 'images')}: width x height must be {size[0]} x {size[1]} as "
-                            f"{image.name}'s, but is {stated[0]} x {stated[1]}")
-        return size
+        header = read_header(image)
+        stated = (entry["width"], entry["height"]) if {"width", "height"} <= {*entry} else None
+        try:
+            self.annotated_size(header, stated, image.name)
+        except AnnotationError as error:
+            raise DataError(f"{file.place(entry, 'images')}: {error}") from None
+        return header
 
-    def read_objects(self, file: Annotations, entries: list[Entry], size: tuple[int, int],
+    def read_objects(self, file: Annotations, entries: list[Entry], header: Header,
                      labels: dict[int, int]) -> list[BoxObject]:
         """The objects of one image, without those that are dropped. `labels`: the label of each category id."""
         for entry in entries:
@@ -129,6 +130,7 @@ class CocoBoxes(PhotosWithBoxes):
             if type(numbers) is not list or len(numbers) != 4 or not all(
                     type(value) in (int, float) and math.isfinite(value) for value in numbers):
                 raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is {numbers}")
+        size = self.annotated_size(header, None, "")
         boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
         objects = []
         for entry, corners in zip(entries, box_convert(boxes, "xywh", "xyxy").tolist(), strict=True):
@@ -137,7 +139,8 @@ class CocoBoxes(PhotosWithBoxes):
             except AnnotationError as error:
                 raise DataError(f"{file.place(entry, 'annotations')}: {error}") from None
             if box is not None:
-                objects.append(BoxObject(box, labels[entry["category_id"]], bool(entry.get("iscrowd", 0))))
+                is_crowd = bool(entry.get("iscrowd", 0))
+                objects.append(BoxObject(self.upright(box, header), labels[entry["category_id"]], is_crowd))
         return objects
 
     def clip_corners(self, corners: list[float], box: list[float], size: tuple[int, int]) -> list[float] | None:

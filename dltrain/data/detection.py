@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, NotRequired, Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_clas
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import ImageSource, copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out
+from dltrain.image_files import Header
 
 Target = dict[str, Tensor]
 
@@ -30,6 +31,16 @@ class BoxObject(NamedTuple):
     box: list[float]
     label: int
     ignored: bool
+
+
+def turn_upright(box: list[float], header: Header) -> list[float]:
+    """A box (x1, y1, x2, y2) on the stored pixels as it is on the upright photo."""
+    (w, h), (x1, y1, x2, y2) = header.stored, box
+    if header.orientation in (2, 3, 6, 7):  # what becomes x is mirrored: of 6 and 7 that is y
+        x1, x2, y1, y2 = (w - x2, w - x1, y1, y2) if header.orientation < 5 else (x1, x2, h - y2, h - y1)
+    if header.orientation in (3, 4, 7, 8):
+        x1, x2, y1, y2 = (x1, x2, h - y2, h - y1) if header.orientation < 5 else (w - x2, w - x1, y1, y2)
+    return [y1, x1, y2, x2] if header.orientation >= 5 else [x1, y1, x2, y2]
 
 
 class Photo(NamedTuple):
@@ -56,6 +67,7 @@ class PhotoBoxKeys(DataKeys):
     num_classes: int | None
     val_share: float
     bad_boxes: str
+    box_coordinates: NotRequired[str]
     num_workers: int
     group_by_shape: bool
 
@@ -65,15 +77,18 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
     `val_share` of the training photos is held out. Ignored objects are not trained on and do not count in evaluation.
 
     `bad_boxes`: refuse (with file and line) or repair a box without area or partly outside of its photo. A repaired box
-    is cut at the border, or dropped if no area is left, and counted. `group_by_shape`: photos of similar shape share a
+    is cut at the border, or dropped if no area is left, and counted. `box_coordinates`: upright, or raw where the boxes
+    of photos that EXIF turns are on the pixels as they are stored. `group_by_shape`: photos of similar shape share a
     batch."""
 
     batch_type = DetectionBatch
     input_kind = "image"
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
-                 bad_boxes: str, num_workers: int, group_by_shape: bool, **keys: Unpack[DataKeys]):
+                 bad_boxes: str, num_workers: int, group_by_shape: bool, box_coordinates: str = "upright",
+                 **keys: Unpack[DataKeys]):
         super().__init__(**keys)
+        self.box_coordinates = box_coordinates
         self.root, self.channels, self.num_classes = root, channels, num_classes
         self.val_share, self.bad_boxes, self.num_workers = val_share, bad_boxes, num_workers
         self.group_by_shape = group_by_shape
@@ -95,6 +110,25 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         if not self.photos["val"]:
             self.photos["train"], self.photos["val"] = hold_out(self.photos["train"], self.val_share, "val", "photos",
                                                                 "voc")
+
+    def annotated_size(self, header: Header, stated: tuple[int, int] | None, name: str) -> tuple[int, int]:
+        """The (width, height) that the boxes of the photo `name` refer to. `stated`: what the annotation says of it.
+        Raises AnnotationError where that is another one."""
+        sizes = {"upright": header.size, "raw": header.stored}
+        size = sizes.pop(self.box_coordinates)
+        if stated is None or stated == size:
+            return size
+        ((other, other_size),) = sizes.items()
+        if stated == other_size:
+            raise AnnotationError(f"{stated[0]} x {stated[1]} is the size of {name} "
+                                  f"{'before' if other == 'raw' else 'after'} its EXIF turn, and its boxes may lie "
+                                  f"elsewhere; data.box_coordinates={other} reads such files")
+        raise AnnotationError(f"width x height must be {size[0]} x {size[1]} as {name}'s, but is {stated[0]} x "
+                              f"{stated[1]}")
+
+    def upright(self, box: list[float], header: Header) -> list[float]:
+        """The box (x1, y1, x2, y2) on the upright photo."""
+        return turn_upright(box, header) if self.box_coordinates == "raw" else box
 
     def clip_box(self, corners: list[float], size: tuple[int, int], fault: str, text: str) -> list[float] | None:
         """Returns the box (x1, y1, x2, y2) clipped to a photo of this (width, height), or None if no area is left.

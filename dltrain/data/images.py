@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.errors import DataError
+from dltrain.image_files import orientation_of
 
 ImageSource = Path | Image.Image  # a file, or a PIL image
 
@@ -34,15 +35,38 @@ def read_image(source: ImageSource, channels: int, px: int | None = None) -> Ten
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None
 
 
+# What Pillow calls the operation that makes a photo upright, by the EXIF orientation.
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
+
+
 def to_pixels(image: Image.Image, channels: int, px: int | None) -> Tensor:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    """Raises ValueError for values of which nobody knows what is black and what is white."""
+    orientation = orientation_of(image) or 1
+    if image.mode[0] in "IF":
+        image = to_8_bits(image)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    if image.has_transparency_data:  # what shows through is white, as in a browser; the colours below are anything
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = image.convert("L" if channels == 1 else "RGB")
     if px is not None and image.size != (px, px):
         image = ImageOps.fit(image, (px, px), method=Image.Resampling.BILINEAR)
     array = np.asarray(image).copy()
     return torch.from_numpy(array).reshape(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Of 16-bit, 32-bit or floating point grey. 16-bit files use all of 0 to 65,535; integers of 32 bits are read as
+    8-bit values if they fit, else as 16-bit ones; floats as 0 to 1 if they fit, else as 0 to 255."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and (high > 255 or image.format == "PNG"))
+    largest = 65535 if is_16_bit else 1 if image.mode == "F" and high <= 1 else 255
+    if not 0 <= low <= high <= largest:  # NaN too
+        raise ValueError(f"values from {low:g} to {high:g}: save it with 8 or 16 bits, or as floats from 0 to 1")
+    return Image.fromarray((values * (255 / largest)).round().astype(np.uint8))
 
 
 def read_central_squares(paths: Iterable[Path], channels: int, px: int = 64) -> Tensor:

@@ -27,7 +27,7 @@ from dltrain.data.decoded import decode_batches
 from dltrain.data.images import ImageSource, copy_images, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
-from dltrain.image_files import image_size
+from dltrain.image_files import read_header
 
 
 class MaskPair(NamedTuple):
@@ -96,10 +96,14 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], str]:
         """Returns the size (height, width) at which the pair is read, and what is wrong with it or ""."""
         try:
-            size = image_size(pair.image)
-            mask = read_mask(pair.mask)
+            header, mask = read_header(pair.image), read_mask(pair.mask)
         except DataError as error:
             return (0, 0), str(error)
+        size = header.size
+        if mask.shape[::-1] == header.stored != size:
+            return (0, 0), (f"{pair.mask}: is {mask.shape[1]} x {mask.shape[0]} as the stored pixels of "
+                            f"{pair.image.name}, which EXIF turns; it must be {size[0]} x {size[1]}: turn the mask, or "
+                            "save the photo upright")
         if mask.shape[::-1] != size:
             return (0, 0), (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is "
                             f"{mask.shape[1]} x {mask.shape[0]}")

@@ -22,7 +22,7 @@ from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
-from dltrain.image_files import image_size, list_images
+from dltrain.image_files import list_images, read_header
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
@@ -103,12 +103,11 @@ class VocBoxes(PhotosWithBoxes):
         file = root / "Annotations" / f"{name}.xml"
         if image is None:
             raise DataError(f"{file}: no image {root}/JPEGImages/{name}.jpg")
-        width, height = image_size(image)
-        size = tree.find("size")
-        stated = [size.text(side) for side in ("width", "height")] if size else []
-        if size and stated not in ([str(width), str(height)], ["0", "0"]):
-            raise DataError(f"{file}:{size.line}: width x height must be {width} x {height} as {image.name}'s, but is "
-                            f"{stated[0]} x {stated[1]}")
+        header, stated = read_header(image), tree.find("size")
+        try:
+            size = self.annotated_size(header, stated_size(stated), image.name)
+        except AnnotationError as error:
+            raise DataError(f"{file}:{(stated or tree).line}: {error}") from None
         objects = []
         for child in tree.children:
             if child.name != "object":
@@ -120,12 +119,13 @@ class VocBoxes(PhotosWithBoxes):
             if bounds is None:
                 raise DataError(f"{file}:{child.line}: an object must have a bndbox")
             try:
-                box = self.read_box(bounds, (width, height))
+                box = self.read_box(bounds, size)
             except AnnotationError as error:
                 raise DataError(f"{file}:{bounds.line}: {error}") from None
             if box is not None:
-                objects.append(BoxObject(box, self.class_names.index(label), child.text("difficult") == "1"))
-        return Photo.of(image, (width, height), objects)
+                is_difficult = child.text("difficult") == "1"
+                objects.append(BoxObject(self.upright(box, header), self.class_names.index(label), is_difficult))
+        return Photo.of(image, header.size, objects)
 
     def read_box(self, bounds: Element, size: tuple[int, int]) -> list[float] | None:
         """Returns (x1, y1, x2, y2), or None if the box is dropped."""
@@ -143,6 +143,18 @@ class VocBoxes(PhotosWithBoxes):
         fault = f"xmax {x2:g} <= xmin {x1:g}" if x2 <= x1 else f"ymax {y2:g} <= ymin {y1:g}" if y2 <= y1 else ""
         upper_left = [0.0 if value == 0 else value - 1 for value in (x1, y1)]  # some files count from 0
         return self.clip_box([*upper_left, x2, y2], size, fault, f"{x1:g}, {y1:g}, {x2:g}, {y2:g}")
+
+
+def stated_size(size: Element | None) -> tuple[int, int] | None:
+    """(width, height); None where the annotation states none, or 0 x 0 as some tools do. Raises AnnotationError."""
+    if size is None:
+        return None
+    texts = [size.text(side) or "" for side in ("width", "height")]
+    try:
+        width, height = (round(float(text)) for text in texts)
+    except ValueError:
+        raise AnnotationError(f"width x height must be numbers, but is {' x '.join(texts)}") from None
+    return (width, height) if (width, height) != (0, 0) else None
 
 
 class VocMasks(PhotosWithMasks):
