@@ -112,6 +112,6 @@ def test_a_mask_as_large_as_the_stored_pixels_is_refused_by_name(tmp_path):
     assert ((red & (batch.masks[0] == 1)).sum() / (red | (batch.masks[0] == 1)).sum()) > 0.9
     mask = np.zeros((STORED[1], STORED[0]), np.uint8)
     Image.fromarray(mask).save(tmp_path / "masks/3.png")
-    with pytest.raises(DataError, match="3.png: is 64 x 48 as the stored pixels of 3.jpg, which EXIF turns; it must be "
-                                        "48 x 64"):
+    with pytest.raises(DataError, match=r"3.png: is 64 x 48 as the stored pixels of 3.jpg, which EXIF turns; it "
+                                        r"must be 48 x 64"):
         build_data(compose(words).job_config())

@@ -221,3 +221,54 @@ def test_a_palette_image_has_the_classes_as_values(tmp_path):
     assert read_mask(tmp_path / "mask.png").tolist() == mask.tolist()
     colours = np.asarray(Image.open(tmp_path / "mask.png").convert("RGB"))
     assert colours[0].tolist() == voc_palette()[mask[0]].tolist()
+
+
+def binary_folder(root, ignored=0.0, classes="background\nlesion\n", value=255):
+    """Eight photos with masks of 0 and `value`; `ignored`: share of the rows of value 255 at the bottom."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index in range(8):
+        Image.new("RGB", (32, 32), (index, 0, 0)).save(root / f"images/{index}.png")
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:12, 4:20] = value
+        mask[32 - round(32 * ignored) :] = 255
+        Image.fromarray(mask).save(root / f"masks/{index}.png")
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+def test_masks_of_0_and_255_are_refused_or_mapped(tmp_path):
+    """255 is not scored, so a model that says 'background' everywhere would have a mean IoU of 1."""
+    root = binary_folder(tmp_path / "a")
+    with pytest.raises(DataError, match=r"12.5% of the pixels of the training masks are 255, which is not scored, and "
+                                        r"none is of 'lesion'; data.mask_values=\[0,255\] reads 255 as 'lesion', "
+                                        r"data.mask_values=\[0,1\] leaves it not scored"):
+        load_folder(root)
+    data = load_folder(root, mask_values=[0, 255])
+    (batch,) = data.read("train", [torch.arange(2)])
+    assert torch.bincount(batch.masks.flatten()).tolist() == [2 * (1024 - 128), 2 * 128]
+    assert load_folder(root, mask_values=[0, 1]).describe().endswith("; no training pixel of lesion")
+
+
+def test_masks_that_are_mostly_not_scored_are_refused_unless_the_values_are_stated(tmp_path):
+    root = binary_folder(tmp_path / "a", ignored=0.55, value=1)
+    with pytest.raises(DataError, match=r"56.2% of the pixels of the training masks are 255, which is not scored; "):
+        load_folder(root)
+    load_folder(root, mask_values=[0, 1])
+    load_folder(binary_folder(tmp_path / "b", ignored=0.4, value=1))
+
+
+@pytest.mark.parametrize("values", [[0], [0, 0], [0, 256], [0, 1, 2]])
+def test_each_class_has_one_value(values, tmp_path):
+    with pytest.raises(DataError, match=r"must be 2 different values from 0 to 255, one for each of background, les"):
+        load_folder(binary_folder(tmp_path / "a"), mask_values=values)
+
+
+def test_values_may_be_in_any_order(tmp_path):
+    root = binary_folder(tmp_path / "a", value=7)
+    with pytest.raises(DataError, match=r"has 7, but there are 2 classes, from 0 on"):
+        load_folder(root)
+    (batch,) = load_folder(root, mask_values=[7, 0]).read("train", [torch.arange(1)])
+    assert int((batch.masks == 0).sum()) == 128
+    with pytest.raises(DataError, match=r"has 7, but there are 2 classes, of the values \[3,0\]"):
+        load_folder(root, mask_values=[3, 0])

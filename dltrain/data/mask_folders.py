@@ -53,7 +53,7 @@ class CamVid(PhotosWithMasks):
     marks pixels that are not scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015,
     arXiv 1511.00561)."""
 
-    ignored_value = 11
+    ignored_value, has_known_values = 11, True
 
     def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
         self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",

@@ -1,7 +1,8 @@
 """Photos with a PNG mask each, which has the class of every pixel: what their layouts share (mask_folders.py, voc.py).
 
-A mask is grey or has a palette; the value of a pixel is its class, or IGNORED_PIXEL = 255, which is not scored. The
-size of each mask is compared with its photo's and its values with the classes before the first step.
+A mask is grey or has a palette; the value of a pixel is its class, or IGNORED_PIXEL = 255, which is not scored;
+`mask_values` may state other values. The size of each mask is compared with its photo's, and its values with the
+classes, before the first step.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
 from dltrain.image_files import read_header
 
+Table = npt.NDArray[np.uint8]  # (256,): the class of each value of a pixel, IGNORED_PIXEL or UNKNOWN_VALUE
+UNKNOWN_VALUE = 254
+
 
 class MaskPair(NamedTuple):
     image: Path
@@ -41,6 +45,7 @@ class MaskKeys(DataKeys):
     image_px: int
     num_classes: int | None
     val_share: NotRequired[float]
+    mask_values: NotRequired[list[int] | None]
     num_workers: int
 
 
@@ -49,19 +54,23 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
 
     `val_share`: fraction of the training photos held out for validation, if `find_pairs` finds none for it.
+    `mask_values`: the value of each class in the masks, in the order of the classes; None for 0, 1, 2 and so on.
     `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""
 
     batch_type = SegmentationBatch
     input_kind = "image"
     ignored_value: int | None = None
+    has_known_values = False  # whether the data set is a published one, in which 255 is known to be no class
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, num_workers: int,
-                 val_share: float = 0.1, **keys: Unpack[DataKeys]):
+                 val_share: float = 0.1, mask_values: list[int] | None = None, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
+        self.mask_values = mask_values
         self.root, self.channels, self.image_px, self.num_classes = root, channels, image_px, num_classes
         self.val_share, self.num_workers = val_share, num_workers
         self.pairs: dict[str, list[MaskPair]] = {}
         self.padded_size = (0, 0)  # height and width of every image of a batch
+        self.absent: list[str] = []  # classes without a pixel in the training masks
 
     def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
         """Sets `class_names` and returns the pairs of each split; that of val is empty if a share of train is to be
@@ -77,49 +86,82 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
             self.pairs["train"], self.pairs["val"] = hold_out(self.pairs["train"], self.val_share, "val", "images",
                                                               "val", "masks")
         check_num_classes(self.num_classes, self.class_names, self.root)
-        sizes = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        self.table = self.build_table()
+        sizes, counts = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        self.check_counts(sum(counts[: len(self.pairs["train"])], np.zeros(256, np.int64)))
         self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
-    def check_pairs(self, pairs: list[MaskPair]) -> list[tuple[int, int]]:
-        """Returns the size (height, width) at which each pair is read. Raises DataError with the first three bad
-        ones."""
-        sizes, faults = [], []
+    def build_table(self) -> Table:
+        """Raises DataError where data.mask_values does not name one value per class."""
+        values = list(range(len(self.class_names))) if self.mask_values is None else self.mask_values
+        if len({*values}) != len(self.class_names) or not all(0 <= value <= 255 for value in values):
+            raise DataError(f"data.mask_values={as_word(values)}: must be {len(self.class_names)} different values "
+                            f"from 0 to 255, one for each of {', '.join(self.class_names[:10])}")
+        table = np.full(256, UNKNOWN_VALUE, np.uint8)
+        table[[value for value in (IGNORED_PIXEL, self.ignored_value) if value is not None]] = IGNORED_PIXEL
+        table[values] = np.arange(len(values))
+        return table
+
+    def check_counts(self, counts: npt.NDArray[np.int64]) -> None:
+        """`counts` (256,): how often each value occurs in the training masks. Raises DataError where 255, which is
+        not scored, seems to be a class: masks of 0 and 255 are common, and no model is wrong about what is not
+        scored."""
+        labelled = {name: int(counts[self.table == label].sum()) for label, name in enumerate(self.class_names)}
+        self.absent = [name for name, count in labelled.items() if not count]
+        ignored = counts[self.table == IGNORED_PIXEL].sum() / max(1, counts.sum())
+        is_stated = self.has_known_values or self.mask_values is not None
+        if is_stated or not ignored or (not self.absent and ignored <= 0.5):
+            return
+        numbers = list(range(len(self.class_names)))
+        candidate = (self.absent or self.class_names)[-1]
+        example = [IGNORED_PIXEL if name == candidate else label for label, name in enumerate(self.class_names)]
+        missing = f", and none is of '{candidate}'" if self.absent else ""
+        raise DataError(f"data.root={self.root}: {ignored:.1%} of the pixels of the training masks are "
+                        f"{IGNORED_PIXEL}, which is not scored{missing}; data.mask_values={as_word(example)} reads {IGNORED_PIXEL} as "
+                        f"'{candidate}', data.mask_values={as_word(numbers)} leaves it not scored")
+
+    def check_pairs(self, pairs: list[MaskPair]) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]]]:
+        """Returns the size (height, width) at which each pair is read, and how often each value occurs in its mask.
+        Raises DataError with the first three bad ones."""
+        sizes, counts, faults = [], [], []
         with ThreadPoolExecutor(8) as pool:
-            for size, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks", len(pairs),
-                                     transient=True, disable=not sys.stdout.isatty()):
+            for size, count, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks",
+                                            len(pairs), transient=True, disable=not sys.stdout.isatty()):
                 sizes.append(size)
+                counts.append(count)
                 faults += [fault] if fault else []
         if faults:
             raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {join_faults(faults)}")
-        return sizes
+        return sizes, counts
 
-    def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], str]:
-        """Returns the size (height, width) at which the pair is read, and what is wrong with it or ""."""
+    def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], npt.NDArray[np.int64], str]:
+        """Returns the size (height, width) at which the pair is read, how often each value occurs in the mask (256,),
+        and what is wrong with the pair or ""."""
         try:
             header, mask = read_header(pair.image), read_mask(pair.mask)
         except DataError as error:
-            return (0, 0), str(error)
-        size = header.size
+            return (0, 0), np.zeros(256, np.int64), str(error)
+        size, counts, fault = header.size, np.bincount(mask.ravel(), minlength=256), ""
+        wrong = np.flatnonzero((counts > 0) & (self.table == UNKNOWN_VALUE))
         if mask.shape[::-1] == header.stored != size:
-            return (0, 0), (f"{pair.mask}: is {mask.shape[1]} x {mask.shape[0]} as the stored pixels of "
-                            f"{pair.image.name}, which EXIF turns; it must be {size[0]} x {size[1]}: turn the mask, or "
-                            "save the photo upright")
-        if mask.shape[::-1] != size:
-            return (0, 0), (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is "
-                            f"{mask.shape[1]} x {mask.shape[0]}")
-        wrong = [int(value) for value in np.unique(mask)
-                 if value >= len(self.class_names) and value not in (IGNORED_PIXEL, self.ignored_value)]
-        if wrong:
-            return (0, 0), (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are "
-                            f"{len(self.class_names)} classes, from 0 on; {IGNORED_PIXEL} is not scored")
-        return scaled_size(size, self.image_px), ""
+            fault = (f"{pair.mask}: is {mask.shape[1]} x {mask.shape[0]} as the stored pixels of {pair.image.name}, "
+                     f"which EXIF turns; it must be {size[0]} x {size[1]}: turn the mask, or save the photo upright")
+        elif mask.shape[::-1] != size:
+            fault = (f"{pair.mask}: must be {size[0]} x {size[1]} px as {pair.image.name}, but is {mask.shape[1]} x "
+                     f"{mask.shape[0]}")
+        elif len(wrong):
+            values = "from 0 on" if self.mask_values is None else f"of the values {as_word(self.mask_values)}"
+            fault = (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are {len(self.class_names)} "
+                     f"classes, {values}; {IGNORED_PIXEL} is not scored")
+        return scaled_size(size, self.image_px), counts, fault
 
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}
 
     def describe(self) -> str:
         height, width = self.padded_size
-        return f"{super().describe()}, {len(self.class_names)} classes, {width} x {height} px"
+        absent = f"; no training pixel of {', '.join(self.absent)}" if self.absent else ""
+        return f"{super().describe()}, {len(self.class_names)} classes, {width} x {height} px{absent}"
 
     def num_samples(self, split: str) -> int:
         return len(self.pairs[split])
@@ -127,7 +169,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     def read(self, split: str, batches: list[Tensor]) -> Iterator[SegmentationBatch]:
         """An index of -1 is skipped."""
         decode = partial(decode_pair, channels=self.channels, image_px=self.image_px, padded_size=self.padded_size,
-                         ignored_value=self.ignored_value)
+                         table=self.table)
         return decode_batches(self.pairs[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
                               collate_pairs)
 
@@ -145,15 +187,18 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         return copy_images([pair.image for pair in self.pairs["test"][:4]], folder)
 
 
-def decode_pair(pair: MaskPair, channels: int, image_px: int, padded_size: tuple[int, int],
-                ignored_value: int | None) -> tuple[Tensor, Tensor]:
+def as_word(values: list[int]) -> str:
+    """As typed on the command line."""
+    return str(values).replace(" ", "")
+
+
+def decode_pair(pair: MaskPair, channels: int, image_px: int, padded_size: tuple[int, int], table: Table
+                ) -> tuple[Tensor, Tensor]:
     """Reads image (C, H, W) uint8 and mask (H, W) int64, both padded to `padded_size`."""
     image = scale_image(read_image(pair.image, channels), image_px)
     h, w = image.shape[1:]
-    values = Image.fromarray(read_mask(pair.mask)).resize((w, h), Image.Resampling.NEAREST)
-    mask = torch.from_numpy(np.asarray(values).copy()).long()
-    if ignored_value is not None:
-        mask[mask == ignored_value] = IGNORED_PIXEL
+    classes = Image.fromarray(table[read_mask(pair.mask)]).resize((w, h), Image.Resampling.NEAREST)
+    mask = torch.from_numpy(np.asarray(classes).copy()).long()
     padding = (0, padded_size[1] - w, 0, padded_size[0] - h)
     return F.pad(image, padding), F.pad(mask, padding, value=IGNORED_PIXEL)
 

@@ -161,6 +161,8 @@ class VocMasks(PhotosWithMasks):
     """Photos with masks in root/VOCdevkit/VOC2012. ImageSets/Segmentation's train is trained on, less a share for
     validation; its val is the test split, since the masks of its own test split are not public."""
 
+    has_known_values = True
+
     def __init__(self, *, download: bool, **keys: Unpack[MaskKeys]):
         super().__init__(**keys)
         self.download = download
