@@ -6,6 +6,10 @@ the upright photo, as people see it.
 
 from __future__ import annotations
 
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from dltrain.errors import DataError
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 ORIENTATION = 0x0112  # the EXIF tag
+DRAWN_BESIDE = ("_mask", "_attention")  # the endings of the names of what `predict` draws beside the first picture
 
 
 class Header(NamedTuple):
@@ -64,19 +69,32 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
                   and not any(name.startswith(".") for name in path.relative_to(folder).parts))
 
 
-def find_images(paths: str) -> list[Path]:
-    """Lists the files of `a.png`, `a.png,b.png` or a folder, whose images are listed by name, those in folders below it
-    too. Raises DataError."""
-    files: list[Path] = []
+def find_images(paths: str) -> dict[Path, Path]:
+    """The files of `a.png`, `a.png,b.png`, a pattern as `day*/*.png`, or a folder, whose images are listed by name,
+    those in folders below it too. Each with its path relative to that folder, or its name. Raises DataError."""
+    files: dict[Path, Path] = {}
     for word in [paths] if Path(paths).exists() else paths.split(","):
         path = Path(word.strip()).expanduser()
         if path.is_dir():
             below = list_images(path, recursive=True)
             if not below:
                 raise DataError(f"input={path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            files += below
+            files |= {file: file.relative_to(path) for file in below}
         elif path.exists():
-            files.append(path)
+            files[path] = Path(path.name)
+        elif matches := sorted(Path(match) for match in glob.glob(str(path), recursive=True)):
+            base = Path(os.path.commonpath([match.parent for match in matches]))
+            files |= {match: match.relative_to(base) for match in matches if match.is_file()}
         else:
             raise DataError(f"input={path}: no such file or folder")
     return files
+
+
+def output_names(files: Iterable[Path]) -> list[str]:
+    """A name without suffix for what is drawn of each relative path: the path itself without its suffix, or with it
+    where another one, or what is drawn beside another one (DRAWN_BESIDE), would have the same."""
+    files = list(files)
+    stems = Counter(str(file.with_suffix("")) for file in files)
+    beside = {f"{stem}{ending}" for stem in stems for ending in DRAWN_BESIDE}
+    return [str(file) if stems[stem] > 1 or stem in beside else stem
+            for file in files for stem in [str(file.with_suffix(""))]]

@@ -19,7 +19,7 @@ from dltrain.config import schema
 from dltrain.data.datamodule import DataModule
 from dltrain.data.texts import read_text
 from dltrain.errors import UserError, suggest
-from dltrain.image_files import find_images
+from dltrain.image_files import find_images, output_names
 from dltrain.run_dir import RunDir
 from dltrain.tasks.task import Input, Prediction, Task
 
@@ -116,7 +116,9 @@ class LoadedRun:
                 texts = [example] if isinstance(example, str) else self.texts_of(example)
                 items += [Input(text, partial(str, text)) for text in texts]
             else:
-                items += [Input(str(path), partial(self.data.read_input, path)) for path in find_images(str(example))]
+                files = find_images(str(example))
+                items += [Input(str(path), partial(self.data.read_input, path), name)
+                          for path, name in zip(files, output_names(files.values()), strict=True)]
         return items
 
     def texts_of(self, file: Path) -> list[str]:

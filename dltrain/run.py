@@ -52,6 +52,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
+        run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
@@ -144,6 +145,7 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config, run_dir.read_vocabularies())
+    run_dir.check_class_names(data.class_names)
     task = restore(config, run_dir)
     trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                          logger=False, enable_checkpointing=False, enable_progress_bar=progress_bar,

@@ -19,7 +19,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ import yaml
 
 from dltrain import __version__
 from dltrain.config import schema
-from dltrain.errors import MachineError, UserError, refuse_older_version
+from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
 
 log = logging.getLogger("dltrain")
 
@@ -168,6 +168,19 @@ class RunDir:
                 raise UserError(f"the vocabulary '{name}' has {len(now)} symbols, but {self} began with {len(begun)} "
                                 f"(only in one of them: {symbols}): the text has changed; restore it, or choose "
                                 "another name=")
+
+    def check_class_names(self, names: Sequence[str]) -> None:
+        """The data of a resumed run, and those that it is evaluated on, must have its classes, in the same order: a
+        class is known by its number alone. Raises DataError if they differ."""
+        file = self.path / "config.yaml"
+        begun = yaml.safe_load(file.read_text(encoding="utf-8")).get("class_names") if file.is_file() else None
+        if not begun or not names or list(begun) == list(names):
+            return
+        only = [f"only in {place}: {', '.join(sorted(more)[:5])}" for place, more in
+                ((str(self), {*begun} - {*names}), ("these data", {*names} - {*begun})) if more]
+        raise DataError(f"the classes of these data are {', '.join(names[:10])}, but {self} began with "
+                        f"{', '.join(begun[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
+                        "or classes.txt, as they were")
 
     # results
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
+from rich.progress import track
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
 from dltrain.drawing.tables import format_count
-from dltrain.errors import UserError, suggest
-from dltrain.run_dir import RunDir
+from dltrain.errors import DataError, UserError, suggest
+from dltrain.run_dir import RunDir, write_text
 
 if TYPE_CHECKING:
     from dltrain.data.datamodule import DataModule
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 HELP = """\
 dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own inputs; the keys depend on the task
 
-  input=photo.jpg                a picture, several (a.png,b.png), or a folder -> labels, boxes, masks or captions
+  input=photo.jpg                a picture, several (a.png,b.png or 'day*/*.png'), or a folder -> labels, boxes, masks
+                                 or captions
     score=0.5                    detection: boxes with a lower score are left out
     beam=5                       captioning: width of the beam search
   text="some words"              -> labels, tags or a translation; input=FILE reads one text per line (a tagger of
@@ -32,7 +36,8 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
     decode=beam beam=5           translation: greedy, sampled (temperature=1 seed=0) or beam
   prompt="def " length=400       a language model continues the prompt; temperature=0.8 top_k=40 seed=0
 
-Drawn results are written to FOLDER/predictions; labels, boxes, masks and captions also to FOLDER/predictions.json.
+Drawn results are written to FOLDER/predictions, by the names of the inputs; labels, boxes, masks and captions also to
+FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE writes all into another folder.
 The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
 the CPU."""
 
@@ -42,6 +47,7 @@ INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the or
 def run(words: list[str]) -> int:
     pairs = parse_pairs("predict", words)
     run_dir = run_dir_of(pairs)
+    outputs = free_outputs(run_dir) if "output" not in pairs else given_outputs(pairs.pop("output"))
     options = take_options(pairs, run_dir)
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
     from dltrain import run as runs  # torch from here on
@@ -51,12 +57,15 @@ def run(words: list[str]) -> int:
     def predict() -> None:
         task = runs.restore(config, run_dir)
         data = build_unloaded_data(config, run_dir.read_vocabularies())
-        inputs = read_inputs(options, data)
+        inputs, faults = split_readable(read_inputs(options, data), data)
         settings = {key: value for key, value in options.items() if key not in INPUTS}
         try:
-            present(task.to(runs.device_of(config)).predict(inputs, data, **settings), run_dir, len(inputs))
+            present(task.to(runs.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if faults:
+            raise DataError(f"{len(faults)} of {len(faults) + len(inputs)} inputs cannot be read, the others are "
+                            f"predicted: {'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' * (len(faults) > 3)}")
 
     return report(run_dir, predict)
 
@@ -86,14 +95,16 @@ def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
 def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     """Returns images, each read when it is needed, or texts. Raises DataError, UserError."""
     from dltrain.data.texts import read_text
-    from dltrain.image_files import find_images
+    from dltrain.image_files import find_images, output_names
     from dltrain.tasks.task import Input
 
     source = options.get("input")
     if data.input_kind == "image":
         if source is None:
             raise UserError("this run reads pictures: predict needs input=FILE or input=FOLDER")
-        return [Input(str(path), partial(data.read_input, path)) for path in find_images(source)]
+        files = find_images(source)
+        return [Input(str(path), partial(data.read_input, path), name)
+                for path, name in zip(files, output_names(files.values()), strict=True)]
     if source is not None:
         whole = read_text(Path(source))
         texts = [whole] if data.reads_whole_files else [line.strip() for line in whole.split("\n") if line.strip()]
@@ -106,9 +117,51 @@ def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     return [Input(text, partial(str, text)) for text in texts]
 
 
-def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> None:
+class Outputs(NamedTuple):
+    """Where predictions are written: pictures below a folder, records into a file."""
+
+    folder: Path
+    records: Path
+
+
+def free_outputs(run_dir: RunDir) -> Outputs:
+    """predictions and predictions.json in the run folder, or with the next number where an earlier predict has
+    written."""
+    for number in count(1):
+        name = "predictions" if number == 1 else f"predictions_{number}"
+        outputs = Outputs(run_dir.path / name, run_dir.path / f"{name}.json")
+        if not outputs.folder.exists() and not outputs.records.exists():
+            return outputs
+    raise AssertionError("unreachable")
+
+
+def given_outputs(folder: str) -> Outputs:
+    """Raises UserError where the folder has predictions already."""
+    outputs = Outputs(Path(folder), Path(folder) / "predictions.json")
+    if outputs.records.exists() or (outputs.folder.exists() and any(outputs.folder.glob("*.png"))):
+        raise UserError(f"output={folder}: has predictions already; choose another folder")
+    return outputs
+
+
+def split_readable(inputs: list[Input], data: DataModule) -> tuple[list[Input], list[str]]:
+    """Several pictures: those that can be read, and what is wrong with the others. One input is read as it is, so that
+    its error is the command's."""
+    if data.input_kind == "text" or len(inputs) < 2:
+        return inputs, []
+    readable, faults = [], []
+    for item in track(inputs, f"reading {len(inputs)} pictures", transient=True, disable=not sys.stdout.isatty()):
+        try:
+            item.load()
+            readable.append(item)
+        except DataError as error:
+            faults.append(str(error))
+    return readable, faults
+
+
+def present(predictions: Iterable[Prediction], inputs: list[Input], outputs: Outputs) -> None:
     """Prints the predictions as they come, saves their pictures and, at the end, their records."""
-    console, folder = Console(highlight=False, soft_wrap=True), run_dir.path / "predictions"
+    console = Console(highlight=False, soft_wrap=True)
+    names = {item.name: item.output or Path(item.name).stem for item in inputs}
     records, num_pictures = [], 0
     for prediction in predictions:
         if prediction.styled is not None and console.is_terminal:
@@ -118,12 +171,14 @@ def present(predictions: Iterable[Prediction], run_dir: RunDir, count: int) -> N
                 print(piece, end="", flush=True)
             print()
         for suffix, picture in prediction.pictures.items():
-            folder.mkdir(exist_ok=True)
-            picture.save(folder / f"{Path(prediction.name).stem}{suffix}.png")
+            file = outputs.folder / f"{names[prediction.name]}{suffix}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)
             num_pictures += 1
         records += prediction.records
-    written = [str(folder)] * bool(num_pictures) + [f"{run_dir}/predictions.json"] * bool(records)
+    written = [str(outputs.folder)] * bool(num_pictures) + [str(outputs.records)] * bool(records)
     if records:
-        run_dir.write_json("predictions.json", records)
+        outputs.records.parent.mkdir(parents=True, exist_ok=True)
+        write_text(outputs.records, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     if written:
-        print(f"{format_count(count, 'input')}; {' and '.join(written)}")
+        print(f"{format_count(len(inputs), 'input')}; {' and '.join(written)}")

@@ -117,8 +117,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         example = [IGNORED_PIXEL if name == candidate else label for label, name in enumerate(self.class_names)]
         missing = f", and none is of '{candidate}'" if self.absent else ""
         raise DataError(f"data.root={self.root}: {ignored:.1%} of the pixels of the training masks are "
-                        f"{IGNORED_PIXEL}, which is not scored{missing}; data.mask_values={as_word(example)} reads {IGNORED_PIXEL} as "
-                        f"'{candidate}', data.mask_values={as_word(numbers)} leaves it not scored")
+                        f"{IGNORED_PIXEL}, which is not scored{missing}; data.mask_values={as_word(example)} reads "
+                        f"{IGNORED_PIXEL} as '{candidate}', data.mask_values={as_word(numbers)} leaves it not scored")
 
     def check_pairs(self, pairs: list[MaskPair]) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]]]:
         """Returns the size (height, width) at which each pair is read, and how often each value occurs in its mask.

@@ -123,7 +123,8 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             path = Path(item.name)
             listed = "  ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[:CLASSES_PRINTED])
             yield Prediction(item.name, [f"{path.name}  {listed}"],
-                             records=[{"file": item.name, "mask": f"{path.stem}_mask.png", "shares": shares}],
+                             records=[{"file": item.name, "mask": f"{item.output or path.stem}_mask.png",
+                                       "shares": shares}],
                              pictures={"": to_pil_image(draw_mask(image, mask, self.class_names)),
                                        "_mask": palette_image(mask)})
 

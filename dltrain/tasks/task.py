@@ -29,10 +29,12 @@ Figure = Tensor | str  # a picture (3, H, W) uint8, or text
 
 @dataclass
 class Input:
-    """One input of `predict`: a picture file or a text. `load` gives an image (C, H, W) uint8, or the text."""
+    """One input of `predict`: a picture file or a text. `load` gives an image (C, H, W) uint8, or the text. `output`:
+    the name, without a suffix, of what is drawn of it."""
 
     name: str
     load: Callable[[], Any]
+    output: str = ""
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Prediction:
     """What a task predicts for one input.
 
     `pieces` of text are printed one by one, as soon as there is one; `styled` is the same in colour, for a terminal.
-    `records` are added to predictions.json. `pictures`, by suffix, are saved as <name of the input><suffix>.png."""
+    `records` are added to predictions.json. `pictures`, by suffix, are saved as <output of the input><suffix>.png."""
 
     name: str
     pieces: Iterable[str]
