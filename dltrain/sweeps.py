@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dltrain.config.schema import format_value
 from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.results import mean_curve
-from dltrain.run_dir import RunDir
+from dltrain.run_dir import RunDir, flatten
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 
@@ -21,25 +22,23 @@ MOST_CURVES, MOST_NAMES = 8, 12  # groups: with more, lines have no curves besid
 
 class Job(NamedTuple):
     run_dir: RunDir
-    result: dict[str, float | str]  # empty before the job has finished
-    overrides: dict[str, str]
+    result: dict[str, float | str]  # empty before the job has finished, and if it was refused when asked for again
+    overrides: dict[str, str]  # the values of its own config, of the keys that the command gave
+    error: str
 
     def describe_state(self) -> str:
-        if self.result:
-            return "done"
-        error = self.run_dir.path / "error.txt"
-        return f"failed: {error.read_text().splitlines()[0] if error.is_file() else 'unfinished'}"
+        return "done" if self.result else f"failed: {self.error or 'unfinished'}"
 
 
 def finish(folder: Path, title: str) -> int:
-    """Prints and writes the table of all jobs, best first, failed ones last, and draws them. Returns 7 if a job failed
-    or has not ended, else 0."""
+    """Prints and writes the table of all jobs, best in validation first, failed ones last, and draws them. Returns 7 if
+    a job failed or has not ended, else 0."""
     jobs = read_jobs(folder)
     done = [job for job in jobs if job.result]
     headline, mode = next(((str(job.result["headline"]), job.result["headline_mode"]) for job in done
                            if "headline" in job.result), ("", "max"))  # a study has none
     test_metric = headline.replace("val/", "test/")
-    done.sort(key=lambda job: (-1 if mode == "max" else 1) * float(job.result.get(test_metric, 0)))
+    done.sort(key=lambda job: (-1 if mode == "max" else 1) * float(job.result.get(headline, 0)))
     varied = varied_keys(jobs)
     rows = []
     for job in [*done, *(job for job in jobs if not job.result)]:
@@ -66,13 +65,25 @@ def read_jobs(folder: Path) -> list[Job]:
     """The jobs in the order of their numbers."""
     paths = [path for path in folder.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
     paths.sort(key=lambda path: int(path.name.partition("-")[0]))
-    return [Job(run_dir := RunDir(path), run_dir.read_result(), read_overrides(path)) for path in paths]
+    return [read_job(RunDir(path)) for path in paths]
 
 
-def read_overrides(path: Path) -> dict[str, str]:
-    file = path / "overrides.txt"
+def read_job(run_dir: RunDir) -> Job:
+    file = run_dir.path / "error.txt"
+    error = file.read_text().splitlines()[0] if file.is_file() else ""
+    return Job(run_dir, {} if error else run_dir.read_result(), read_overrides(run_dir), error)
+
+
+def read_overrides(run_dir: RunDir) -> dict[str, str]:
+    """The keys that the command gave, with the values of the job's config.yaml: those that it was trained with."""
+    file = run_dir.path / "overrides.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
-    return dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+    asked = dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+    if not (run_dir.path / "config.yaml").is_file():
+        return asked
+    config = run_dir.read_config()
+    used = {**{key: format_value(value) for key, value in flatten(config).items()}, **config.get("choices", {})}
+    return {key: used.get(key, text) for key, text in asked.items()}
 
 
 def varied_keys(jobs: Sequence[Job]) -> list[str]:

@@ -98,7 +98,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     third, fifth = (str(folder / "samples" / Path(records[number]["file"]).name) for number in (3, 5))
     code, out, _ = dltrain("predict", "run=outputs/a", f"input={third},{fifth}")
     assert code == 0
-    again = json.loads((folder / "predictions.json").read_text())
+    again = json.loads((folder / "predictions_2.json").read_text())
     assert [record["top"] for record in again] == [records[3]["top"], records[5]["top"]]
     (folder / "result.json").unlink()
     code, out, _ = dltrain("resume", "run=outputs/a")
@@ -158,7 +158,7 @@ def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
         "0-plain20-on-digits", "1-resnet20-on-digits"]
     rows = table(sweep / "results.csv")
     assert {row["model"] for row in rows} == {"plain20", "resnet20"}
-    values = [float(row["test/accuracy"]) for row in rows]
+    values = [float(row["val/accuracy"]) for row in rows]
     assert values == sorted(values, reverse=True)
     assert "2 of 2 jobs done" in out
 
@@ -208,6 +208,34 @@ def test_named_sweep_again_skips_what_is_done(dltrain, tmp_path):
     assert code == 0
     assert out.count("is finished") == 1
     assert "2 of 2 jobs done" in out
+
+
+def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path):
+    words = ("-m", "name=s", "model.depth=8", "trainer=smoke", "recipe=none")
+    dltrain(*words, "lr=1e-2,0.2")
+    before = (tmp_path / "outputs/s/results.csv").read_text()
+    assert {row["task.optimizer.lr"] for row in table(tmp_path / "outputs/s/results.csv")} == {"0.01", "0.2"}
+    code, out, err = dltrain(*words, "lr=0.3,0.2")
+    assert code == 7
+    assert "0-resnet20-on-digits began with another config: task.optimizer.lr (0.01, now 0.3)" in err
+    assert "1 of 2 jobs done" in out
+    rows = table(tmp_path / "outputs/s/results.csv")
+    assert [(row["task.optimizer.lr"], row["state"].partition(":")[0]) for row in rows] == [
+        ("0.2", "done"), ("0.01", "failed")]
+    assert dltrain(*words, "lr=1e-2,0.2")[0] == 0
+    assert [line.split(",")[:3] for line in (tmp_path / "outputs/s/results.csv").read_text().splitlines()] == [
+        line.split(",")[:3] for line in before.splitlines()]
+
+
+def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path):
+    dltrain("-m", "name=s", "seed=0,1", "model.depth=8", "trainer=smoke", "recipe=none")
+    for number, (val, test) in enumerate(((0.9, 0.1), (0.8, 0.7))):
+        file = tmp_path / f"outputs/s/{number}-resnet20-on-digits/result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "val/accuracy": val, "test/accuracy": test}))
+    from dltrain import sweeps
+
+    sweeps.finish(tmp_path / "outputs/s", "s")
+    assert [row["val/accuracy"] for row in table(tmp_path / "outputs/s/results.csv")] == ["0.9000", "0.8000"]
 
 
 def test_code_that_exits_does_not_end_a_sweep(dltrain, tmp_path, monkeypatch):

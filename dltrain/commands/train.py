@@ -165,8 +165,8 @@ class SweepJob:
         from dltrain import run
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
-        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         run_dir.refuse_other_config(compose.to_plain(config))
+        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
         if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
             train_in_own_process(config, run_dir, comments)
