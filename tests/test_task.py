@@ -202,3 +202,31 @@ def test_nesterov_is_refused_for_other_optimizers_than_sgd():
     assert optim.optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, 0, momentum=0.9, nesterov=True).defaults["nesterov"]
     with pytest.raises(UserError, match=r"^task\.optimizer\.nesterov=true: only sgd has it, but .* is adam$"):
         optim.optimizer(torch.nn.Linear(2, 2), "adam", 0.1, 0, nesterov=True)
+
+
+@pytest.mark.parametrize(("many", "batch_size"), [(1, 96), (8, 96), (4, 32), (2, 32), (3, 32)])
+def test_the_last_step_of_an_epoch_has_the_mean_gradient(many, batch_size, config, tmp_path, monkeypatch):
+    """One step of `many` batches, of which the epoch has fewer, against the gradient of the mean loss of those."""
+    norms, expected = [], []
+    original = Classification.configure_gradient_clipping
+
+    def note(self, optimizer, *arguments, **keys):
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item())
+        losses = []
+        epoch = self.trainer.current_epoch
+        done = self.trainer.fit_loop.batch_idx + 1
+        first = (done - 1) // many * many
+        order = self.trainer.train_dataloader.order(epoch).split(batch_size)[first:done]
+        for batch in self.trainer.datamodule.read("train", list(order)):
+            images, labels = self.augment(batch, generator("augment", *self.position))
+            losses.append(F.cross_entropy(self.model(images), labels))
+        gradients = torch.autograd.grad(torch.stack(losses).mean(), list(self.model.parameters()))
+        expected.append(torch.nn.utils.get_total_norm(gradients).item())
+        original(self, optimizer, *arguments, **keys)
+
+    monkeypatch.setattr(Classification, "configure_gradient_clipping", note)
+    words = [word for word in TINY if "batch_size" not in word and "epochs" not in word and "model" not in word]
+    run.train(config(*words, "model=resnet20", "model.depth=8", "model.norm=none", "recipe=none", "augment=none",
+                     f"data.batch_size={batch_size}", f"trainer.accumulate_batches={many}", "trainer.max_epochs=2",
+                     "task.optimizer.lr=0.001"), RunDir(tmp_path))
+    assert norms == pytest.approx(expected, rel=1e-4)

@@ -228,6 +228,13 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
             means |= {"train/gradient_norm": norm / steps, "train/clipped_fraction": clipped / steps}
         return means
 
+    def backward(self, loss: Tensor, *arguments: Any, **keys: Any) -> None:
+        """`loss`: that of a batch, divided by trainer.accumulate_batches. The last step of an epoch may have fewer
+        batches; its gradient is their mean too."""
+        many, index = self.trainer.accumulate_grad_batches, self.trainer.fit_loop.batch_idx
+        present = min(many, int(self.trainer.num_training_batches) - index // many * many)
+        super().backward(loss if present == many else loss * (many / present), *arguments, **keys)
+
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
                                     gradient_clip_algorithm: str | None = None) -> None:
         """g <- g * min(1, v / |g|), |g| the norm of all gradients together (R. Pascanu et al., 2012, arXiv 1211.5063,
