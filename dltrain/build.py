@@ -105,6 +105,8 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
     data.load()
+    if repeated := sorted({name for name in data.class_names if data.class_names.count(name) > 1}):
+        raise DataError(f"data={config.choices.data}: several classes are called {', '.join(repeated)}")
     for split in SPLITS:
         if not data.num_samples(split):
             raise DataError(f"data={config.choices.data}: the {split} split has no samples")

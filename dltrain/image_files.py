@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from dltrain.errors import DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}  # what systems write beside people's files
 ORIENTATION = 0x0112  # the EXIF tag
 DRAWN_BESIDE = ("_mask", "_attention")  # the endings of the names of what `predict` draws beside the first picture
 
@@ -64,9 +65,47 @@ def image_size(path: Path) -> tuple[int, int]:
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     """Lists the image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
     out."""
-    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir())
-                  if path.suffix.lower() in IMAGE_SUFFIXES
-                  and not any(name.startswith(".") for name in path.relative_to(folder).parts))
+    if recursive:
+        return scan_images(folder)[0]
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+                  and not is_hidden(path.name))
+
+
+def scan_images(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The image files of a folder and of those below it, through links too, sorted; and the other files by the reason
+    why they are left out. Hidden files and folders, and those that systems write, are in neither."""
+    images: list[Path] = []
+    others: dict[str, list[Path]] = defaultdict(list)
+    seen = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(base)) in seen:  # a link to a folder above, or to one that was there already
+            folders.clear()
+            others["a second link to a folder"].append(Path(base))
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for path in (Path(base, name) for name in names if not is_hidden(name)):
+            if not path.exists():
+                others["a broken link"].append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                images.append(path)
+            else:
+                others[f"no picture by its suffix {path.suffix}".strip()].append(path)
+    return sorted(images), dict(others)
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """The files by their names without suffix. Raises DataError where two have one name."""
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in files:
+            raise DataError(f"{path}: {files[path.stem].name} has the same name but for its suffix; keep one of them")
+        files[path.stem] = path
+    return files
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_NAMES
 
 
 def find_images(paths: str) -> dict[Path, Path]:

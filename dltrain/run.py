@@ -72,6 +72,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
+            if data.left_out:
+                log.info(run_dir.write_left_out(data.left_out))
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)

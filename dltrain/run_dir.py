@@ -204,6 +204,13 @@ class RunDir:
         with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def write_left_out(self, left_out: Mapping[str, Sequence[str]]) -> str:
+        """Lists what the data left out in left_out.txt. Returns a line with the counts."""
+        lines = [f"{reason}: {place}" for reason, places in left_out.items() for place in places]
+        write_text(self.path / "left_out.txt", "\n".join(lines) + "\n")
+        counts = ", ".join(f"{len(places)} x {reason}" for reason, places in left_out.items())
+        return f"left out: {counts}; {self}/left_out.txt lists them"
+
     # records of a start
 
     def write_command(self, command: list[str] | None = None) -> None:

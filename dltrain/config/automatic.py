@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 
 from dltrain.config import groups
 from dltrain.errors import DataError
-from dltrain.image_files import image_size, list_images
+from dltrain.image_files import image_size, is_hidden, list_images
 from dltrain.run_dir import RunDir
 
 MOST_CLASSES, MOST_PHOTOS = 20, 200  # headers are read of so many classes, of so many photos in all
@@ -90,8 +90,8 @@ def size_for(side: int, model: str, given: Mapping[str, str], folders: list[Path
 
 def short_sides(root: Path) -> list[int]:
     """Of some photos of some classes, evenly spaced, from their headers. Files that cannot be read are left out."""
-    base = root / "train" if (root / "train").is_dir() else root
-    folders = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
+    base = next((path for path in root.iterdir() if path.name.lower() in ("train", "training")), root)
+    folders = sorted(path for path in base.iterdir() if path.is_dir() and not is_hidden(path.name))
     classes = spaced(folders, MOST_CLASSES)
     sides = []
     for folder in classes:

@@ -92,7 +92,11 @@ class CocoBoxes(PhotosWithBoxes):
         return photos
 
     def read_split(self, file: Annotations, images: Path) -> list[Photo]:
-        by_image: dict[int, list[Entry]] = {entry["id"]: [] for entry in file.entries("images")}
+        by_image: dict[int, list[Entry]] = {}
+        for entry in file.entries("images"):
+            if entry["id"] in by_image:
+                raise DataError(f"{file.place(entry, 'images')}: two images have this id")
+            by_image[entry["id"]] = []
         for entry in file.entries("annotations"):
             if file.value(entry, "image_id", "annotations") not in by_image:
                 raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
@@ -27,7 +28,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     of data needs.
 
     After `load`, `class_names` has num_classes entries where there are classes. `vocabularies` maps a name, as source
-    and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept.
+    and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept. `left_out`
+    maps a reason to the files or lines that are left out for it.
     """
 
     batch_type: type
@@ -38,6 +40,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         super().__init__(batch_size=batch_size, seed=seed)
         self.class_names: list[str] = []
         self.vocabularies: dict[str, list[str]] = {}
+        self.left_out: dict[str, list[str]] = {}
 
     def load(self) -> None:
         """Finds and checks all samples and, where they fit into memory, reads them. Raises DataError with the file and
@@ -47,6 +50,11 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     def sizes(self) -> dict[str, int]:
         """Values of the data.* keys that only the files know, such as num_classes."""
         return {}
+
+    def leave_out(self, reason: str, places: Iterable[object]) -> None:
+        """Notes files or lines that are no samples, for the first lines of a run and its left_out.txt."""
+        if listed := [*map(str, places)]:
+            self.left_out.setdefault(reason, []).extend(listed)
 
     def describe(self) -> str:
         """The size of the data, on one line."""

@@ -19,18 +19,18 @@ from dltrain.data.classification import ImageKeys, LabelledImages
 from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import check_images, read_image
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import find_split_folders, hold_out
 from dltrain.errors import DataError
-from dltrain.image_files import IMAGE_SUFFIXES, list_images
+from dltrain.image_files import IMAGE_SUFFIXES, is_hidden, scan_images
 
 LAYOUT = "{train,val,test}/<class>/* or <class>/*"
 ImagesByClass = list[list[Path]]
 
 
 class ImageFolder(LabelledImages):
-    """Images whose folder is their class. Classes are the folder names, sorted; hidden files and files that are no
-    images are left out. Where there is no val (or test) folder, `val_share` (or `test_share`) of each class is held
-    out."""
+    """Images whose folder is their class. Classes are the folder names, sorted; the splits' folders may have the usual
+    names (valid, Validation, testing). Hidden files and files that are no images are left out. Where there is no val
+    (or test) folder, `val_share` (or `test_share`) of each class is held out."""
 
     def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
                  **keys: Unpack[ImageKeys]):
@@ -43,15 +43,17 @@ class ImageFolder(LabelledImages):
         root = require_root(self.root, f"a folder with {LAYOUT}; data=digits needs no files")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder; it must have {LAYOUT}")
-        has_splits = (root / "train").is_dir()
-        self.class_names = list_folders(root / "train" if has_splits else root)
+        folders = find_split_folders(root)
+        self.class_names = list_folders(folders.get("train", root))
         if len(self.class_names) < 2:
             raise DataError(f"data.root={root}: must have at least two class folders, but has {len(self.class_names)}; "
                             f"it must have {LAYOUT}")
         check_num_classes(self.num_classes, self.class_names, root)
         self.num_classes = len(self.class_names)
-        by_split = {split: self.list_split(root / split) for split in SPLITS if (root / split).is_dir()
-                    } if has_splits else {"train": self.list_split(root)}
+        if folders:
+            others = [root / name for name in list_folders(root) if root / name not in folders.values()]
+            self.leave_out("a folder that is no split", others)
+        by_split = {split: self.list_split(folder) for split, folder in (folders or {"train": root}).items()}
         for split in ("test", "val"):
             if split not in by_split:
                 cuts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
@@ -70,11 +72,22 @@ class ImageFolder(LabelledImages):
             faults = [f"classes that train does not have: {', '.join(extra)}"] if extra else []
             faults += [f"no folder for: {', '.join(missing)}"] if missing else []
             raise DataError(f"{folder}: {'; '.join(faults)}")
-        by_class = [list_images(folder / name, recursive=True) for name in names]
-        for name, paths in zip(names, by_class, strict=True):
+        by_class = []
+        for name in names:
+            paths, no_images = scan_images(folder / name)
+            by_class.append(paths)
+            for reason, files in no_images.items():
+                self.leave_out(reason, files)
             if not paths:
                 raise DataError(f"{folder / name}: no images in this class ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return by_class
+
+    def describe(self) -> str:
+        counts = torch.bincount(self.labels["train"], minlength=len(self.class_names)).tolist()
+        few, many = min(counts), max(counts)
+        sizes = f"{few} to {many} training images each" if few < many else f"{few} training images each"
+        smallest = f", fewest of {self.class_names[counts.index(few)]}" if many > 10 * few else ""
+        return f"{super().describe()}, {len(self.class_names)} classes of {sizes}{smallest}"
 
     def num_samples(self, split: str) -> int:
         return len(self.paths[split])
@@ -91,4 +104,4 @@ class ImageFolder(LabelledImages):
 
 
 def list_folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))

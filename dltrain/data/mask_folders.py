@@ -8,10 +8,10 @@ from typing import Unpack
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out, split_of
 from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
-from dltrain.image_files import list_images
+from dltrain.image_files import by_stem, list_images, scan_images
 
 
 class MaskFolder(PhotosWithMasks):
@@ -31,7 +31,11 @@ class MaskFolder(PhotosWithMasks):
         self.class_names = self.vocabularies.setdefault("labels", names)
         pairs = {name: MaskPair(image, root / f"masks/{name}.png") for name, image in
                  images_by_stem(root / "images").items()}
-        lists = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
+        masks, others = scan_images(root / "masks")
+        self.leave_out("a mask without a photo", [mask for mask in masks if mask.stem not in pairs])
+        for reason, files in others.items():
+            self.leave_out(reason, files)
+        lists = {split: file for file in sorted(root.glob("*.txt")) if (split := split_of(file.stem))}
         if not lists:
             train, test = hold_out(list(pairs.values()), self.test_share, "test", "images", "test", "masks")
             return {"train": train, "val": [], "test": test}
@@ -45,6 +49,9 @@ class MaskFolder(PhotosWithMasks):
                 if stem not in pairs:
                     raise DataError(f"{file}: no image {root}/images/{name}")
                 splits[split].append(pairs[stem])
+        listed = {pair.image for split in SPLITS for pair in splits[split]}
+        self.leave_out("a photo that no list names", [pair.image for pair in pairs.values()
+                                                      if pair.image not in listed])
         return splits
 
 
@@ -64,7 +71,7 @@ class CamVid(PhotosWithMasks):
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
     """Returns the images by their names without suffix. Raises DataError where the folder has none."""
-    images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-    if not images:
+    paths = list_images(folder) if folder.is_dir() else []
+    if not paths:
         raise DataError(f"{folder}: no images")
-    return images
+    return by_stem(paths)

@@ -4,6 +4,7 @@ runs can be compared."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,30 @@ from dltrain.data.datamodule import SPLITS
 from dltrain.errors import DataError
 
 SampleT = TypeVar("SampleT")
+# What people call the splits, in any case.
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"),
+               "test": ("test", "testing")}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or file of this name holds, if it is the name of one."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def find_split_folders(root: Path) -> dict[str, Path]:
+    """The folders below `root` that are named as splits. Raises DataError where a split has two, or where there are
+    such folders, but none to train on."""
+    folders: dict[str, Path] = {}
+    for path in sorted(path for path in root.iterdir() if path.is_dir()):
+        if (split := split_of(path.name)) is None:
+            continue
+        if split in folders:
+            raise DataError(f"{root}: {folders[split].name} and {path.name} are both the {split} split; keep one")
+        folders[split] = path
+    if folders and "train" not in folders:
+        raise DataError(f"{root}: has {', '.join(path.name for path in folders.values())}, but no folder train; if "
+                        "these are classes, rename them")
+    return folders
 
 
 def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.data.splits import SPLIT_NAMES
 from dltrain.errors import DataError
-
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid"), "test": ("test",)}
 
 
 def read_text(file: Path, encoding: str | None = None) -> str:

@@ -22,7 +22,7 @@ from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines
 from dltrain.errors import DataError
-from dltrain.image_files import list_images, read_header
+from dltrain.image_files import by_stem, list_images, read_header
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
@@ -71,7 +71,9 @@ class VocBoxes(PhotosWithBoxes):
         else:
             self.set_class_names(sorted({child.text("name") or "" for _, tree in trees["train"]
                                          for child in tree.children if child.name == "object"}))
-        images = {path.stem: path for path in list_images(root / "JPEGImages")}
+        images = by_stem(list_images(root / "JPEGImages"))
+        listed = {name for names in lists.values() for name in names}
+        self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
         return {split: [self.read_photo(root, name, tree, images.get(name)) for name, tree in trees[split]]
                 for split in SPLITS}
 
