@@ -195,7 +195,7 @@ def test_a_wrong_folder_is_named(tmp_path):
 def test_images_of_every_mode_become_the_same_sample(tmp_path):
     write_image(tmp_path / "grey.png", 100, mode="L")
     write_image(tmp_path / "rgb.png", 100)
-    Image.new("RGBA", (20, 10), (100, 0, 155, 128)).save(tmp_path / "rgba.png")
+    Image.new("RGBA", (20, 10), (100, 0, 155, 255)).save(tmp_path / "rgba.png")
     Image.fromarray(np.full((10, 20), 100 * 257, np.uint16)).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "rgb.png", 3, 8).shape == (3, 8, 8)
     assert torch.equal(read_image(tmp_path / "rgba.png", 3, 8), read_image(tmp_path / "rgb.png", 3, 8))

@@ -87,8 +87,8 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 class Lighting(nn.Module, Transform):
     """PCA colour noise: adds one colour to all pixels of an image, the sum of the principal components of the training
-    pixels' colours, each times its standard deviation and a normal random number with standard deviation `std`
-    (Krizhevsky et al. 2012, section 4.1: 0.1)."""
+    pixels' colours in [0, 1], each times its eigenvalue, the variance along it, and a normal random number with
+    standard deviation `std` (Krizhevsky et al. 2012, section 4.1: 0.1)."""
 
     axes: Tensor
 
@@ -97,7 +97,7 @@ class Lighting(nn.Module, Transform):
         if std < 0:
             raise ValueError(f"std must be >= 0, but is {std}")
         self.std = std
-        self.register_buffer("axes", torch.zeros(3, 3))  # column k: eigenvector k times its standard deviation
+        self.register_buffer("axes", torch.zeros(3, 3))  # column k: eigenvector k times its eigenvalue
 
     def check(self, channels: int, image_px: int) -> None:
         if channels != 3:
@@ -106,7 +106,7 @@ class Lighting(nn.Module, Transform):
     def fit(self, pixels: Tensor) -> None:
         colours = pixels.permute(0, 2, 3, 1).reshape(-1, 3).double() / 255
         values, vectors = torch.linalg.eigh(torch.cov(colours.T, correction=0))
-        self.axes.copy_(vectors * values.clamp_min(0).sqrt())
+        self.axes.copy_(vectors * values.clamp_min(0))
 
     def forward(self, batch: BatchT, rng: torch.Generator) -> BatchT:
         weights = to_device(self.std * torch.randn(batch.size, 3, generator=rng), batch.images)
