@@ -123,4 +123,5 @@ class LoadedRun:
 
     def texts_of(self, file: Path) -> list[str]:
         whole = read_text(file)
-        return [whole] if self.data.reads_whole_files else [line for line in map(str.strip, whole.split("\n")) if line]
+        lines = [line.strip(" ") for line in whole.split("\n") if line.strip()]
+        return [whole] if self.data.reads_whole_files else lines

@@ -224,7 +224,7 @@ def test_predict_leaves_out_boxes_of_lower_scores(trained, monkeypatch, capsys):
     path = trained.run_dir.path
     monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples/00.png", "score=0.99"])
     assert cli.main() == 0
-    assert capsys.readouterr().out.splitlines() == ["00.png  no object", f"1 input; {path}/predictions"]
+    assert capsys.readouterr().out.splitlines() == ["00.png  no object", f"1 input; {path}/predictions_2"]
 
 
 def test_figures_of_a_run(trained):

@@ -146,7 +146,7 @@ def test_missing_columns_are_named(tmp_path):
     with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split does not have"):
         data.load()
     (tmp_path / "en-dev.conll").unlink()
-    with pytest.raises(DataError, match=r"must have one val file \(val or dev or valid in its name\), but has none"):
+    with pytest.raises(DataError, match=r"must have one val file \(val or valid or validation or dev in its name\)"):
         data.load()
 
 
@@ -197,7 +197,7 @@ def test_predict_tags_source_run_by_run_or_in_colour(tmp_path, monkeypatch, caps
     _, out, _ = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=x = 1")
     assert "\x1b[" in out
     assert re.sub(r"\x1b\[[\d;]*m", "", out) == (
-        "x = 1\n" + "  ".join(KINDS) + f"\n1 input; {run_dir}/predictions.json\n")
+        "x = 1\n" + "  ".join(KINDS) + f"\n1 input; {run_dir}/predictions_2.json\n")
 
 
 def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
@@ -206,7 +206,7 @@ def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
                         "data.tag_column=4", "data.min_count=1", "data.lower=true", "model.hidden=8", "recipe=none"])
     config, run_dir = composed.job_config(), RunDir.named(tmp_path, "run")
     run.train(config, run_dir, composed.comments())
-    assert (run_dir.path / "samples/sentences.txt").read_text() == "It 's fine\nYes\n"
+    assert (run_dir.path / "samples/sentences.txt").read_text() == "It\t's\tfine\nYes\t\n"
     vocabularies = run_dir.read_vocabularies()
     tokens = [vocabularies["text"].index(word) for word in ("yes", "it", "<unk>", "fine")]
     with torch.no_grad():
@@ -215,3 +215,19 @@ def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
     lines = [f"{word}\t{name}\n" for word, name in zip(("Yes", "it", ",", "Fine"), names, strict=True)]
     assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (
         0, "".join([*lines, f"1 input; {run_dir}/predictions.json\n"]), "")
+
+
+WHOLE = [("U.S.", "PROPN"), ("e-mail", "NOUN"), ("$1.50", "NUM"), ("n't", "PART"), (":-)", "SYM"),
+         ("http://x.org/a", "X")]
+
+
+def test_words_that_are_split_already_are_tagged_as_they_are(tmp_path):
+    """In a run's own samples, whose words stand between tabs, known or not; in a text, the words of the vocabulary."""
+    text = "".join(f"{number}\t{word}\t_\t{tag}\n" for number, (word, tag) in enumerate(WHOLE, start=1)) + "\n"
+    data = conll(tmp_path, text + "1\tAlone-one\t_\tX\n", lower=False)
+    data.load()
+    data.write_samples(tmp_path)
+    lines = (tmp_path / "sentences.txt").read_text().splitlines()
+    assert [data.tokenize(line) for line in lines] == [[word for word, _ in WHOLE], ["Alone-one"]]
+    assert data.tokenize("new-word\tU.S.\tx,y") == ["new-word", "U.S.", "x,y"]
+    assert data.tokenize("An e-mail of $1.50, no :-)") == ["An", "e-mail", "of", "$", "1", ".", "50", ",", "no", ":-)"]

@@ -85,6 +85,18 @@ def pair_files(root, **keys) -> PairFiles:
                         "max_length": 9, "batch_size": 2, **keys})
 
 
+def test_pairs_that_are_too_long_are_counted_and_not_all_may_be(tmp_path):
+    text = "".join(f"{'a ' * count}\tb\n" for count in (2, 3, 10, 2))
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.tsv").write_text(text)
+    data = pair_files(tmp_path)
+    data.load()
+    assert {split: data.num_samples(split) for split in ("train", "val", "test")} == {"train": 3, "val": 4, "test": 4}
+    assert data.left_out == {"a pair with more than data.max_length=9 symbols": ["a " * 9 + "a"]}
+    with pytest.raises(DataError, match=r"all 4 training pairs have more than data.max_length=1 symbols: set a larger"):
+        pair_files(tmp_path, max_length=1).load()
+
+
 def test_parallel_files_and_their_faults(tmp_path):
     for split, language, text in [("train", "en", "one\ntwo\n\nfour\n"), ("train", "de", "eins\nzwei\n\nvier\n"),
                                   ("val", "en", "a\n"), ("val", "de", "b\n"), ("test_2016", "en", "a\n"),
@@ -94,7 +106,11 @@ def test_parallel_files_and_their_faults(tmp_path):
     assert pairs == {"train": [("one", "eins"), ("two", "zwei"), ("four", "vier")], "val": [("a", "b")],
                      "test": [("a", "c")]}
     (tmp_path / "train.de").write_text("eins\n\nzwei\nvier\n")
-    with pytest.raises(DataError, match=r"train.en and .*train.de must have the same lines, but line 2 is in one only"):
+    data = pair_files(tmp_path, languages=["en", "de"])
+    assert data.pairs()["train"] == [("one", "eins"), ("four", "vier")]
+    assert data.left_out == {"a line that is empty on one side": [f"{tmp_path}/train.en:{line}" for line in (2, 3)]}
+    (tmp_path / "train.de").write_text("eins\nzwei\nvier\n")
+    with pytest.raises(DataError, match=r"train.en has 4 lines, but .*train.de has 3: line by line one must be the"):
         pair_files(tmp_path, languages=["en", "de"]).pairs()
     with pytest.raises(DataError, match=r"must have one train file .*ending in .fr\), but has none"):
         pair_files(tmp_path, languages=["en", "fr"]).pairs()
@@ -237,6 +253,8 @@ def test_predict_decodes_greedily_by_a_beam_or_by_sampling(train, monkeypatch, c
     reversing = train(reversed_words)
 
     def predict(*words: str) -> tuple[int, str, str]:
+        for earlier in reversing.run_dir.path.glob("predictions*.json"):
+            earlier.unlink()
         return run_command(monkeypatch, capsys, "predict", f"run={reversing.run_dir}", *words)
 
     (source,) = reversing.data.encode_inputs(["abc"]).source.tolist()

@@ -107,7 +107,7 @@ def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
                 for path, name in zip(files, output_names(files.values()), strict=True)]
     if source is not None:
         whole = read_text(Path(source))
-        texts = [whole] if data.reads_whole_files else [line.strip() for line in whole.split("\n") if line.strip()]
+        texts = [whole] if data.reads_whole_files else [line.strip(" ") for line in whole.split("\n") if line.strip()]
     elif (text := options.get("text")) is not None:
         if not text.strip():
             raise UserError("text must have at least one symbol")

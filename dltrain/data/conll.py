@@ -62,9 +62,15 @@ class Conll(TaggedSequences):
         return [word.lower() for word in symbols] if self.lower else symbols
 
     def tokenize(self, text: str) -> list[str]:
-        return self.tokenizer.tokenize(text)
+        """A text with tabs is split there, as sentences whose words are known already, and nowhere else. In other texts
+        what stands between blanks is one word if the vocabulary has it, as U.S., else words and punctuation marks."""
+        if "\t" in text:
+            return [word for word in text.strip("\n").split("\t") if word]
+        known = {*self.vocabularies["text"]}
+        return [word for piece in text.split()
+                for word in ([piece] if self.normalize([piece])[0] in known else self.tokenizer.tokenize(piece))]
 
     def write_samples(self, folder: Path) -> str:
-        (folder / "sentences.txt").write_text("\n".join(" ".join(words) for words, _ in self.examples) + "\n",
-                                              encoding="utf-8")
+        lines = ["\t".join(words) if len(words) > 1 else f"{words[0]}\t" for words, _ in self.examples]
+        (folder / "sentences.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return f"input={folder}/sentences.txt"

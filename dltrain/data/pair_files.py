@@ -7,7 +7,7 @@ from typing import Unpack
 
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.splits import split_randomly
-from dltrain.data.texts import find_split_files, read_lines
+from dltrain.data.texts import find_split_files, read_lines, read_text
 from dltrain.data.translation import PairKeys, TextPair, TextPairs
 from dltrain.errors import DataError
 
@@ -50,9 +50,11 @@ class PairFiles(TextPairs):
         return pairs
 
     def read_parallel(self, source_file: Path, target_file: Path) -> list[TextPair]:
+        counts = [len(read_text(file, self.encoding).rstrip("\n").split("\n")) for file in (source_file, target_file)]
+        if counts[0] != counts[1]:
+            raise DataError(f"{source_file} has {counts[0]} lines, but {target_file} has {counts[1]}: line by line one "
+                            "must be the translation of the other")
         sources, targets = (dict(read_lines(file, self.encoding)) for file in (source_file, target_file))
-        if sources.keys() != targets.keys():
-            number = min(sources.keys() ^ targets.keys())
-            raise DataError(f"{source_file} and {target_file} must have the same lines, but line {number} is in one "
-                            "only")
-        return [(sources[number].strip(), targets[number].strip()) for number in sources]
+        self.leave_out("a line that is empty on one side", [f"{source_file}:{number}" for number in
+                                                            sorted(sources.keys() ^ targets.keys())])
+        return [(sources[number].strip(), targets[number].strip()) for number in sources if number in targets]

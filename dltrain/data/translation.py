@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NotRequired, Unpack
@@ -12,6 +13,7 @@ import torch
 from dltrain.batches import END, START, PairBatch, generator
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
+from dltrain.errors import DataError
 
 TextPair = tuple[str, str]
 PairSample = tuple[list[int], list[int]]  # the target with START and END
@@ -52,8 +54,15 @@ class TextPairs(Sequences[PairBatch, PairSample]):
         for split in SPLITS:
             pairs = [(self.tokenizer.encode(source, source_indices), self.tokenizer.encode(target, target_indices))
                      for source, target in self.texts[split]]
-            self.samples[split] = [(source, [START, *target, END]) for source, target in pairs if source and (
-                split != "train" or max(len(source), len(target)) <= self.max_length)]
+            longest = self.max_length if split == "train" else math.inf
+            kept = [bool(source) and max(len(source), len(target)) <= longest for source, target in pairs]
+            self.leave_out(f"a pair with more than data.max_length={self.max_length} symbols",
+                           [text for (text, _), keep in zip(self.texts[split], kept, strict=True) if not keep])
+            self.samples[split] = [(source, [START, *target, END]) for (source, target), keep in
+                                   zip(pairs, kept, strict=True) if keep]
+        if not self.samples["train"] and self.texts["train"]:
+            raise DataError(f"all {len(self.texts['train'])} training pairs have more than data.max_length="
+                            f"{self.max_length} symbols: set a larger one")
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["source"]), "target_vocab_size": len(self.vocabularies["target"])}
@@ -72,7 +81,6 @@ class TextPairs(Sequences[PairBatch, PairSample]):
     def encode_inputs(self, inputs: list[str]) -> PairBatch:
         indices = index_symbols(self.vocabularies["source"])
         return self.collate([(self.tokenizer.encode(text, indices), [START]) for text in inputs])
-
 
     def write_samples(self, folder: Path) -> str:
         (folder / "sources.txt").write_text("\n".join(source for source, _ in self.texts["test"][:10]) + "\n",
