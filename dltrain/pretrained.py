@@ -7,6 +7,7 @@ its own checkpoints have them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,8 @@ def pretrained_of(node: DictConfig, key: str) -> Pretrained | None:
     inner = node.get(NODE) if NODE in node else None
     if key.partition(".")[0] != "model" or not isinstance(inner, DictConfig) or {*inner} != {*EMPTY}:
         return None
-    return Pretrained(f"{key}.{NODE}", inner.from_run, inner.weights, list(inner.rename))
+    from_run, weights = (value and os.path.expanduser(value) for value in (inner.from_run, inner.weights))
+    return Pretrained(f"{key}.{NODE}", from_run, weights, list(inner.rename))
 
 
 def nodes(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:

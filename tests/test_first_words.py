@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from dltrain.commands.stored import parse_value
+from dltrain.config import schema
 from dltrain.config.compose import compose
 from dltrain.config.words import SHORT_FORMS, expand, name_choices
 from dltrain.errors import UserError
@@ -93,3 +95,28 @@ def test_help_comes_as_a_verb_too(dltrain):
     assert re.match(r"task.optimizer.lr = 0.1\n  set by \S*configs/recipe/\S+:\d+", key[1])
     with pytest.raises(UserError, match="unknown key"):
         compose(["lrr=1"])
+
+
+@pytest.mark.parametrize("path", ["~/notes.txt", "données.txt", "a(1).txt", "a#b.txt", "x=y.txt", "a-b_c.d", "(1)/x"])
+def test_paths_are_read_as_they_are_typed(path):
+    assert compose(["model=char_rnn", "data=text", f"data.root={path}"]).config.data.root == path
+
+
+def test_home_is_known_to_every_key_that_takes_a_folder(dltrain, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dltrain("name=first", *SMOKE)[0] == 0
+    for words in (["predict", "run=~/outputs/first", "input=~/outputs/first/samples"],
+                  ["eval", "run=~/outputs/first"], ["resume", "run=~/outputs/first"],
+                  ["model.pretrained.from_run=~/outputs/first", "name=second", *SMOKE]):
+        assert dltrain(*words)[0] == 0, words
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-1", 0.1), ("1e2", 100.0), ("2E+1", 20.0), ("0.5", 0.5)])
+def test_numbers_are_read_by_every_verb_as_by_training(text, value, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("# @package _global_\n# Mine\ndefaults: [/model/resnet20]\nmodel:\n"
+                                              f"  survival: {text}\n  other: {text}\n")
+    assert compose([f"lr={text}"]).config.task.optimizer.lr == value
+    assert schema.assignments(tmp_path / "model/mine.yaml")["model.other"].value == value
+    assert schema.rule_from_default(schema.assignments(tmp_path / "model/mine.yaml")["model.other"].value) == "float"
+    assert parse_value("score", text, "float > 0") == value

@@ -53,11 +53,11 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
 
 def parse_value(key: str, text: str, rule: str | None) -> Any:
     """The text as a value of yaml, or as it is where the rule asks for text. Raises UserError if it breaks the rule."""
-    value = text if rule == "str" else yaml.safe_load(text)
+    value = text if rule == "str" else yaml.load(text, Loader=schema.Loader)
     if rule is not None and (fault := schema.violation(rule, value)):
         raise UserError(f"{key}={text}: {fault}")
     return value
 
 
 def run_dir_of(pairs: Mapping[str, str]) -> RunDir:
-    return RunDir(Path(pairs["run"]))
+    return RunDir(Path(pairs["run"]).expanduser())

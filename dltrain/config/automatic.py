@@ -59,7 +59,7 @@ def suit_recipe(model: str, data: str, given: Mapping[str, str], folders: list[P
 def suit_photos(given: Mapping[str, str], folders: list[Path]) -> dict[str, str]:
     """A model, a pipeline and data.image_px, as far as they are not given, by the median of the photos' short sides.
     Nothing where data.root has no photos that can be read: the data say so."""
-    root = Path(given.get("data.root", ""))
+    root = Path(given.get("data.root", "")).expanduser()
     sides = short_sides(root) if "data.root" in given and root.is_dir() else []
     if not sides:
         return {}
@@ -78,7 +78,8 @@ def suit_photos(given: Mapping[str, str], folders: list[Path]) -> dict[str, str]
 def size_for(side: int, model: str, given: Mapping[str, str], folders: list[Path]) -> int:
     """The pixels of a side that a photo is scaled to: as those that the weights' run has seen, or not above `side`."""
     if run := given.get("model.pretrained.from_run"):
-        seen: int | None = RunDir(Path(run)).read_config("model.pretrained.from_run")["data"].get("image_px")
+        config = RunDir(Path(run).expanduser()).read_config("model.pretrained.from_run")
+        seen: int | None = config["data"].get("image_px")
         if seen is not None:
             return seen
     if side < SMALL_PX:

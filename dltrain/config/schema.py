@@ -19,7 +19,15 @@ from typing import Any
 
 import yaml
 
-Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # libyaml's is ten times as fast
+FASTEST = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # libyaml's is ten times as fast
+
+
+class Loader(FASTEST):  # type: ignore[misc, valid-type]  # chosen above
+    """Reads numbers as OmegaConf and people do: 1e-5 too, which YAML 1.1 takes for text."""
+
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 NUMBER = r"-?\d+(?:\.\d+)?(?:[eE]-?\d+)?"
 CONDITION = re.compile(
     rf"(?P<op>>=|<=|>|<)\s*(?P<bound>{NUMBER})"
@@ -144,7 +152,10 @@ def holds(condition: re.Match[str], value: float) -> bool:
 
 
 def rule_from_default(value: object) -> str | None:
-    """The rule of a key that states none: the type of its default. None if the default is null or a container."""
+    """The rule of a key that states none: the type of its default, of 0 and 1 any number, as a dropout of 0. None if
+    the default is null or a container."""
+    if type(value) is int and value in (0, 1):
+        return "float"
     return {bool: "bool", int: "int", float: "float", str: "str"}.get(type(value))
 
 

@@ -13,7 +13,9 @@ from dltrain.errors import UserError, suggest
 SHORT_FORMS = {"lr": "task.optimizer.lr", "epochs": "trainer.max_epochs", "steps": "trainer.max_steps",
                "batch": "data.batch_size", "device": "trainer.accelerator", "workers": "data.num_workers"}
 GROUPS_TO_GUESS = ("model", "data", "experiment", "augment", "trainer", "recipe")
-PLAIN_TEXT = re.compile(r"[^\s'\"\[\]{}(),$=\\]+")  # a value that means the same with quotes around it
+PLAIN_TEXT = re.compile(r"[^\s'\"\[\]{},$\\]+")  # a value that means the same with quotes around it
+HARD_TO_READ = re.compile(r"[^\x00-\x7f]|[~#()=]")  # what Hydra's grammar takes for something else, or not at all
+CALL = re.compile(r"\w+\(.*\)")  # of a sweep, as range(3)
 
 
 def full_key(key: str) -> str:
@@ -21,11 +23,11 @@ def full_key(key: str) -> str:
 
 
 def expand(words: Iterable[str]) -> list[str]:
-    """The words with full keys, and with quotes around text that is not ASCII."""
+    """The words with full keys, and with quotes around text that Hydra's grammar does not read, as ~/x, a(1) or é."""
     expanded = []
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and not value.isascii() and PLAIN_TEXT.fullmatch(value):
+        if equals and HARD_TO_READ.search(value) and PLAIN_TEXT.fullmatch(value) and not CALL.fullmatch(value):
             value = f"'{value}'"
         if word != "experiment=null":  # the default, but not as an override in Hydra's eyes
             expanded.append("recipe=none" if word == "recipe=null" else f"{full_key(key)}{equals}{value}")
