@@ -48,7 +48,7 @@ def test_a_loader_that_is_left_early_reads_no_further():
 
     reader = decode_batches(range(3000), note, list(torch.arange(3000).split(1)), 2, list)
     next(reader)
-    reader.close()
+    del reader
     wait_for_their_end()
     assert len(seen) <= 2 * BATCHES_AHEAD + 4
 
