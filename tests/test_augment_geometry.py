@@ -268,12 +268,15 @@ def test_noise_differs_by_image_of_a_list():
     assert float((correlation - torch.eye(3)).abs().max()) < 0.06  # 4.6 standard deviations of 6,000 values
 
 
+PHOTOS = ["data=image_folder", "data.image_px=256", "data.num_classes=10"]
+
+
 @pytest.mark.parametrize("name", groups.names("augment"))
 def test_every_pipeline_runs_on_the_batches_it_is_for(name, config):
     """The images do not depend on the kind of batch; the same position gives the same images, another one others;
     evaluation only normalises."""
     images = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8, generator=generator("pipelines"))
-    augment = build(config(f"augment={name}", "data=cifar10").augment, "augment", channels=3, image_px=256)
+    augment = build(config(f"augment={name}", *PHOTOS).augment, "augment", channels=3, image_px=256)
     augment.fit(images)
     labels, box = torch.arange(4), torch.tensor([[20.0, 30.0, 200.0, 220.0]])
     batch = ClassificationBatch(images, labels)

@@ -7,7 +7,8 @@ import pytest
 from dltrain.commands.stored import parse_value
 from dltrain.config import schema
 from dltrain.config.compose import compose
-from dltrain.config.words import SHORT_FORMS, expand, name_choices
+from dltrain.config.renamed import SHORT_FORMS
+from dltrain.config.words import expand, name_choices
 from dltrain.errors import UserError
 
 SMOKE = ["trainer=smoke", "model.depth=8"]

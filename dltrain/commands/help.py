@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from dltrain.config import groups
-from dltrain.config.words import SHORT_FORMS
+from dltrain.config.renamed import SHORT_FORMS
 
 OVERVIEW = """\
 dltrain: train deep learning's classic systems from one command.

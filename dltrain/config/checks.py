@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import groups, renamed, schema
-from dltrain.config.words import SHORT_FORMS
+from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under

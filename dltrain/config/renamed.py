@@ -1,6 +1,10 @@
-"""Keys of versions before 0.2 and what to type instead. An old key is refused in one line with its new name."""
+"""Other names of keys: short forms, which are taken for the full key, and the keys of versions before 0.2, each of
+which is refused in one line with its new name."""
 
 from __future__ import annotations
+
+SHORT_FORMS = {"lr": "task.optimizer.lr", "epochs": "trainer.max_epochs", "steps": "trainer.max_steps",
+               "batch": "data.batch_size", "device": "trainer.accelerator", "workers": "data.num_workers"}
 
 # An old key stands for the keys below it too. A text with spaces is advice and is printed as it is.
 RENAMED = {

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dltrain.config import groups
+from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import UserError, suggest
 
-SHORT_FORMS = {"lr": "task.optimizer.lr", "epochs": "trainer.max_epochs", "steps": "trainer.max_steps",
-               "batch": "data.batch_size", "device": "trainer.accelerator", "workers": "data.num_workers"}
 GROUPS_TO_GUESS = ("model", "data", "experiment", "augment", "trainer", "recipe")
 PLAIN_TEXT = re.compile(r"[^\s'\"\[\]{},$\\]+")  # a value that means the same with quotes around it
 HARD_TO_READ = re.compile(r"[^\x00-\x7f]|[~#()=]")  # what Hydra's grammar takes for something else, or not at all
