@@ -72,20 +72,20 @@ import resource, torch
 from dltrain.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(25_000_000)
+    tensors = [torch.ones(count) for count in (12_000_000, 9_000_000, 15_000_000, 10_000_000)]
+    del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-before = faults()
+before = min(faults() for _ in range(6))
 keep_freed_memory()
-faults()
-print(before, faults())
+print(before, min(faults() for _ in range(6)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's mallopt")
 def test_freed_memory_is_used_again():
-    """100 MB are 24,414 pages, or 49 huge ones."""
+    """Tensors of 36 to 60 MB, 44,922 pages or 88 huge ones, are new to the process each time, until freed memory stays.
+    Of those one may still be new: its place is too small by what glibc adds to align it."""
     before, after = map(int, subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True,
                                             check=True).stdout.split())
-    assert before >= 40
-    assert after < before / 4
+    assert before >= 80
+    assert after < before / 2
