@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dltrain.errors import DataError
 
+ImageSource = Path | Image.Image  # a file, or a PIL image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}  # what systems write beside people's files
 ORIENTATION = 0x0112  # the EXIF tag

@@ -78,12 +78,12 @@ def read_overrides(run_dir: RunDir) -> dict[str, str]:
     """The keys that the command gave, with the values of the job's config.yaml: those that it was trained with."""
     file = run_dir.path / "overrides.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
-    asked = dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+    given = dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
     if not (run_dir.path / "config.yaml").is_file():
-        return asked
+        return given
     config = run_dir.read_config()
     used = {**{key: format_value(value) for key, value in flatten(config).items()}, **config.get("choices", {})}
-    return {key: used.get(key, text) for key, text in asked.items()}
+    return {key: used.get(key, text) for key, text in given.items()}
 
 
 def varied_keys(jobs: Sequence[Job]) -> list[str]:

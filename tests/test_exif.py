@@ -68,8 +68,8 @@ def voc_folder(root, annotate):
         header = read_header(path)
         upright = turn_upright([*map(float, BOX)], header)
         (root / f"Annotations/{name}.xml").write_text(annotate(header, [round(value) for value in upright]))
-    for split, part in (("train", names[:8]), ("test", names[8:])):
-        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(part))
+    for split, listed in (("train", names[:8]), ("test", names[8:])):
+        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(listed))
     return root
 
 

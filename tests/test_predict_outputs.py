@@ -25,8 +25,8 @@ def picture(path: Path, seed: int = 0) -> Path:
     (["a.b.png", "a.c.png"], ["a.b", "a.c"])])
 def test_no_two_inputs_are_drawn_into_one_file(files, names):
     assert output_names(map(Path, files)) == names
-    drawn = [f"{name}{ending}" for name in names for ending in ("", "_mask", "_attention")]
-    assert len({*drawn}) == len(drawn)
+    pictures = [f"{name}{ending}" for name in names for ending in ("", "_mask", "_attention")]
+    assert len({*pictures}) == len(pictures)
 
 
 def test_a_pattern_names_files(tmp_path):
@@ -57,11 +57,11 @@ def test_names_of_inputs_do_not_collide_and_earlier_predictions_stay(segmenter, 
     code, out, err = dltrain("predict", "run=outputs/a", "input=ask")
     assert (code, err) == (0, "")
     assert "5 inputs; outputs/a/predictions and outputs/a/predictions.json" in out
-    drawn = sorted(str(file.relative_to(segmenter / "predictions")) for file in
+    pictures = sorted(str(file.relative_to(segmenter / "predictions")) for file in
                    (segmenter / "predictions").rglob("*.png"))
-    assert len(drawn) == 10
+    assert len(pictures) == 10
     records = json.loads((segmenter / "predictions.json").read_text())
-    assert {record["mask"] for record in records} == {name for name in drawn if name.endswith("_mask.png")} - {
+    assert {record["mask"] for record in records} == {name for name in pictures if name.endswith("_mask.png")} - {
         "img_mask.png.png"}
     code, out, _ = dltrain("predict", "run=outputs/a", "input=ask/day1")
     assert "1 input; outputs/a/predictions_2 and outputs/a/predictions_2.json" in out

@@ -16,7 +16,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.data.datamodule import DataKeys, DataModule
-from dltrain.data.images import ImageSource, read_image
+from dltrain.data.images import read_image
+from dltrain.image_files import ImageSource
 
 
 class Split(NamedTuple):

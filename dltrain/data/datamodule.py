@@ -8,9 +8,9 @@ from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from torch import Tensor
 
-from dltrain.data.images import ImageSource
 from dltrain.data.loader import BatchT, SplitLoaders
 from dltrain.errors import DataError
+from dltrain.image_files import ImageSource
 
 SPLITS = ("train", "val", "test")
 InputT = TypeVar("InputT")  # what a person gives to `predict`: Tensor for an image, str for a text

@@ -14,9 +14,9 @@ from torch import Tensor
 from dltrain.batches import DetectionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import ImageSource, copy_images, read_central_squares, read_image
+from dltrain.data.images import copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out
-from dltrain.image_files import Header
+from dltrain.image_files import Header, ImageSource
 
 Target = dict[str, Tensor]
 

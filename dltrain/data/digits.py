@@ -14,7 +14,7 @@ from torch import Tensor
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.data.classification import InMemoryImages, Split
 from dltrain.data.datamodule import DataKeys, DataModule
-from dltrain.data.images import ImageSource
+from dltrain.image_files import ImageSource
 
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of all 1,797
 

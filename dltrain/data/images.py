@@ -13,9 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.errors import DataError
-from dltrain.image_files import orientation_of
-
-ImageSource = Path | Image.Image  # a file, or a PIL image
+from dltrain.image_files import ImageSource, orientation_of
 
 
 def read_image(source: ImageSource, channels: int, px: int | None = None) -> Tensor:

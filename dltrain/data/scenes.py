@@ -19,8 +19,9 @@ from dltrain.data.classification import ImageKeys, InMemoryImages, Split
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
 from dltrain.data.detection import without_boxes
 from dltrain.data.digits import read_digits
-from dltrain.data.images import ImageSource, read_image, write_images
+from dltrain.data.images import read_image, write_images
 from dltrain.data.segmentation import without_masks
+from dltrain.image_files import ImageSource
 
 COLOURS = {"red": (230, 60, 50), "green": (70, 200, 80), "blue": (80, 130, 250), "yellow": (240, 220, 70),
            "purple": (190, 90, 220), "white": (245, 245, 245)}

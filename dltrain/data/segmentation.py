@@ -25,10 +25,10 @@ from torch import Tensor
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import ImageSource, copy_images, join_faults, read_central_squares, read_image
+from dltrain.data.images import copy_images, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
 from dltrain.errors import DataError
-from dltrain.image_files import read_header
+from dltrain.image_files import ImageSource, read_header
 
 Table = npt.NDArray[np.uint8]  # (256,): the class of each value of a pixel, IGNORED_PIXEL or UNKNOWN_VALUE
 UNKNOWN_VALUE = 254
