@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 import re
@@ -184,6 +185,30 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
             raise
         finally:
             task.train(training)
+    if data.batch_size > 1 and data.num_samples("train") // data.world_size % data.batch_size == 1:
+        check_lone_sample(data, task)
+
+
+def check_lone_sample(data: DataModule, task: Task) -> None:
+    """Raises UserError where an epoch ends with a batch of one sample and the model's batch normalisation cannot be
+    trained with it. The model is left as it was."""
+    batch = next(iter(data.read("train", [torch.zeros(1, dtype=torch.int64)])))
+    training, buffers = task.training, {name: value.clone() for name, value in task.model.named_buffers()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+            task.train().check_training(batch)
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        count = data.num_samples("train") // data.world_size
+        better = next(size for size in itertools.count(data.batch_size + 1) if count % size != 1)
+        raise UserError(f"data.batch_size={data.batch_size}: the last batch of {count} samples has one, with which the "
+                        f"batch normalisation of {type(task.model).__name__} cannot be trained; data.batch_size="
+                        f"{better} leaves none alone") from None
+    finally:
+        task.train(training)
+        for name, value in task.model.named_buffers():
+            value.copy_(buffers[name])
 
 
 def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -154,3 +155,56 @@ def test_a_detector_trains_on_them(root, config, tmp_path):
     assert min(of_classes) >= 0, "-1 would be a class without objects"
     assert result["test/map"] == pytest.approx(sum(of_classes) / 2)
     assert {path.name for path in (run_dir.path / "samples").iterdir()} == {"7.jpg", "8.jpg", "9.jpg"}
+
+
+def test_predictions_are_cocos_results_with_the_ids_of_the_data(dltrain, tmp_path, monkeypatch):
+    """pycocotools reads predictions.json as it is, and finds the AP of the run. The boxes are random, a
+    function of the image alone."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from dltrain.tasks.detection import Detection
+
+    for split, count in (("train", 6), ("test", 8)):
+        images, boxes = [], []
+        (tmp_path / split).mkdir()
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{split}/{index:03d}.png")
+            images.append({"id": 1000 + 7 * index, "file_name": f"{index:03d}.png", "width": 64, "height": 64})
+            boxes.append({"id": index + 1, "image_id": images[-1]["id"], "category_id": (18, 44)[index % 2],
+                          "bbox": [16, 16, 16, 20], "area": 320, "iscrowd": 0})
+        categories = [{"id": 44, "name": "bottle"}, {"id": 18, "name": "dog"}]
+        (tmp_path / f"{split}.json").write_text(json.dumps(
+            {"images": images, "annotations": boxes, "categories": categories}))
+
+    def random_boxes(self, images):
+        results = []
+        for image in images:
+            rng = torch.Generator().manual_seed(int(image.float().sum()))
+            corners = torch.tensor([16.0, 16.0, 32.0, 36.0]) + 3 * torch.randn(5, 4, generator=rng)
+            results.append({"boxes": corners, "labels": torch.randint(2, (5,), generator=rng),
+                              "scores": torch.rand(5, generator=rng)})
+        return results
+
+    monkeypatch.setattr(Detection, "forward", random_boxes)
+    code, _, err = dltrain("model=faster_rcnn", "data=coco", "data.root=.", "data.train_json=train.json",
+                           "data.train_images=train", "data.test_json=test.json", "data.test_images=test",
+                           "data.image_px=64", "data.val_share=0.2", "trainer.max_epochs=1", "trainer=cpu", "name=a",
+                           "trainer.smoke_steps=8")
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "outputs/a/result.json").read_text())
+    assert 0.05 < result["test/map"] < 0.95
+    assert dltrain("predict", "run=outputs/a", "input=test", "score=0")[0] == 0
+    records = json.loads((tmp_path / "outputs/a/predictions.json").read_text())
+    assert {(record["category"], record["category_id"]) for record in records} == {("dog", 18), ("bottle", 44)}
+    truth = COCO(str(tmp_path / "test.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "outputs/a/predictions.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(result["test/map"], abs=1e-4)
+    assert evaluation.stats[1] == pytest.approx(result["test/map_50"], abs=1e-4)
+    assert dltrain("predict", "run=outputs/a", "input=train/000.png", "score=0")[0] == 0
+    others = json.loads((tmp_path / "outputs/a/predictions_2.json").read_text())
+    assert {record["image_id"] for record in others} == {None}, "a photo of another file has none of these ids"

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from dltrain import optim, run
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, seed_of
-from dltrain.build import build, build_data, build_task
+from dltrain.build import build, build_data, build_task, check_first_step
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.errors import DivergedError, UserError
 from dltrain.run_dir import RunDir
@@ -230,3 +230,21 @@ def test_the_last_step_of_an_epoch_has_the_mean_gradient(many, batch_size, confi
                      f"data.batch_size={batch_size}", f"trainer.accumulate_batches={many}", "trainer.max_epochs=2",
                      "task.optimizer.lr=0.001"), RunDir(tmp_path))
     assert norms == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_lone_last_sample_that_batch_norm_cannot_take_is_refused_before_the_first_step(config, tmp_path):
+    """96 samples in batches of 19 leave one; a net whose last maps have one pixel cannot normalise it."""
+    words = [word for word in TINY if "batch_size" not in word and "model" not in word]
+    for model in ("model=resnet18", "model=lite0"):
+        keys = config(*words, model, "data=digits", "recipe=none", "data.batch_size=19", "trainer.max_epochs=1",
+                      *(["data.channels=3"] if model == "model=lite0" else []))
+        with pytest.raises(UserError, match=r"data.batch_size=19: the last batch of 96 samples has one, .*"
+                                            r"data.batch_size=20 leaves none alone"):
+            run.train(keys, RunDir(tmp_path))
+    keys = config(*words, "model=resnet20", "model.depth=8", "recipe=none", "data.batch_size=19")
+    data = build_data(keys)
+    task = build_task(keys, data.vocabularies)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    check_first_step(keys, data, task)
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+    assert task.training

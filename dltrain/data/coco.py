@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -86,10 +87,29 @@ class CocoBoxes(PhotosWithBoxes):
         for split, (name, images) in self.places.items():
             file = Annotations(root / name)
             if split == "train":
-                self.set_class_names([str(file.value(entry, "name", "categories")) for entry in
-                                      sorted(file.entries("categories"), key=lambda entry: int(entry["id"]))])
+                categories = sorted(file.entries("categories"), key=lambda entry: int(entry["id"]))
+                self.set_class_names([str(file.value(entry, "name", "categories")) for entry in categories])
+                self.vocabularies.setdefault("category_ids", [str(entry["id"]) for entry in categories])
             photos[split] = self.read_split(file, root / images)
         return photos
+
+    def image_id(self, file: str, number: int) -> int | None:
+        """The id of a photo of the test json, None for another one; if that json is not there, its number."""
+        return self.test_ids.get(Path(file).resolve()) if self.test_ids is not None else number
+
+    @cached_property
+    def test_ids(self) -> dict[Path, int] | None:
+        name, images = self.places["test"]
+        root = require_root(self.root, "")
+        if not (root / name).is_file():
+            return None
+        file = Annotations(root / name)
+        return {file.image_path(entry, root / images).resolve(): entry["id"] for entry in file.entries("images")}
+
+    def category_id(self, label: int) -> int:
+        """That of the training json; runs of earlier versions do not know it."""
+        ids = self.vocabularies.get("category_ids")
+        return int(ids[label]) if ids else label
 
     def read_split(self, file: Annotations, images: Path) -> list[Photo]:
         by_image: dict[int, list[Entry]] = {}

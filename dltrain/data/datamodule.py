@@ -77,6 +77,14 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """A user's texts, or images from `read_input`, as a batch without targets."""
         raise NotImplementedError
 
+    def image_id(self, file: str, number: int) -> int | None:
+        """What predictions.json calls the `number`-th input, a picture; None for one that has no id among others."""
+        return number
+
+    def category_id(self, label: int) -> int:
+        """What predictions.json calls the class `label`."""
+        return label
+
     def references(self, split: str, index: int) -> list[str]:
         """The reference sentences of a sample, their tokens separated by spaces."""
         raise NotImplementedError

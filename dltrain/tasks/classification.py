@@ -43,6 +43,9 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
             raise UserError(f"it must return logits {expected} for {batch.size} images, but returns "
                             f"{tuple(logits.shape)}")
 
+    def check_training(self, batch: ClassificationBatch) -> None:
+        self.model(self.augment.normalize(batch.images))
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 pixels (B, C, H, W) to logits, or log-probabilities, (B, num_classes), as in evaluation."""
         classify = cast(Callable[[Tensor], Tensor], self.model)  # no auxiliary logits in evaluation mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Protocol, Unpack
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             return names
         return [f"{name} {score:.2f}" for name, score in zip(names, target["scores"].tolist(), strict=True)]
 
-    def predict(self, inputs: Sequence[Input], data: object, score: float = 0.5, **options: object
+    def predict(self, inputs: Sequence[Input], data: CocoNames, score: float = 0.5, **options: object
                 ) -> Iterator[Prediction]:
         """The boxes of at least `score` in each image, as COCO's results and on a picture."""
         for number, item in enumerate(inputs):
@@ -126,13 +126,22 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             with torch.inference_mode():
                 (detections,) = self([image.to(self.device)])
             kept = {name: value.cpu() for name, value in keep_above(detections, score).items()}
-            records = [{"image_id": number, "file_name": item.name, "category_id": label,
+            image_id = data.image_id(item.name, number)
+            records = [{"image_id": image_id, "file_name": item.name, "category_id": data.category_id(label),
                         "category": self.class_names[label],
-                        "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 4)}
+                        "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(s, 6)}
                        for (x1, y1, x2, y2), label, s in zip(
                            *(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)]
             line = f"{Path(item.name).name}  {'  '.join(self.describe(kept)) or 'no object'}"
             yield Prediction(item.name, [line], records=records, pictures={"": to_pil_image(self.draw(image, kept))})
+
+
+class CocoNames(Protocol):
+    """What `predict` asks the data for: the ids of an image and of a class in COCO's results."""
+
+    def image_id(self, file: str, number: int) -> int | None: ...
+
+    def category_id(self, label: int) -> int: ...
 
 
 def keep_above(detections: Target, score: float) -> Target:

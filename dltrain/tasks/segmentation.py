@@ -56,6 +56,9 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         if tuple(logits.shape) != expected:
             raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
+    def check_training(self, batch: SegmentationBatch) -> None:
+        self.model(self.augment.normalize(batch.images))
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 pixels (B, C, H, W) to logits (B, num_classes, H, W), as in evaluation."""
         logits: Tensor = self.model(self.augment.normalize(images))

@@ -107,6 +107,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         UserError if the model's output is not as its contract states."""
         raise NotImplementedError
 
+    def check_training(self, batch: BatchT) -> None:
+        """Calls the model as in training, on a batch of one sample, where an epoch ends with such a one. Raises what
+        the model raises."""
+
     def count(self, batch: BatchT) -> int:
         """How many of `unit` a batch has."""
         return batch.size
