@@ -141,12 +141,13 @@ def rename_tensors(tensors: dict[str, Tensor], pretrained: Pretrained) -> dict[s
     return renamed
 
 
-def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Sequence[str] | None = None) -> None:
+def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Sequence[str] | None = None,
+                    with_head: bool = False) -> None:
     """Loads the weights that `pretrained` names into `model`; does nothing where it names none.
 
     Extra tensors are ignored. The head is skipped if its shape differs, or, of a run, if the class names differ from
-    `class_names`, those of the data. Raises UserError where another tensor is missing or has another shape, DataError
-    for a failed download."""
+    `class_names`, those of the data; `with_head`: not even then. Raises UserError where another tensor is missing or
+    has another shape, DataError for a failed download."""
     other_classes = 0  # how many classes the run has, where their names differ from the data's
     if pretrained.from_run is not None:
         from dltrain import checkpoints
@@ -163,10 +164,10 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
         return
     expected = model.state_dict()
     tensors = {name: value for name, value in tensors.items() if not (name.startswith(HEADS) and name in expected and (
-        expected[name].shape != value.shape or value.shape[:1] == (other_classes,)))}
+        expected[name].shape != value.shape or value.shape[:1] == (other_classes,)) and not with_head)}
     try:
         missing = [name for name in model.load_state_dict(tensors, strict=False).missing_keys
-                   if not name.startswith(HEADS)]
+                   if with_head or not name.startswith(HEADS)]
     except RuntimeError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
     if missing:

@@ -30,6 +30,7 @@ from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
 from dltrain.memory import keep_freed_memory
+from dltrain.pretrained import load_pretrained, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
 from dltrain.tasks.task import Task
@@ -142,18 +143,40 @@ def device_of(config: DictConfig) -> torch.device:
 
 
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool = False) -> dict[str, float]:
-    """The metrics of the best weights on the `val` or `test` split, measured on one device."""
+    """The metrics of the best weights of a run on the `val` or `test` split, measured on one device."""
     keep_freed_memory()
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
-    task = restore(config, run_dir)
+    return measure(restore(config, run_dir), data, config, split, progress_bar)
+
+
+def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = False) -> tuple[dict[str, float], int]:
+    """The metrics on the `val` or `test` split of the weights that model.pretrained names, head and all, without a step
+    of training; and the number of samples. The statistics of normalisation are those of the training split."""
+    keep_freed_memory()
+    check_device(config.trainer)
+    config.trainer.devices = 1
+    data = build_data(config)
+    config.class_names = data.class_names
+    pretrained = pretrained_of(config.model, "model")
+    if pretrained is None or (pretrained.weights is None and pretrained.from_run is None):
+        raise UserError("eval needs run=FOLDER, or a model with model.pretrained.weights=FILE or "
+                        "model.pretrained.from_run=FOLDER")
+    task = build_task(config, data.vocabularies, fresh=False)
+    load_pretrained(task.model, pretrained, data.class_names, with_head=True)
+    check_first_step(config, data, task)
+    task.fit_statistics(data)
+    return measure(task.eval(), data, config, split, progress_bar), data.num_samples(split)
+
+
+def measure(task: Task, data: DataModule, config: DictConfig, split: str, progress_bar: bool) -> dict[str, float]:
     trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                          logger=False, enable_checkpointing=False, enable_progress_bar=progress_bar,
-                         enable_model_summary=False, default_root_dir=run_dir.path)
-    measure = trainer.test if split == "test" else trainer.validate
-    measure(task, datamodule=data, verbose=False)
+                         enable_model_summary=False)
+    evaluation = trainer.test if split == "test" else trainer.validate
+    evaluation(task, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 

@@ -46,7 +46,7 @@ REFUSED = {
     "wrong type": (["model.depth=abc"], "model.depth='abc': must be an integer"),
     "wrong range": (["data.batch_size=0"], "data.batch_size=0: must be an integer >= 1"),
     "wrong remainder": (["model=fcn8s", "model.kernel=2"], "model.kernel=2: must be an integer >= 1, = 1 mod 2"),
-    "wrong choice": (["model.shortcut=D"], "model.shortcut='D': must be one of A, B, C, none"),
+    "wrong choice": (["model.shortcut=D"], "model.shortcut='D': must be one of A, A_centred, B, C, none"),
     "wrong bool": (["trainer.compile=3"], "trainer.compile=3: must be true or false"),
     "null where a number belongs": (["seed=null"], "seed=null: must be an integer >= 0"),
     "wrong list": (["task.schedule.milestones=[0.5,2]"], "each must be a number in (0, 1)"),

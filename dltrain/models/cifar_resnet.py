@@ -36,25 +36,28 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int, norm: str) -> nn.Seque
 
 
 class ZeroPad(nn.Module):
-    """Shortcut A: every stride-th pixel, zeros for the channels that the block adds. It has no parameters."""
+    """Shortcut A: every stride-th pixel, zeros for the channels that the block adds, behind the others or, `centred`,
+    half of them before. It has no parameters."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int):
+    def __init__(self, c_in: int, c_out: int, stride: int, centred: bool):
         super().__init__()
-        self.stride, self.added = stride, c_out - c_in
+        self.stride, self.before = stride, (c_out - c_in) // 2 if centred else 0
+        self.behind = c_out - c_in - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.behind))
 
 
 def shortcut(kind: str, c_in: int, c_out: int, stride: int, norm: str) -> nn.Module | None:
-    """Section 4.1: A zero-padded identity, B projection where the shape changes, C projection always. `none`, for plain
-    nets, gives None."""
+    """Section 4.1: A zero-padded identity, B projection where the shape changes, C projection always. The paper does
+    not say on which side A is padded: A_centred is what much published code does. `none`, for plain nets, gives
+    None."""
     changes = stride != 1 or c_in != c_out
     if kind == "none":
         return None
     if kind == "C" or (kind == "B" and changes):
         return conv(c_in, c_out, 1, stride, norm)
-    return ZeroPad(c_in, c_out, stride) if changes else nn.Identity()
+    return ZeroPad(c_in, c_out, stride, kind == "A_centred") if changes else nn.Identity()
 
 
 class Block(nn.Module):
