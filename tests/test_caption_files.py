@@ -119,6 +119,9 @@ def test_bad_captions_are_dropped_and_counted(photos):
     ("0_ab.jpg,A dog\n", r"captions.txt:1: must be image,caption$"),
     ("image,caption\n0_ab.jpg,A dog\n\n1_ab.jpg,A dog, running\n",
      r"captions.txt:4: must be image,caption, but has 3 columns"),
+    ('image,caption\n0_ab.jpg,A dog\n0_ab.jpg,"A cat\n1_cd.jpg,A red car\n',
+     r"captions.txt:3: a quotation mark that is not closed, or stands alone"),
+    ('image,caption\n0_ab.jpg,"A "big" dog"\n', r"captions.txt:2: a quotation mark that is not closed, or stands"),
 ])
 def test_a_bad_row_of_a_csv_file_is_named(text, message, photos):
     (photos / "captions.txt").write_text(text)

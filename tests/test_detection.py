@@ -209,7 +209,7 @@ def test_predict_draws_boxes_and_writes_them_as_coco_does(trained, monkeypatch, 
         kept = keep_above(detections, 0.01)
         rows = list(zip(*(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True))
         records += [{"image_id": number, "file_name": str(file), "category_id": label, "category": str(label),
-                     "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(score, 4)}
+                     "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)], "score": round(score, 6)}
                     for (x1, y1, x2, y2), label, score in rows]
         lines.append(f"{file.name}  {'  '.join(f'{label} {score:.2f}' for _, label, score in rows)}")
         with Image.open(path / f"predictions/{file.name}") as picture:

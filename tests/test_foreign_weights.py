@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from dltrain.build import build, build_data
 from dltrain.config.compose import compose
+from dltrain.data.digits import Digits
 
 PAGE = (Path(__file__).parents[1] / "docs/images.md").read_text()
 
@@ -35,11 +37,9 @@ class TheirNet(nn.Module):
     def __init__(self, channels=1, num_classes=10):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        widths = [16, 16, 32, 64]
-        for stage in (1, 2, 3):
-            blocks = [TheirBlock(widths[stage - 1] if index == 0 else widths[stage], widths[stage],
-                                 2 if index == 0 and stage > 1 else 1) for index in range(3)]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.layer1 = nn.Sequential(*(TheirBlock(16, 16, 1) for _ in range(3)))
+        self.layer2 = nn.Sequential(TheirBlock(16, 32, 2), TheirBlock(32, 32, 1), TheirBlock(32, 32, 1))
+        self.layer3 = nn.Sequential(TheirBlock(32, 64, 2), TheirBlock(64, 64, 1), TheirBlock(64, 64, 1))
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, x):
@@ -52,10 +52,11 @@ def theirs(tmp_path):
     """Their net with statistics that are not those of a new net, and its file, as DataParallel names the tensors."""
     torch.manual_seed(1)
     net = TheirNet()
-    for module in net.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
+    for name, value in net.named_buffers():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.2)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2)
     torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, tmp_path / "theirs.pth")
     return net.eval()
 
@@ -68,7 +69,7 @@ def command_of_the_docs() -> list[str]:
 def test_they_give_their_own_accuracy(theirs, dltrain, tmp_path):
     words = [word for word in command_of_the_docs() if word != "data=cifar10"]
     config = compose(["augment=digits", "recipe=none"]).job_config()
-    data = build_data(config)
+    data = cast(Digits, build_data(config))
     augment = build(config.augment, "augment", channels=1, image_px=8)
     augment.fit(data.training_pixels(10_000))
     images, labels = data.splits["test"]

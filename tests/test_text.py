@@ -226,3 +226,18 @@ def test_several_devices_are_refused():
 def test_a_batch_that_breaks_its_promise_is_refused():
     with pytest.raises(BatchError, match=r"targets must be int64 in \[0, 5\), but the first batch has 5"):
         TokenBatch(torch.zeros(2, 3).long(), torch.full((2, 3), 5)).check(5)
+
+
+@pytest.mark.parametrize(("encoding", "key"), [("utf-8-sig", None), ("utf-8", "UTF8"), ("utf-8-sig", "utf8"),
+                                               ("utf-16", None), ("utf-16", "latin-1"), ("latin-1", "ISO_8859-1"),
+                                               ("cp1252", "windows-1252")])
+def test_texts_of_any_spelling_of_an_encoding_and_any_line_end(encoding, key, tmp_path):
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "a.txt").write_bytes(f"caf\xe9{end}na\xefve{end}".encode(encoding))
+        assert read_text(tmp_path / "a.txt", key) == "caf\xe9\nna\xefve\n"
+
+
+def test_an_encoding_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(DataError, match=r"data.encoding=utf-9: Python knows no such encoding"):
+        read_text(tmp_path / "a.txt", "utf-9")

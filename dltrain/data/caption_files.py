@@ -67,15 +67,20 @@ class Flickr8k(CaptionedPhotos):
 
 def read_csv(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yields the place, the name of the photo and the caption of each row."""
-    rows = csv.reader(io.StringIO(read_text(file)))
-    if next(rows, []) != ["image", "caption"]:
+    rows = csv.reader(io.StringIO(read_text(file)), strict=True)
+    if [column.strip() for column in next(rows, [])] != ["image", "caption"]:
         raise DataError(f"{file}:1: must be image,caption")
-    for row in rows:
-        place = f"{file}:{rows.line_num}"
-        if row and len(row) != 2:
-            raise DataError(f"{place}: must be image,caption, but has {len(row)} columns")
-        if row:
-            yield place, row[0], row[1]
+    last = rows.line_num
+    try:
+        for row in rows:
+            last, place = rows.line_num, f"{file}:{rows.line_num}"
+            if row and len(row) != 2:
+                raise DataError(f"{place}: must be image,caption, but has {len(row)} columns")
+            if row:
+                yield place, row[0], row[1]
+    except csv.Error as error:
+        raise DataError(f"{file}:{last + 1}: a quotation mark that is not closed, or stands alone ({error}); write two "
+                        "inside a quoted caption") from None
 
 
 def read_tokens(file: Path) -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import re
 from collections.abc import Sequence
@@ -16,25 +17,30 @@ from dltrain.errors import DataError
 
 def read_text(file: Path, encoding: str | None = None) -> str:
     """Reads the whole file, without a byte order mark and with \\n as line end. `encoding`: of data that have the key
-    data.encoding; None for UTF-8. Raises DataError with the file, and with the byte where it is not text."""
+    data.encoding; None for UTF-8. A file that begins with the mark of UTF-16 is read as such. Raises DataError with the
+    file, and with the byte where it is not text."""
     advice = "data.encoding=latin-1 reads any file" if encoding else "save it as UTF-8"
-    encoding = encoding or "utf-8"
+    try:
+        encoding = codecs.lookup(encoding or "utf-8").name
+    except LookupError:
+        raise DataError(f"data.encoding={encoding}: Python knows no such encoding") from None
     try:
         raw = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
     if not raw.strip():
         raise DataError(f"{file}: empty")
     if b"\0" in raw[:8192] and not encoding.startswith("utf-16"):
         raise DataError(f"{file}: not text (a zero byte at {raw.index(0)})")
     try:
-        return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding).replace("\r\n", "\n")
+        text = raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{file}:{line}: not {encoding} (byte 0x{raw[error.start]:02x} at offset {error.start:,}); "
                         f"{advice}") from None
-    except LookupError:
-        raise DataError(f"data.encoding={encoding}: Python knows no such encoding") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(file: Path, encoding: str | None = None) -> list[tuple[int, str]]:
