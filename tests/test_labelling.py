@@ -195,6 +195,27 @@ def test_a_resumed_run_ends_in_the_same_bits(step, config, run_folder, monkeypat
     assert_a_crash_changes_nothing(reviews(tmp_path), step, config, run_folder, monkeypatch)
 
 
+def test_what_is_no_label_makes_no_class(tmp_path):
+    rows = "".join(f"{label}\tday {index}\n" for index in range(20) for label in ("pos", "neg"))
+    (tmp_path / "header.tsv").write_text("Label\ttext\n" + rows)
+    data = labelled(tmp_path / "header.tsv")
+    data.load()
+    assert data.class_names == ["neg", "pos"]
+    assert data.left_out == {"a header": [f"{tmp_path}/header.tsv:1"]}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("train.txt", "car.txt", "bus.txt", "README.md", "Thumbs.db"):
+        (folder / name).write_text("".join(f"word {index}\n" for index in range(20)))
+    data = labelled(folder)
+    data.load()
+    assert data.class_names == ["bus", "car", "train"]
+    assert data.left_out == {"a file about the others": [f"{folder}/README.md"]}
+    (tmp_path / "turned.tsv").write_text("".join(f"a {label} day {index}\t{label}\n" for index in range(20)
+                                                 for label in ("pos", "neg")))
+    with pytest.raises(DataError, match="a line must be label<TAB>text, not the other way round"):
+        labelled(tmp_path / "turned.tsv").load()
+
+
 def prediction_line(title: str, log_p: Tensor, labels: list[str]) -> str:
     """The line of `predict`, labels with their probabilities, the most probable first."""
     percentages = [f"{labels[i]} {float(log_p[i].exp()):.1%}" for i in log_p.argsort(descending=True).tolist()[:5]]

@@ -59,3 +59,12 @@ def test_images_without_exactly_one_object_are_refused(count):
     message = f"one object an image, but they have {min(1, count)} to {max(1, count)}; scenes .* data.max_objects=1"
     with pytest.raises(ValueError, match=message):
         model([torch.zeros(3, 64, 64)] * 2, targets)
+
+
+def test_boxes_are_boxes_whatever_the_codes_and_images_of_two_sizes_are_refused():
+    image = torch.zeros(3, 48, 64)
+    boxes = decode(torch.tensor([[0.5, 0.5, -0.2, 0.3], [0.9, 0.9, 0.4, -1.0], [2.0, 2.0, 0.1, 0.1]]), image)
+    assert bool((boxes[:, 2:] >= boxes[:, :2]).all())
+    assert bool((boxes >= 0).all())
+    with pytest.raises(ValueError, match="needs images of one size, but they are 48 x 64 and 64 x 48"):
+        Localizer(CifarResNet(8), 10, points=4, box_weight=2.0).detect([image, torch.zeros(3, 64, 48)])

@@ -15,6 +15,7 @@ from torchvision.models.detection import _utils
 from torchvision.ops import box_iou, nms
 
 from dltrain.batches import generator
+from dltrain.build import build as build_node
 from dltrain.models import fast_rcnn, faster_rcnn
 from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.models.fast_rcnn import RCNN, FastRCNN, grid
@@ -231,3 +232,17 @@ def test_a_training_step_of_faster_rcnn_runs_code_of_two_model_files():
     finally:
         sys.setprofile(None)
     assert files == {"faster_rcnn.py", "cifar_resnet.py"}
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn", "rcnn", "localizer", "overfeat"])
+def test_detectors_take_grey_images(name, config):
+    """The photos of a folder with data.channels=1: two losses and boxes in the photo."""
+    composed = config(f"model={name}", "data=voc_folder", "data.root=x", "data.channels=1", "data.num_classes=2",
+                      "data.image_px=64", "recipe=none")
+    model = build_node(composed.model, "model")
+    images = [torch.rand(1, 64, 64, generator=generator("grey", number)) for number in range(2)]
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])} for _ in images]
+    losses = model.train()(images, targets)
+    assert all(value.isfinite() for value in losses.values())
+    for detections in model.eval().detect(images):
+        assert bool((detections["boxes"] <= 64).all())

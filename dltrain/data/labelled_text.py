@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import require_root
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
-from dltrain.data.splits import split_randomly
+from dltrain.data.splits import SPLIT_NAMES, split_randomly
 from dltrain.data.texts import find_split_files, read_lines
 from dltrain.errors import DataError
+from dltrain.image_files import is_hidden
+
+HEADERS = {f"{label}\t{text}" for label in ("label", "class", "category", "target") for text in ("text", "sentence")}
 
 
 class LabelledTextFiles(LabelledTexts):
@@ -30,22 +34,39 @@ class LabelledTextFiles(LabelledTexts):
             return split_by_label(self.read_labelled_lines(root))
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
-        files = sorted(file for file in root.iterdir() if file.is_file() and not file.name.startswith("."))
-        if any("train" in file.stem.lower() for file in files):
+        files = sorted(file for file in root.iterdir() if file.is_file() and not is_hidden(file.name))
+        named = {split for file in files for split, names in SPLIT_NAMES.items() for name in names
+                 if name in re.split(r"[^a-z]+", file.stem.lower())}
+        if "train" in named and len(named) > 1:  # a label may be called train too
             return {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+        files = self.leave_out_read_me(files)
         if len(files) < 2:
             raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")
         by_stem = len({file.stem for file in files}) == len(files)
         return split_by_label([(line.strip(), file.stem if by_stem else file.name) for file in files
                                for _, line in read_lines(file, self.encoding)])
 
+    def leave_out_read_me(self, files: list[Path]) -> list[Path]:
+        """The files without those that tell people about the others: README, or LICENSE, of any suffix."""
+        about = [file for file in files if file.stem.lower() in ("readme", "license", "licence", "about")]
+        self.leave_out("a file about the others", about)
+        return [file for file in files if file not in about]
+
     def read_labelled_lines(self, file: Path) -> list[TextAndLabel]:
+        """Raises DataError for a line without a label, and for a file in which the labels stand behind the texts."""
         samples = []
         for number, line in read_lines(file, self.encoding):
+            if number == 1 and line.strip().lower() in HEADERS:
+                self.leave_out("a header", [f"{file}:1"])
+                continue
             label, tab, text = line.partition("\t")
             if not tab or not label.strip() or not text.strip():
                 raise DataError(f"{file}:{number}: must be label<TAB>text, but is {line.strip()[:40]!r}")
             samples.append((text.strip(), label.strip()))
+        texts, labels = ({*column} for column in zip(*samples, strict=True)) if samples else (set(), set())
+        if len(samples) >= 20 and len(labels) > len(samples) / 2 and len(texts) < len(samples) / 10:
+            raise DataError(f"{file}: has {len(labels)} labels and {len(texts)} texts in {len(samples)} lines; a line "
+                            "must be label<TAB>text, not the other way round")
         return samples
 
 

@@ -46,7 +46,7 @@ class GridRegions(nn.Module):
                  roi_foreground: float, score_threshold: float, nms: float):
         super().__init__()
         self.box_px, self.ratios, self.step = tuple(box_px), tuple(ratios), step
-        self.transform = GeneralizedRCNNTransform(short_px, long_px, [0.0] * 3, [1.0] * 3)
+        self.transform = GeneralizedRCNNTransform(short_px, long_px, [0.0], [1.0])  # grey images too
         head, predictor = region_head(channels, hidden, num_classes)
         self.heads = RoIHeads(pool, head, predictor, 0.5, 0.5, roi_batch, roi_foreground, None, score_threshold, nms,
                               100)

@@ -82,7 +82,7 @@ class FasterRCNN(nn.Module):
         body = Pyramid(backbone) if pyramid else OneMap(backbone)
         head, predictor = region_head(body.out_channels, hidden, num_classes)
         self.net = TorchvisionFasterRCNN(
-            body, None, min_size=short_px, max_size=long_px, image_mean=[0.0] * 3, image_std=[1.0] * 3,
+            body, None, min_size=short_px, max_size=long_px, image_mean=[0.0], image_std=[1.0],
             rpn_anchor_generator=AnchorGenerator(tuple(sides), (tuple(ratios),) * len(sides)),
             rpn_pre_nms_top_n_train=2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
             rpn_pre_nms_top_n_test=2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,

@@ -38,6 +38,9 @@ class Localizer(nn.Module):
 
     def logits_and_codes(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
         """B images of one size (C, H, W) to logits (B, K) and (B, 4): centre x, y, width and height in [0, 1]."""
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("the localizer needs images of one size, but they are "
+                             f"{' and '.join(sorted({f'{w} x {h}' for _, h, w in (image.shape for image in images)}))}")
         maps = self.backbone.features(torch.stack(images))
         return self.classifier(maps.mean((2, 3))), self.box(moments(self.points(maps)))
 
@@ -87,5 +90,5 @@ def encode(boxes: Tensor, image: Tensor) -> Tensor:
 
 def decode(codes: Tensor, image: Tensor) -> Tensor:
     """The inverse of `encode`, clipped to the image."""
-    centre, half = codes[:, :2] * sides(image), codes[:, 2:] * sides(image) / 2
+    centre, half = codes[:, :2] * sides(image), codes[:, 2:].clamp_min(0) * sides(image) / 2
     return torch.cat([centre - half, centre + half], 1).clamp_min(0).minimum(sides(image).repeat(2))

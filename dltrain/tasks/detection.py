@@ -56,7 +56,10 @@ class Detection(ImageTask[Detector, DetectionBatch]):
 
     def forward(self, images: list[Tensor]) -> list[Target]:
         """uint8 images to boxes, labels and scores, as in evaluation."""
-        return self.model.detect(self.augment(DetectionBatch(images, [])).images)
+        try:
+            return self.model.detect(self.augment(DetectionBatch(images, [])).images)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         images, targets = self.augment(batch, generator("augment", *self.position))
