@@ -73,6 +73,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
+            for line in data.describe_leaks():
+                log.warning(f"dltrain: warning: {line}")
             if data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
 

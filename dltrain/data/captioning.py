@@ -234,3 +234,6 @@ class CaptionedPhotos(CaptionedImages):
 
     def write_samples(self, folder: Path) -> str:
         return copy_images(self.paths["test"][:4], folder)
+
+    def identities(self, split: str) -> Iterator[Path]:
+        return (path.resolve() for path in self.paths[split])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
@@ -55,6 +55,20 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """Notes files or lines that are no samples, for the first lines of a run and its left_out.txt."""
         if listed := [*map(str, places)]:
             self.left_out.setdefault(reason, []).extend(listed)
+
+    def identities(self, split: str) -> Iterable[Hashable]:
+        """What tells one sample of people's own files from another: a photo's file, a text. Empty if nothing does."""
+        return ()
+
+    def describe_leaks(self) -> list[str]:
+        """A line for each two splits that have samples in common, on which an evaluation says too much."""
+        lines, seen = [], {split: [*self.identities(split)] for split in SPLITS}
+        for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+            theirs = {*seen[other]}
+            if common := [item for item in seen[split] if item in theirs]:
+                lines.append(f"{len(common):,} of {len(seen[split]):,} {split} samples are in {other} too, as "
+                             f"{', '.join(str(item)[:60] for item in common[:3])}")
+        return lines
 
     def describe(self) -> str:
         """The size of the data, on one line."""

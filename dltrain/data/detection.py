@@ -154,6 +154,9 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         repaired = ", ".join(f"{count} {action}" for action, count in self.num_repaired.items() if count)
         return f"{counts}, {len(self.class_names)} classes{f'; boxes {repaired}' if repaired else ''}"
 
+    def identities(self, split: str) -> Iterator[Path]:
+        return (photo.image.resolve() for photo in self.photos[split])
+
     def num_samples(self, split: str) -> int:
         return len(self.photos[split])
 

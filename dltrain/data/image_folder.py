@@ -89,6 +89,9 @@ class ImageFolder(LabelledImages):
         smallest = f", fewest of {self.class_names[counts.index(few)]}" if many > 10 * few else ""
         return f"{super().describe()}, {len(self.class_names)} classes of {sizes}{smallest}"
 
+    def identities(self, split: str) -> Iterator[Path]:
+        return (path.resolve() for path in self.paths[split])
+
     def num_samples(self, split: str) -> int:
         return len(self.paths[split])
 

@@ -163,6 +163,9 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         absent = f"; no training pixel of {', '.join(self.absent)}" if self.absent else ""
         return f"{super().describe()}, {len(self.class_names)} classes, {width} x {height} px{absent}"
 
+    def identities(self, split: str) -> Iterator[Path]:
+        return (pair.image.resolve() for pair in self.pairs[split])
+
     def num_samples(self, split: str) -> int:
         return len(self.pairs[split])
 

@@ -48,6 +48,9 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
             self.samples[split] = [(row, labels[name]) for row, (_, name) in
                                    zip(rows, self.labelled[split], strict=True) if row]
 
+    def identities(self, split: str) -> list[str]:
+        return [text for text, _ in self.labelled[split]]
+
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         indices = index_symbols(self.vocabularies["text"])
         return [self.tokenizer.encode(text, indices)[: self.max_length] for text in texts]

@@ -70,6 +70,9 @@ class TextPairs(Sequences[PairBatch, PairSample]):
     def describe(self) -> str:
         return self.describe_counts("pairs")
 
+    def identities(self, split: str) -> list[TextPair]:
+        return self.texts[split]
+
     def collate(self, samples: list[PairSample]) -> PairBatch:
         source, source_lengths = pad_sequences([source for source, _ in samples])
         target, target_lengths = pad_sequences([target for _, target in samples])
