@@ -1,7 +1,9 @@
 """Shared by the tests: a config as the command line would compose it, and runs that take less than a second."""
 
 import os
+import tempfile
 
+os.environ["DLTRAIN_CACHE"] = tempfile.mkdtemp(prefix="dltrain-tests-")  # not the user's
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # plain tests run on the CPU everywhere
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core: more threads wait for one another

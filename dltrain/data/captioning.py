@@ -14,8 +14,9 @@ from torch.utils.data import default_collate
 
 from dltrain.batches import END, START, UNKNOWN, CaptionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
+from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import check_images, copy_images, read_image
+from dltrain.data.images import copy_images, read_image
 from dltrain.data.sequences import Tokenizer, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dltrain.batches import DetectionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
+from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out
@@ -107,6 +108,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     def load(self) -> None:
         self.photos = self.find_photos()
+        check_images([photo.image for split in SPLITS for photo in self.photos[split]])
         if not self.photos["val"]:
             self.photos["train"], self.photos["val"] = hold_out(self.photos["train"], self.val_share, "val", "photos",
                                                                 "voc")

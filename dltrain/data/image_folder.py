@@ -17,8 +17,9 @@ from torch.utils.data import default_collate
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch
 from dltrain.data.classification import ImageKeys, LabelledImages
 from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
+from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import check_images, read_image
+from dltrain.data.images import read_image
 from dltrain.data.splits import find_split_folders, hold_out
 from dltrain.errors import DataError
 from dltrain.image_files import IMAGE_SUFFIXES, is_hidden, scan_images

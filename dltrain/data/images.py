@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -88,22 +87,6 @@ def read_names(file: Path) -> list[str]:
                 raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
             names.append(name)
     return names
-
-
-def check_images(paths: Sequence[Path]) -> None:
-    """Reads the header of every file. Raises DataError with the first three bad ones and the count of all."""
-
-    def find_fault(path: Path) -> str | None:
-        try:
-            with Image.open(path):
-                return None
-        except Exception as error:
-            return f"{path}: {'empty' if path.stat().st_size == 0 else str(error) or type(error).__name__}"
-
-    with ThreadPoolExecutor(8) as pool:
-        faults = [fault for fault in pool.map(find_fault, paths) if fault]
-    if faults:
-        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults(faults)}")
 
 
 def join_faults(faults: list[str]) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
+from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
@@ -88,6 +89,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         check_num_classes(self.num_classes, self.class_names, self.root)
         self.table = self.build_table()
         sizes, counts = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        check_images([pair.image for split in SPLITS for pair in self.pairs[split]])
         self.check_counts(sum(counts[: len(self.pairs["train"])], np.zeros(256, np.int64)))
         self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 

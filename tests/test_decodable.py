@@ -1,0 +1,125 @@
+"""Every photo is decoded once before the first step; a second start reads only what is new or changed."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dltrain.build import build_data
+from dltrain.config.compose import compose
+from dltrain.data import decodable
+from dltrain.data.decodable import check_images, memory_of
+from dltrain.errors import DataError
+
+
+def photo(path: Path, seed: int = 0, size: int = 200) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that are decoded."""
+    files: list[str] = []
+    original = decodable.find_fault
+
+    def note(path):
+        files.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(decodable, "find_fault", note)
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_photo_that_is_cut_anywhere_is_named(suffix, tmp_path):
+    paths = [photo(tmp_path / f"{index}.{suffix}", index) for index in range(4)]
+    whole = paths[2].read_bytes()
+    for share in (0.9, 0.5, 0.1):
+        paths[2].write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(DataError, match=rf"1 of 4 images cannot be read: \S+/2.{suffix}: "):
+            check_images(paths)
+    paths[2].write_bytes(b"")
+    with pytest.raises(DataError, match=rf"2.{suffix}: empty"):
+        check_images(paths)
+    paths[2].write_bytes(whole)
+    check_images(paths)
+
+
+def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, decoded):
+    paths = [photo(tmp_path / f"{index}.jpg", index) for index in range(4)]
+    check_images(paths)
+    assert sorted(decoded) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    decoded.clear()
+    check_images(paths)
+    assert decoded == []
+    photo(paths[1], 9)
+    os.utime(paths[1], ns=(1, 1))
+    paths.append(photo(tmp_path / "4.jpg"))
+    check_images(paths)
+    assert sorted(decoded) == ["1.jpg", "4.jpg"]
+    decoded.clear()
+    memory_of(paths).write_text("{cut")
+    check_images(paths)
+    assert len(decoded) == 5
+
+
+def test_a_bad_photo_is_not_remembered(tmp_path, decoded):
+    paths = [photo(tmp_path / f"{index}.jpg", index) for index in range(2)]
+    paths[0].write_bytes(paths[0].read_bytes()[:400])
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 of 2 images"):
+            check_images(paths)
+    assert decoded.count("0.jpg") == 2
+    assert decoded.count("1.jpg") == 1
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, decoded):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "file/below"))
+    paths = [photo(tmp_path / "0.jpg")]
+    for _ in range(2):
+        check_images(paths)
+    assert len(decoded) == 2
+
+
+def test_every_kind_of_photos_is_decoded_before_the_first_step(tmp_path):
+    """Of the test split too, whose photos are read last."""
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            for index in range(3):
+                photo(tmp_path / f"folder/{split}/{name}/{index}.jpg", index, 64)
+    for index in range(6):
+        photo(tmp_path / f"masks/images/{index}.jpg", index, 64)
+        (tmp_path / "masks/masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((64, 64), index % 2, np.uint8)).save(tmp_path / f"masks/masks/{index}.png")
+        photo(tmp_path / f"voc/JPEGImages/{index}.jpg", index, 64)
+        (tmp_path / "voc/Annotations").mkdir(exist_ok=True)
+        (tmp_path / f"voc/Annotations/{index}.xml").write_text(
+            "<annotation><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+            "</object></annotation>")
+    (tmp_path / "masks/classes.txt").write_text("a\nb\n")
+    (tmp_path / "masks/train.txt").write_text("0\n1\n2\n3\n")
+    (tmp_path / "masks/test.txt").write_text("4\n5\n")
+    (tmp_path / "voc/ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "voc/ImageSets/Main/train.txt").write_text("0\n1\n2\n3\n")
+    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("4\n5\n")
+    (tmp_path / "captions").mkdir()
+    for index in range(20):
+        photo(tmp_path / f"captions/{index}.jpg", index, 64)
+    (tmp_path / "captions/c.tsv").write_text("".join(f"{index}.jpg\ta dog {index % 3}\n" for index in range(20)))
+    for words, cut in ((["model=resnet20", "data=image_folder", "data.root=folder"], "folder/test/dog/2.jpg"),
+                       (["model=fcn32s", "data=mask_folder", "data.root=masks"], "masks/images/5.jpg"),
+                       (["model=faster_rcnn", "data=voc_folder", "data.root=voc"], "voc/JPEGImages/5.jpg"),
+                       (["model=captioner", "data=captions_file", "data.root=captions/c.tsv"], "captions/19.jpg")):
+        root = next(word for word in words if word.startswith("data.root="))
+        words = [*words[:2], f"data.root={tmp_path / root.removeprefix('data.root=')}"]
+        build_data(compose(words).job_config())
+        file = tmp_path / cut
+        file.write_bytes(file.read_bytes()[:-300])
+        with pytest.raises(DataError, match=r"1 of \d+ images cannot be read: "):
+            build_data(compose(words).job_config())
