@@ -20,6 +20,7 @@ from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+from dltrain.tasks.voc07 import Voc07AveragePrecision
 
 Target = dict[str, Tensor]
 
@@ -33,8 +34,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
     Metrics: train/loss and its terms. val/ and test/: map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as
     COCO defines them (pycocotools, by torchmetrics), with at most 100 boxes per image. test/ also: map of each class,
     as test/map/NAME, and map_voc07, VOC 2007's mean over the classes of the AP at IoU 0.5, the precision read at 11
-    recalls (M. Everingham et al., 2010, section 4.2). pycocotools' matching differs from VOC's own: IoU counts no extra
-    pixel, and a box whose best object is taken may still match another object that it overlaps.
+    recalls, with the matching of its development kit (voc07.py).
     """
 
     batch_type = DetectionBatch
@@ -46,7 +46,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         super().__init__(model, augment, freezing, **keys)
         self.num_classes = num_classes
         self.coco_metric = MeanAveragePrecision()
-        self.voc07_metric = MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[i / 10 for i in range(11)])
+        self.voc07_metric = Voc07AveragePrecision(num_classes)
 
     def check(self, batch: DetectionBatch) -> None:
         batch.check(self.num_classes)
@@ -87,7 +87,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         values = {name: result[name] for name in ("map", "map_50", "map_75")}
         self.coco_metric.reset()
         if split == "test":
-            values["map_voc07"] = self.voc07_metric.compute()["map"]
+            values["map_voc07"] = self.voc07_metric.compute()
             self.voc07_metric.reset()
             of_classes = zip(result["classes"].flatten().tolist(), result["map_per_class"].flatten(), strict=True)
             values |= {f"map/{self.class_names[label]}": value for label, value in of_classes if label >= 0}
