@@ -246,3 +246,12 @@ def test_detectors_take_grey_images(name, config):
     assert all(value.isfinite() for value in losses.values())
     for detections in model.eval().detect(images):
         assert bool((detections["boxes"] <= 64).all())
+
+
+@pytest.mark.parametrize(("model", "expected"), [("faster_rcnn_vgg16", (12000, 2000, 6000, 300)),
+                                                 ("faster_rcnn", (200, 100, 100, 50))])
+def test_the_proposals_before_and_after_suppression(model, expected, config):
+    """12,000 and 6,000 at the paper's setting, which the paper does not state but its authors' code does."""
+    net = build_node(config(f"model={model}", "data.num_classes=2").model, "model").net
+    assert (net.rpn._pre_nms_top_n["training"], net.rpn._post_nms_top_n["training"], net.rpn._pre_nms_top_n["testing"],
+            net.rpn._post_nms_top_n["testing"]) == expected

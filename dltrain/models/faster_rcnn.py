@@ -60,7 +60,8 @@ class Pyramid(nn.Module):
 class FasterRCNN(nn.Module):
     """`anchor_px`: sides of the square anchors, each also in the `ratios` height : width; with `pyramid` one side for
     each of its five maps. `short_px`: images are scaled so that their short side has this many pixels and their long
-    side at most `long_px`.
+    side at most `long_px`. `rpn_candidates` and `test_candidates`: how many of the best anchors of a map go into
+    non-maximum suppression, of which `rpn_proposals` and `test_proposals` are kept; None for twice as many as those.
 
     Raises ValueError for a pyramid with another number of anchor sides, and with roi_pool=pool."""
 
@@ -69,7 +70,8 @@ class FasterRCNN(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int, anchor_px: Sequence[int], ratios: Sequence[float],
                  short_px: int, long_px: int, hidden: int, pyramid: bool = False, roi_pool: str = "align",
                  rpn_batch: int = 256, rpn_proposals: int = 2000, test_proposals: int = 300, roi_batch: int = 128,
-                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5):
+                 roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5,
+                 rpn_candidates: int | None = None, test_candidates: int | None = None):
         super().__init__()
         remove_head(backbone)
         levels, sides = ["0"], [tuple(anchor_px)]
@@ -84,8 +86,8 @@ class FasterRCNN(nn.Module):
         self.net = TorchvisionFasterRCNN(
             body, None, min_size=short_px, max_size=long_px, image_mean=[0.0], image_std=[1.0],
             rpn_anchor_generator=AnchorGenerator(tuple(sides), (tuple(ratios),) * len(sides)),
-            rpn_pre_nms_top_n_train=2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
-            rpn_pre_nms_top_n_test=2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,
+            rpn_pre_nms_top_n_train=rpn_candidates or 2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
+            rpn_pre_nms_top_n_test=test_candidates or 2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,
             rpn_batch_size_per_image=rpn_batch, box_roi_pool=region_pool("align", levels, stride), box_head=head,
             box_predictor=predictor, box_batch_size_per_image=roi_batch, box_positive_fraction=roi_foreground,
             box_score_thresh=score_threshold, box_nms_thresh=nms)
