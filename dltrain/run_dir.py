@@ -138,13 +138,13 @@ class RunDir:
         differ."""
         if not (self.path / "config.yaml").is_file():
             return
-        begun, now = flatten(self.read_config()), flatten(requested)
+        stored, now = flatten(self.read_config()), flatten(requested)
         unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
-        differ = [key for key in begun | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and begun.get(key) != now.get(key) and key not in unknown_yet
-                  and not (key not in begun and now[key] == [])]  # an empty list that earlier versions did not have
+        differ = [key for key in stored | now if key not in FREE and key.partition(".")[0] not in FREE
+                  and stored.get(key) != now.get(key) and key not in unknown_yet
+                  and not (key not in stored and now[key] == [])]  # an empty list that earlier versions did not have
         if differ:
-            listed = ", ".join(f"{key} ({begun.get(key)}, now {now.get(key)})" for key in differ[:5])
+            listed = ", ".join(f"{key} ({stored.get(key)}, now {now.get(key)})" for key in differ[:5])
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise UserError(f"{self} began with another config: {listed}{more}; choose another name=, or delete it")
 
@@ -161,11 +161,11 @@ class RunDir:
 
     def check_vocabularies(self, vocabularies: Mapping[str, list[str]]) -> None:
         """A resumed run must see the vocabulary it began with. Raises UserError if it differs."""
-        for name, begun in self.read_vocabularies().items():
+        for name, stored in self.read_vocabularies().items():
             now = vocabularies.get(name, [])
-            if begun != now:
-                symbols = ", ".join(map(repr, sorted({*begun} ^ {*now})[:5])) or "none, but in another order"
-                raise UserError(f"the vocabulary '{name}' has {len(now)} symbols, but {self} began with {len(begun)} "
+            if stored != now:
+                symbols = ", ".join(map(repr, sorted({*stored} ^ {*now})[:5])) or "none, but in another order"
+                raise UserError(f"the vocabulary '{name}' has {len(now)} symbols, but {self} began with {len(stored)} "
                                 f"(only in one of them: {symbols}): the text has changed; restore it, or choose "
                                 "another name=")
 
@@ -173,13 +173,13 @@ class RunDir:
         """The data of a resumed run, and those that it is evaluated on, must have its classes, in the same order: a
         class is known by its number alone. Raises DataError if they differ."""
         file = self.path / "config.yaml"
-        begun = yaml.safe_load(file.read_text(encoding="utf-8")).get("class_names") if file.is_file() else None
-        if not begun or not names or list(begun) == list(names):
+        stored = yaml.safe_load(file.read_text(encoding="utf-8")).get("class_names") if file.is_file() else None
+        if not stored or not names or list(stored) == list(names):
             return
         only = [f"only in {place}: {', '.join(sorted(more)[:5])}" for place, more in
-                ((str(self), {*begun} - {*names}), ("these data", {*names} - {*begun})) if more]
+                ((str(self), {*stored} - {*names}), ("these data", {*names} - {*stored})) if more]
         raise DataError(f"the classes of these data are {', '.join(names[:10])}, but {self} began with "
-                        f"{', '.join(begun[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
+                        f"{', '.join(stored[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
                         "or classes.txt, as they were")
 
     # results

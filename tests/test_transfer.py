@@ -208,11 +208,11 @@ SIMILAR = ["data=scene_digits", "data.digits=[5,6,7,8,9]"]
 
 def check_tuned(folder: Path, source: Path) -> None:
     """A run with two frozen stages that started from `source`, which has as many classes but others."""
-    tuned, begun = weights_of(folder), weights_of(source, "best.ckpt")
-    assert torch.equal(tuned["model.blocks.0.convs.0.0.weight"], begun["model.blocks.0.convs.0.0.weight"])
-    assert not torch.equal(tuned["model.blocks.2.convs.0.0.weight"], begun["model.blocks.2.convs.0.0.weight"])
-    assert tuned["model.head.weight"].shape == begun["model.head.weight"].shape == (5, 64)
-    assert not torch.equal(tuned["model.head.weight"], begun["model.head.weight"])
+    tuned, source_weights = weights_of(folder), weights_of(source, "best.ckpt")
+    assert torch.equal(tuned["model.blocks.0.convs.0.0.weight"], source_weights["model.blocks.0.convs.0.0.weight"])
+    assert not torch.equal(tuned["model.blocks.2.convs.0.0.weight"], source_weights["model.blocks.2.convs.0.0.weight"])
+    assert tuned["model.head.weight"].shape == source_weights["model.head.weight"].shape == (5, 64)
+    assert not torch.equal(tuned["model.head.weight"], source_weights["model.head.weight"])
 
 
 def test_a_comparison_trains_from_another_of_its_runs(tmp_path):

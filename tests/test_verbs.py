@@ -134,7 +134,7 @@ def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrai
     assert (actual, err.count("\n")) == (code, 1), err
     assert err.startswith("dltrain: error: ")
     assert message in err
-    assert not list((tmp_path / "outputs").glob("*-on-*/*")), "nothing has begun, so nothing is left"
+    assert not list((tmp_path / "outputs").glob("*-on-*/*")), "the run did not start, so nothing is left"
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):

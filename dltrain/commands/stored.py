@@ -42,7 +42,7 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
             checks.refuse_old_key(key)
             raise UserError(f"unknown key '{key}'{suggest(key, known) or f'; {run_dir}/config.yaml has them all'}")
         if not key.startswith(allowed):
-            raise UserError(f"{key} cannot change in a run that has begun; these can: {', '.join(allowed)}")
+            raise UserError(f"{key} cannot change in a run that has started; these can: {', '.join(allowed)}")
         value = parse_value(key, text, rules.get(key))
         try:
             OmegaConf.update(config, key, value)
