@@ -26,11 +26,10 @@ DRAWN_BESIDE = ("_mask", "_attention")  # the endings of the names of what `pred
 
 class Header(NamedTuple):
     """`stored`: (width, height) of the pixels in the file. `orientation`: the EXIF tag, 1 to 8; from 5 on the upright
-    photo has its sides exchanged. `is_damaged`: the EXIF data cannot be read, so the photo is taken as it is stored."""
+    photo has its sides exchanged."""
 
     stored: tuple[int, int]
     orientation: int
-    is_damaged: bool
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,19 +42,18 @@ def read_header(path: Path) -> Header:
     """Raises DataError."""
     try:
         with Image.open(path) as opened:
-            orientation = orientation_of(opened)
-            return Header(opened.size, orientation or 1, orientation is None)
+            return Header(opened.size, orientation_of(opened))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def orientation_of(image: Image.Image) -> int | None:
-    """1 to 8, and 1 where there is no such tag; None if the EXIF data are damaged."""
+def orientation_of(image: Image.Image) -> int:
+    """1 to 8. 1, as the pixels are stored, where there is no such tag and where the EXIF data are damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow raises many kinds for a damaged block
-        return None
-    return value if value in range(1, 9) else None
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def image_size(path: Path) -> tuple[int, int]:

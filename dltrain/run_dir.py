@@ -172,8 +172,7 @@ class RunDir:
     def check_class_names(self, names: Sequence[str]) -> None:
         """The data of a resumed run, and those that it is evaluated on, must have its classes, in the same order: a
         class is known by its number alone. Raises DataError if they differ."""
-        file = self.path / "config.yaml"
-        stored = yaml.safe_load(file.read_text(encoding="utf-8")).get("class_names") if file.is_file() else None
+        stored = self.read_config().get("class_names") if (self.path / "config.yaml").is_file() else None
         if not stored or not names or list(stored) == list(names):
             return
         only = [f"only in {place}: {', '.join(sorted(more)[:5])}" for place, more in

@@ -228,6 +228,8 @@ def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path):
     assert "weights: 4" in result.stdout
     assert run("why", "model.weights", "model=mine", "--config-dir", folder).stdout.startswith("model.weights = 3\n")
     assert "'model.weights' is a key of an earlier version" in run("model=resnet20", "model.weights=4").stderr
+    other = run("--config-dir", folder, "model=mine", "model.weights=4", "model.wiidth=4").stderr
+    assert "unknown key 'model.wiidth'; did you mean 'model.width'?" in other, "the key that is at fault"
 
 
 def test_a_recipe_that_chooses_is_told_where_choices_stand(tmp_path):

@@ -1,5 +1,6 @@
 """Weights of other code, with other names and zeros on both sides of shortcut A, are evaluated without a run."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -79,8 +80,10 @@ def test_they_give_their_own_accuracy(theirs, dltrain, tmp_path):
     assert (code, err) == (0, "")
     accuracy, loss = float((logits.argmax(1) == labels).float().mean()), float(F.cross_entropy(logits, labels))
     assert out.startswith(f"test/accuracy {accuracy:.4f}\ntest/loss {loss:.4f}\n")
-    assert out.endswith("360 samples of the test split, weights theirs.pth\n")
-    assert not (tmp_path / "outputs").exists()
+    (folder,) = (tmp_path / "outputs/eval").iterdir()
+    assert out.endswith(f"360 samples of the test split, weights theirs.pth; outputs/eval/{folder.name}/eval.json\n")
+    stored = json.loads((folder / "eval.json").read_text())
+    assert (stored["test/accuracy"], stored["samples"]) == (pytest.approx(accuracy), 360)
     others = [word for word in words if not word.startswith("model.shortcut")]
     assert f"test/loss {loss:.4f}" not in dltrain("eval", *others, "data=digits", "augment=digits", "recipe=none")[1]
 
@@ -89,10 +92,11 @@ def test_they_give_their_own_accuracy(theirs, dltrain, tmp_path):
     (["model.pretrained.rename=[]"], "it lacks"),
     (["split=train"], "split=train: must be val or test"),
     (["model.depth=32"], "size mismatch for blocks.3")])
-def test_what_does_not_fit_is_refused(changes, message, theirs, dltrain):
+def test_what_does_not_fit_is_refused(changes, message, theirs, dltrain, tmp_path):
     words = [word for word in command_of_the_docs() if word != "data=cifar10"]
     code, _, err = dltrain("eval", *words, "data=digits", "recipe=none", *changes)
     assert (code, message in err) == (2, True)
+    assert not [*tmp_path.glob("outputs/eval/*")], "a refused evaluation leaves no folder"
 
 
 def test_a_head_for_other_classes_is_not_evaluated(theirs, dltrain):

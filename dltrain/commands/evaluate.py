@@ -52,7 +52,8 @@ def evaluate_run(words: list[str], split: str) -> int:
 
 def evaluate_weights(words: list[str], split: str) -> int:
     flags = launch.parse_flags(words)
-    config = compose(flags.overrides, flags.config_dir).job_config()
+    composed = compose(flags.overrides, flags.config_dir)
+    config, run_dir = composed.job_config(), RunDir.timed(Path(composed.config.output_dir) / "eval")
     from dltrain import run as runs
     from dltrain.reporting import report
 
@@ -60,9 +61,10 @@ def evaluate_weights(words: list[str], split: str) -> int:
         values, count = runs.evaluate_pretrained(config, split, progress_bar=sys.stdout.isatty())
         print_metrics(values)
         source = config.model.pretrained.weights or config.model.pretrained.from_run
-        print(f"{format_count(count, 'sample')} of the {split} split, weights {source}")
+        print(f"{format_count(count, 'sample')} of the {split} split, weights {source}; {run_dir}/eval.json")
+        run_dir.write_json("eval.json", {**values, "split": split, "samples": count, "weights": source})
 
-    return report(RunDir(Path(config.output_dir) / "eval"), measure)
+    return report(run_dir, measure)
 
 
 def print_metrics(values: dict[str, float]) -> None:

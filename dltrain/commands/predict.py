@@ -137,8 +137,9 @@ def free_outputs(run_dir: RunDir) -> Outputs:
 
 def given_outputs(folder: str) -> Outputs:
     """Raises UserError where the folder has predictions already."""
-    outputs = Outputs(Path(folder), Path(folder) / "predictions.json")
-    if outputs.records.exists() or (outputs.folder.exists() and any(outputs.folder.glob("*.png"))):
+    path = Path(folder).expanduser()
+    outputs = Outputs(path, path / "predictions.json")
+    if outputs.records.exists() or any(path.rglob("*.png")):
         raise UserError(f"output={folder}: has predictions already; choose another folder")
     return outputs
 

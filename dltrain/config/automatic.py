@@ -91,7 +91,7 @@ def size_for(side: int, model: str, given: Mapping[str, str], folders: list[Path
 
 def short_sides(root: Path) -> list[int]:
     """Of some photos of some classes, evenly spaced, from their headers. Files that cannot be read are left out."""
-    base = next((path for path in root.iterdir() if path.name.lower() in ("train", "training")), root)
+    base = next((path for path in root.iterdir() if path.is_dir() and path.name.lower() in ("train", "training")), root)
     folders = sorted(path for path in base.iterdir() if path.is_dir() and not is_hidden(path.name))
     classes = spaced(folders, MOST_CLASSES)
     sides = []

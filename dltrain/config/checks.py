@@ -33,7 +33,8 @@ def refuse_old_key(key: str, place: str = "") -> None:
 
 
 def refuse_old_keys(overrides: list[Override]) -> None:
-    """To be called when Hydra has refused a key: a user's own class may have an argument with an old key's name."""
+    """To be called when Hydra has refused a command without naming the key: a user's own class may have an argument
+    with an old key's name."""
     for override in overrides:
         refuse_old_key(override.key_or_group)
 
@@ -114,12 +115,14 @@ def no_backbone(folders: list[Path]) -> UserError:
     return UserError(f"model/backbone: this model has no backbone to choose; those that have one: {', '.join(models)}")
 
 
-def unknown_key(error: Exception, config: DictConfig) -> UserError:
+def unknown_key(error: Exception, config: DictConfig, overrides: list[Override]) -> UserError:
     """Names the nearest real key. Hydra suggests `+key` for a typo, which would add a key that nothing reads."""
     match = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", str(error))
     if match is None:
+        refuse_old_keys(overrides)
         return UserError(one_line(error))
     key, known = match[1], flat_keys(config)
+    refuse_old_key(key)
     if short := next((short for short, full in SHORT_FORMS.items() if full == key), None):
         return UserError(f"{short}= is {key}=, which this {key.partition('.')[0]} does not have; leave it out")
     hint = suggest(key, known) or suggest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])

@@ -111,8 +111,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     try:
         loader._apply_overrides_to_config(defaults.config_overrides, config)
     except (HydraException, OmegaConfBaseException) as error:
-        checks.refuse_old_keys(own)
-        raise checks.unknown_key(error, config) from None
+        raise checks.unknown_key(error, config, own) from None
     return Composed(config, choices_of(defaults, folders), merged_files(defaults, folders), own, reasons, words,
                     experiment_sweep, multirun, folders)
 

@@ -40,7 +40,7 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
 
 def to_pixels(image: Image.Image, channels: int, px: int | None) -> Tensor:
     """Raises ValueError for values of which nobody knows what is black and what is white."""
-    orientation = orientation_of(image) or 1
+    orientation = orientation_of(image)
     if image.mode[0] in "IF":
         image = to_8_bits(image)
     if orientation in UPRIGHT:
