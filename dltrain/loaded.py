@@ -16,7 +16,7 @@ from dltrain import run
 from dltrain.build import build_unloaded_data
 from dltrain.commands.stored import EVALUATION_KEYS, load_config
 from dltrain.config import schema
-from dltrain.data.datamodule import DataModule
+from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.texts import read_text
 from dltrain.errors import UserError, suggest
 from dltrain.image_files import find_images, output_names
@@ -92,15 +92,17 @@ class LoadedRun:
         predictions = self.task.predict(self.read(inputs), self.data, **{**settings, **options})
         return [replace(prediction, pieces=[*prediction.pieces]) for prediction in predictions]
 
-    def evaluate(self, split: str = "test", *changes: str) -> dict[str, float]:
-        """The metrics of the best weights on the `val` or `test` split. `changes`: "key=value" with keys of data,
-        augment or trainer, as `dltrain eval` takes them. Raises UserError."""
-        if split not in ("val", "test"):
-            raise UserError(f"split={split}: must be val or test")
+    def evaluate(self, split: str = "test", *changes: str, checkpoint: str = "best") -> dict[str, float]:
+        """The metrics of the `best` or `last` weights on the `train`, `val` or `test` split. `changes`: "key=value"
+        with keys of data, augment or trainer, as `dltrain eval` takes them. Raises UserError."""
+        if split not in SPLITS:
+            raise UserError(f"split={split}: must be one of {', '.join(SPLITS)}")
+        if checkpoint not in ("best", "last"):
+            raise UserError(f"checkpoint={checkpoint}: must be best or last")
         pairs = dict(change.split("=", 1) for change in changes)
         config = load_config(self.run_dir, pairs, EVALUATION_KEYS)
         with self.run_dir.logging():
-            return run.evaluate(config, self.run_dir, split)
+            return run.evaluate(config, self.run_dir, split, checkpoint).metrics
 
     def read(self, inputs: Example | Sequence[Example]) -> list[Input]:
         """Images that are read when they are needed, or texts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,10 @@ from dltrain.tasks.task import Task
 
 log = logging.getLogger("dltrain")
 
-NOT_HYPERPARAMETERS = ("_target_", "batch_type", "class_names", "name", "output_dir", "task", "experiment")
+# What TensorBoard compares of every run, beside the keys that were typed.
+HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
+                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
+NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
 
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
@@ -91,7 +94,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
             run_dir.write_json("result.json", result)
-            log_hyperparameters(trainer, checkpointing.config, result)
+            log_hyperparameters(trainer, checkpointing.config, result, run_dir.typed_keys())
             (run_dir.path / "samples").mkdir(exist_ok=True)
             words = data.write_samples(run_dir.path / "samples")
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
@@ -129,14 +132,20 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
                                            "version": __version__})
 
 
-def restore(config: DictConfig, run_dir: RunDir) -> Task:
-    """The run's task with its best weights, in evaluation mode. `config`: that of its config.yaml. Raises UserError if
-    there is no best checkpoint yet."""
-    if not run_dir.best_checkpoint.is_file():
-        raise UserError(f"run={run_dir}: no best checkpoint yet; dltrain resume run={run_dir} continues the run")
+def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Task:
+    """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
+    UserError if there is no such checkpoint yet."""
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
-    task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
+    task.load_state_dict(load_checkpoint(run_dir, checkpoint)["state_dict"])
     return task.eval()
+
+
+def load_checkpoint(run_dir: RunDir, checkpoint: str) -> checkpoints.Checkpoint:
+    file = run_dir.checkpoint(checkpoint)
+    if not file.is_file():
+        raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
+                        "run")
+    return checkpoints.load(file)
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -144,42 +153,59 @@ def device_of(config: DictConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
 
 
-def evaluate(config: DictConfig, run_dir: RunDir, split: str, progress_bar: bool = False) -> dict[str, float]:
-    """The metrics of the best weights of a run on the `val` or `test` split, measured on one device."""
+class Evaluation(NamedTuple):
+    """The metrics of some weights on a split, and how many of its samples were scored. `weights` says which weights:
+    a file, or for those of a run `checkpoint`, `epoch` and `step`."""
+
+    metrics: dict[str, float]
+    samples: int
+    weights: dict[str, str | int]
+
+
+def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
+             ) -> Evaluation:
+    """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
     keep_freed_memory()
     check_device(config.trainer)
     config.trainer.devices = 1
+    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
-    return measure(restore(config, run_dir), data, config, split, progress_bar)
+    metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
+    return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 
 
-def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = False) -> tuple[dict[str, float], int]:
-    """The metrics on the `val` or `test` split of the weights that model.pretrained names, head and all, without a step
-    of training; and the number of samples. The statistics of normalisation are those of the training split."""
+def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = False) -> Evaluation:
+    """Measures the weights that model.pretrained names, head and all, on a split, without a step of training. The
+    statistics of normalisation are those of the training split."""
     keep_freed_memory()
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
     config.class_names = data.class_names
     pretrained = pretrained_of(config.model, "model")
-    if pretrained is None or (pretrained.weights is None and pretrained.from_run is None):
+    source = pretrained and (pretrained.weights or pretrained.from_run)
+    if pretrained is None or not source:
         raise UserError("eval needs run=FOLDER, or a model with model.pretrained.weights=FILE or "
                         "model.pretrained.from_run=FOLDER")
     task = build_task(config, data.vocabularies, fresh=False)
     load_pretrained(task.model, pretrained, data.class_names, with_head=True)
     check_first_step(config, data, task)
     task.fit_statistics(data)
-    return measure(task.eval(), data, config, split, progress_bar), data.num_samples(split)
+    return Evaluation(*measure(task.eval(), data, config, split, progress_bar), {"weights": str(source)})
 
 
-def measure(task: Task, data: DataModule, config: DictConfig, split: str, progress_bar: bool) -> dict[str, float]:
+def measure(task: Task, data: DataModule, config: DictConfig, split: str, progress_bar: bool
+            ) -> tuple[dict[str, float], int]:
+    """The metrics of a split, and the number of samples that were scored."""
     trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                          logger=False, enable_checkpointing=False, enable_progress_bar=progress_bar,
                          enable_model_summary=False)
+    task.validated_split = data.validated_split = "train" if split == "train" else "val"
     evaluation = trainer.test if split == "test" else trainer.validate
     evaluation(task, datamodule=data, verbose=False)
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return ({key: float(value) for key, value in trainer.callback_metrics.items()},
+            sum(len(batch) for batch in data.eval_loader(split).batches))
 
 
 def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
@@ -191,13 +217,20 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any]) -> None:
-    """The hyper-parameters beside the metrics, for TensorBoard's comparison of runs."""
-    values = {key.removeprefix("choices."): str(value) for key, value in flatten(config).items()}
-    values = {key: value for key, value in values.items() if key.rpartition(".")[2] not in NOT_HYPERPARAMETERS}
-    metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
+def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any],
+                        typed: Iterable[str]) -> None:
+    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test
+    metrics, for TensorBoard's comparison of runs. Numbers stay numbers."""
+    flat = flatten(config)
+    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
+                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
+    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
+              for key in compared}
+    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
+    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
     for logger in trainer.loggers:
-        logger.log_hyperparams(values, *([metrics] if isinstance(logger, TensorBoard) else []))
+        board = isinstance(logger, TensorBoard)
+        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
         logger.finalize("success")
 
 

@@ -29,11 +29,10 @@ import yaml
 
 from dltrain import __version__
 from dltrain.config import schema
+from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
 
 log = logging.getLogger("dltrain")
-
-BEST = "best.ckpt"
 
 # Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has
 # the same files.
@@ -185,7 +184,11 @@ class RunDir:
 
     @property
     def best_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / BEST
+        return self.checkpoint("best")
+
+    def checkpoint(self, name: str) -> Path:
+        """`name`: best or last."""
+        return self.path / "checkpoints" / f"{name}.ckpt"
 
     @property
     def is_finished(self) -> bool:
@@ -203,6 +206,10 @@ class RunDir:
         with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 1 on, of the last reading of metrics.csv up to a step; 0 before the first."""
+        return max((int(row["epoch"]) for row in self.read_metrics() if int(row["step"]) <= step), default=0)
+
     def write_left_out(self, left_out: Mapping[str, Sequence[str]]) -> str:
         """Lists what the data left out in left_out.txt. Returns a line with the counts."""
         lines = [f"{reason}: {place}" for reason, places in left_out.items() for place in places]
@@ -217,6 +224,12 @@ class RunDir:
         typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else ["dltrain", *command])
         with open(self.path / "command.txt", "a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
+
+    def typed_keys(self) -> set[str]:
+        """The keys of the command lines, and of the job of a sweep, in full."""
+        files = [file for name in ("command.txt", "overrides.txt") if (file := self.path / name).is_file()]
+        words = [word for file in files for word in shlex.split(file.read_text(encoding="utf-8"))]
+        return {SHORT_FORMS.get(key := word.partition("=")[0], key) for word in words if "=" in word}
 
     def write_environment(self, device: str) -> None:
         import hydra

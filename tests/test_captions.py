@@ -150,7 +150,7 @@ def test_evaluation_scores_each_sentence_against_its_own_references(trained, mon
     expected = caption_scores(texts, references)
     expected["loss"], expected["perplexity"] = (total / count).item(), (total / count).exp().item()
     expected["caption_accuracy"] = 0.5
-    result = run.evaluate(trained.config, trained.run_dir, "test")
+    result = run.evaluate(trained.config, trained.run_dir, "test").metrics
     assert not queue
     assert result == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
     assert result.keys() == {name for name in trained.result if name.startswith("test/")}

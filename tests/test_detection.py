@@ -151,7 +151,7 @@ def test_evaluation_scores_each_image_against_its_own_truth(trained, monkeypatch
     detections = disturb(truths, 10)
     queue = list(detections)
     monkeypatch.setattr(FasterRCNN, "detect", lambda self, images: [queue.pop(0) for _ in images])
-    result = run.evaluate(trained.config, trained.run_dir, "test")
+    result = run.evaluate(trained.config, trained.run_dir, "test").metrics
     assert not queue
     metric = MeanAveragePrecision(class_metrics=True)
     metric.update(detections, truths)

@@ -90,7 +90,7 @@ def test_they_give_their_own_accuracy(theirs, dltrain, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     (["model.pretrained.rename=[]"], "it lacks"),
-    (["split=train"], "split=train: must be val or test"),
+    (["split=tests"], "split=tests: must be test or val or train"),
     (["model.depth=32"], "size mismatch for blocks.3")])
 def test_what_does_not_fit_is_refused(changes, message, theirs, dltrain, tmp_path):
     words = [word for word in command_of_the_docs() if word != "data=cifar10"]

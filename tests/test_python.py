@@ -119,8 +119,8 @@ def test_evaluation_is_that_of_the_run(runs):
     again = run.evaluate("test", "trainer.smoke_steps=2")
     assert again["test/loss"] == pytest.approx(run.result["test/loss"], rel=1e-5)
     assert "val/loss" in run.evaluate("val", "data.batch_size=16")
-    with pytest.raises(UserError, match="split=train"):
-        run.evaluate("train")
+    with pytest.raises(UserError, match="split=tests"):
+        run.evaluate("tests")
     with pytest.raises(UserError, match=r"model\.depth cannot change"):
         run.evaluate("test", "model.depth=14")
 

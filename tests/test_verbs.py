@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -67,9 +68,33 @@ def test_tensorboard_shows_scalars_pictures_and_hparams(dltrain, tmp_path):
     assert {"train/loss", "train/accuracy", "lr", "images_per_second", "val/accuracy", "val/loss"} <= {*tags["scalars"]}
     assert {"train/augmented_batch", "val/confusion", "test/confusion"} <= {*tags["images"]}
     assert len(board.Scalars("train/loss")) == 9
-    with_hparams = [e for e in (tmp_path / "outputs/a").glob("events.out*") if b"hparams" in e.read_bytes()]
-    assert with_hparams
-    assert {"test/accuracy"} <= {*tags["scalars"]}
+    assert [event.step for event in board.Scalars("val/accuracy")] == [3, 6, 9]
+    result = json.loads((tmp_path / "outputs/a/result.json").read_text())
+    for tag, value in (("test/accuracy", result["test/accuracy"]), ("best/accuracy", result["val/accuracy"])):
+        assert [(event.step, event.value) for event in board.Scalars(tag)] == [(9, pytest.approx(value))]
+
+
+def test_tensorboard_compares_runs_by_numbers_and_shows_the_loss_first(dltrain, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    dltrain("name=a", *TINY, "trainer.log_every_n_steps=2", "task.schedule.warmup_steps=1")
+    board = EventAccumulator(str(tmp_path / "outputs/a"), size_guidance={"tensors": 0})
+    board.Reload()
+    content = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    numbers = {key: value.number_value for key, value in values.items() if value.WhichOneof("kind") == "number_value"}
+    assert numbers == {"seed": 0, "data.batch_size": 32, "task.optimizer.lr": 0.05, "task.optimizer.weight_decay": 1e-4,
+                       "trainer.max_epochs": 3, "model.depth": 8, "task.schedule.warmup_steps": 1,
+                       "trainer.log_every_n_steps": 2}
+    assert values["model"].string_value == "sdresnet56"
+    (layout,) = board.Tensors("custom_scalars__config__")
+    charts = Layout.FromString(layout.tensor_proto.string_val[0]).category[0].chart
+    assert [chart.title for chart in charts[:2]] == ["loss", "accuracy"]
+    tags, shown = board.Tags()["scalars"], [[*chart.multiline.tag] for chart in charts]
+    matches = [[tag for tag in tags if any(re.fullmatch(pattern, tag) for pattern in patterns)] for patterns in shown]
+    assert matches == [["train/loss", "val/loss"], ["train/accuracy", "val/accuracy"], ["lr"], ["images_per_second"]]
 
 
 def test_same_name_again_changed_or_not(dltrain, tmp_path):
@@ -363,6 +388,33 @@ def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path
     code, _, err = dltrain("show", "augment=strog")
     assert code == 2
     assert "did you mean 'strong'" in err
+
+
+def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_path):
+    dltrain("name=a", *TINY)
+    folder = tmp_path / "outputs/a"
+    result, rows = json.loads((folder / "result.json").read_text()), RunDir(folder).read_metrics()
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    for name in ("model.head.weight", "model.head.bias"):
+        last["state_dict"][name].zero_()  # every class is as likely as the others
+    torch.save({**last, "global_step": 6}, folder / "checkpoints/last.ckpt")
+    best = next(row for row in rows if row["val/loss"] and int(row["epoch"]) == result["best_epoch"])
+    for checkpoint, loss, step in (("best", float(best["val/loss"]), int(best["step"])), ("last", math.log(10), 6)):
+        code, out, _ = dltrain("eval", "run=outputs/a", "split=val", f"checkpoint={checkpoint}")
+        where = f"checkpoint {checkpoint}, epoch {step // 3}, step {step}"
+        assert (code, out.splitlines()[-1]) == (0, f"40 samples of the val split, {where}; outputs/a/eval.json")
+        stored = json.loads((folder / "eval.json").read_text())
+        assert stored["val/loss"] == pytest.approx(loss, rel=1e-4)
+        assert [stored[key] for key in ("split", "samples", "checkpoint", "epoch", "step")] == [
+            "val", 40, checkpoint, step // 3, step]
+    code, out, _ = dltrain("eval", "run=outputs/a", "split=train", "data.batch_size=7")
+    assert "96 samples of the train split" in out
+    assert {*json.loads((folder / "eval.json").read_text())} >= {"train/loss", "train/accuracy"}
+    assert dltrain("eval", "run=outputs/a", "checkpoint=lst")[2].endswith("checkpoint=lst: must be best or last\n")
+    assert dltrain("eval", "run=outputs/a", "split=tests")[2].endswith("split=tests: must be test or val or train\n")
+    (folder / "checkpoints/last.ckpt").unlink()
+    code, _, err = dltrain("eval", "run=outputs/a", "checkpoint=last")
+    assert (code, "no last checkpoint yet; dltrain resume run=outputs/a" in err) == (2, True)
 
 
 def test_eval_changes_the_regime_and_nothing_else(dltrain, tmp_path):

@@ -30,7 +30,8 @@ def test_a_run_of_0_2_is_evaluated_and_resumed(name, dltrain, tmp_path):
     run, (before, after) = tmp_path / name, EXPECTED[name]
     code, _, err = dltrain("eval", f"run={name}")
     assert (code, err) == (0, "")
-    assert json.loads((run / "eval.json").read_text()) == pytest.approx(before, abs=2e-3)
+    measured = json.loads((run / "eval.json").read_text())
+    assert {key: measured[key] for key in before} == pytest.approx(before, abs=2e-3)
     code, out, err = dltrain("resume", f"run={name}")
     assert (code, err) == (0, "")
     assert f"resuming {name} from step {24 if name == 'digits_0.2' else 40} of" in out

@@ -15,6 +15,8 @@ from dltrain.callbacks.metrics import TensorBoard
 class Draws(Protocol):
     """What the callback needs of a task; see tasks/task.py."""
 
+    headline: str
+
     def training_figures(self, batch: object) -> Mapping[str, Tensor | str]: ...
     def all_figures(self, batch: object, outputs: object) -> Mapping[str, Tensor | str]: ...
     def summary_figures(self) -> Mapping[str, Tensor | str]: ...
@@ -31,6 +33,7 @@ class Figures(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
                              ) -> None:
         if trainer.global_step == 0 and batch_idx == 0:
+            self.board.add_charts(task_of(trainer).headline)
             with torch.no_grad():
                 self.add("train", task_of(trainer).training_figures(batch), 0)
 

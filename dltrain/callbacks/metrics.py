@@ -7,6 +7,7 @@ the device.
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,17 @@ class TensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:
             super().log_metrics({key: value for key, value in metrics.items() if key != "epoch"}, step)
+        except OSError as error:
+            self.warn_once(error)
+
+    def add_charts(self, headline: str) -> None:
+        """The page Custom Scalars: the loss and the headline first, each with training and validation in one chart.
+        `headline`: such as val/accuracy."""
+        name = headline.partition("/")[2]
+        lines = {name: [f"^{split}/{re.escape(name)}$" for split in ("train", "val")] for name in ("loss", name)}
+        lines |= {"learning rate": ["^lr$"], "speed": [".+_per_second$"]}
+        try:
+            self.experiment.add_custom_scalars({"run": {chart: ["Multiline", tags] for chart, tags in lines.items()}})
         except OSError as error:
             self.warn_once(error)
 

@@ -1,9 +1,11 @@
-"""`dltrain eval run=FOLDER`: measures the best checkpoint of a run again, or given weights without a run."""
+"""`dltrain eval run=FOLDER`: measures the weights of a run again, or given weights without a run."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dltrain.commands.stored import EVALUATION_KEYS, load_config, parse_pairs, run_dir_of
 from dltrain.config import launch
@@ -12,28 +14,41 @@ from dltrain.drawing.tables import format_count
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 
-HELP = """\
-dltrain eval run=FOLDER [split=test|val] [key=value ...]    evaluates the best checkpoint again, writes eval.json
-dltrain eval model=... data=... model.pretrained.weights=FILE [split=test|val]    evaluates weights without a run
+if TYPE_CHECKING:
+    from dltrain.run import Evaluation
 
-  split=val                      the validation split instead of the test split
+HELP = """\
+dltrain eval run=FOLDER [split=test|val|train] [checkpoint=best|last] [key=value ...]    measures a run's weights
+                                                                                       again, writes eval.json
+dltrain eval model=... data=... model.pretrained.weights=FILE [split=...]    measures weights without a run
+
+  split=val                      the validation split instead of the test split; train: the training split, unaugmented
+  checkpoint=last                the weights of the last checkpoint instead of the best
   data.batch_size=1              any key of data, augment or trainer; without a run, any key
   augment.test=ten_crop          what evaluation shows to the model: single, flip, ten_crop, scales_mean, scales_max
   'model.pretrained.rename=["^module.:"]'    regular expressions that map the names of a file to the model's"""
 
+CHOICES = {"split": ("test", "val", "train"), "checkpoint": ("best", "last")}
+
 
 def run(words: list[str]) -> int:
-    split = next((word.partition("=")[2] for word in words if word.startswith("split=")), "test")
-    if split not in ("val", "test"):
-        raise UserError(f"split={split}: must be val or test")
-    others = [word for word in words if not word.startswith("split=")]
+    chosen = {"split": "test", "checkpoint": "best"}
+    others = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in CHOICES:
+            others.append(word)
+        elif value not in CHOICES[key]:
+            raise UserError(f"{word}: must be {' or '.join(CHOICES[key])}")
+        else:
+            chosen[key] = value
     names_weights = any(word.startswith("model.pretrained.") for word in words)
     if names_weights and not any(word.startswith("run=") for word in words):
-        return evaluate_weights(others, split)
-    return evaluate_run(others, split)
+        return evaluate_weights(others, chosen["split"])
+    return evaluate_run(others, **chosen)
 
 
-def evaluate_run(words: list[str], split: str) -> int:
+def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
     pairs = parse_pairs("eval", words)
     run_dir = run_dir_of(pairs)
     changes = {key: value for key, value in pairs.items() if key != "run"}
@@ -43,9 +58,8 @@ def evaluate_run(words: list[str], split: str) -> int:
 
     def measure() -> None:
         with run_dir.logging():
-            values = runs.evaluate(config, run_dir, split, progress_bar=sys.stdout.isatty())
-        print_metrics(values)
-        run_dir.write_json("eval.json", {**values, **changes})
+            evaluation = runs.evaluate(config, run_dir, split, checkpoint, progress_bar=sys.stdout.isatty())
+        present(evaluation, split, run_dir, changes)
 
     return report(run_dir, measure)
 
@@ -58,15 +72,16 @@ def evaluate_weights(words: list[str], split: str) -> int:
     from dltrain.reporting import report
 
     def measure() -> None:
-        values, count = runs.evaluate_pretrained(config, split, progress_bar=sys.stdout.isatty())
-        print_metrics(values)
-        source = config.model.pretrained.weights or config.model.pretrained.from_run
-        print(f"{format_count(count, 'sample')} of the {split} split, weights {source}; {run_dir}/eval.json")
-        run_dir.write_json("eval.json", {**values, "split": split, "samples": count, "weights": source})
+        present(runs.evaluate_pretrained(config, split, progress_bar=sys.stdout.isatty()), split, run_dir, {})
 
     return report(run_dir, measure)
 
 
-def print_metrics(values: dict[str, float]) -> None:
-    for key, value in values.items():
+def present(evaluation: Evaluation, split: str, run_dir: RunDir, changes: Mapping[str, str]) -> None:
+    """Prints the metrics and what they are of, and writes both into eval.json."""
+    for key, value in evaluation.metrics.items():
         print(f"{key} {value:.4f}")
+    weights = ", ".join(f"{key} {value}" for key, value in evaluation.weights.items())
+    print(f"{format_count(evaluation.samples, 'sample')} of the {split} split, {weights}; {run_dir}/eval.json")
+    run_dir.write_json("eval.json", {**evaluation.metrics, "split": split, "samples": evaluation.samples,
+                                     **evaluation.weights, **changes})

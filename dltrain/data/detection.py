@@ -170,7 +170,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[DetectionBatch]:
         """An index of -1 gives no sample."""
-        decode = partial(decode_photo, channels=self.channels, training=split == "train")
+        training = split == "train" and self.validated_split != "train"
+        decode = partial(decode_photo, channels=self.channels, training=training)
         return decode_batches(self.photos[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
                               collate_photos)
 

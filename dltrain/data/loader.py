@@ -100,6 +100,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
 
     A subclass implements `num_samples` and `read`. The test split is read only by `test_dataloader`."""
 
+    validated_split = "val"  # or train: that which `dltrain eval split=train` measures
     shuffled = True  # whether the training samples come in a new order in each epoch
 
     def __init__(self, *, batch_size: int, seed: int = 0):
@@ -132,7 +133,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
                           self.world_size, self.max_batches)
 
     def val_dataloader(self) -> EvalLoader[BatchT]:
-        return self.eval_loader("val")
+        return self.eval_loader(self.validated_split)
 
     def test_dataloader(self) -> EvalLoader[BatchT]:
         return self.eval_loader("test")

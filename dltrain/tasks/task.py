@@ -80,6 +80,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     headline_mode = "max"
     unit = "images"  # what throughput counts
     training_metrics: tuple[str, ...] = ("loss",)
+    validated_split = "val"  # or train: that which `dltrain eval split=train` measures
     position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
     gradients: Tensor
@@ -184,7 +185,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         return self.evaluation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.evaluation_end("val")
+        self.evaluation_end(self.validated_split)
 
     def on_test_epoch_end(self) -> None:
         self.evaluation_end("test")
