@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from traceback import FrameSummary
+from typing import TextIO, cast
 
 import torch
 
@@ -14,11 +17,40 @@ from dltrain.errors import MachineError, UserError
 from dltrain.run_dir import RunDir, write_text
 
 
+class UnbreakableOutput:
+    """Standard output. What a reader that has closed it, as `| head` does, no longer takes is dropped; the work goes on
+    to its end."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self.drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.drop()
+
+    def drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
         try:
-            work()
+            with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+                work()
+                sys.stdout.flush()
             return 0
         except torch.OutOfMemoryError as error:
             raise MachineError("out of memory on the device; use a smaller data.batch_size, with "

@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import yaml
 from PIL import Image
 
 from dltrain import __version__ as dltrain_version
+from dltrain import cli, reporting, run
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
 
@@ -415,6 +418,22 @@ def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_
     (folder / "checkpoints/last.ckpt").unlink()
     code, _, err = dltrain("eval", "run=outputs/a", "checkpoint=last")
     assert (code, "no last checkpoint yet; dltrain resume run=outputs/a" in err) == (2, True)
+
+
+def test_a_reader_that_closes_the_output_ends_nothing(dltrain, config, tmp_path, monkeypatch):
+    dltrain("name=a", *TINY)
+    commands = [partial(cli.dispatch, ["eval", "run=outputs/a"]),
+                partial(cli.dispatch, ["predict", "run=outputs/a", "input=outputs/a/samples"]),
+                partial(reporting.report, RunDir(tmp_path / "outputs/a"),
+                        partial(run.train, config(*TINY), RunDir.named(tmp_path, "b")))]
+    for command in commands:
+        reading, writing = os.pipe()
+        os.close(reading)  # as `| true` does
+        with open(writing, "w", buffering=1) as output, monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", output)
+            assert command() == 0
+    assert {"eval.json", "predictions.json"} <= {file.name for file in (tmp_path / "outputs/a").iterdir()}
+    assert (tmp_path / "b/result.json").is_file()
 
 
 def test_eval_changes_the_regime_and_nothing_else(dltrain, tmp_path):

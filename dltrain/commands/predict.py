@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -59,10 +58,7 @@ def run(words: list[str]) -> int:
         data = build_unloaded_data(config, run_dir.read_vocabularies())
         inputs, faults = split_readable(read_inputs(options, data), data)
         settings = {key: value for key, value in options.items() if key not in INPUTS}
-        try:
-            present(task.to(runs.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
-        except BrokenPipeError:  # `| head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        present(task.to(runs.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
         if faults:
             raise DataError(f"{len(faults)} of {len(faults) + len(inputs)} inputs cannot be read, the others are "
                             f"predicted: {'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' * (len(faults) > 3)}")
