@@ -28,8 +28,8 @@ def write_mnist(root: Path, count: int = 60) -> np.ndarray:
     raw.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
     labels = np.arange(count, dtype=np.uint8) % 10
-    for prefix in ("train", "t10k"):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes())
+    for prefix, images in (("train", pixels), ("t10k", 255 - pixels)):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, count, 28, 28) + images.tobytes())
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
     return pixels
 
@@ -48,6 +48,7 @@ def test_mnist_is_read_and_its_validation_split_held_out(tmp_path):
     assert data.splits["train"].images.shape[1:] == (1, 28, 28)
     assert torch.bincount(data.splits["val"].labels).tolist() == [1] * 10
     assert as_rows(torch.cat([data.splits["train"].images, data.splits["val"].images])) == as_rows(pixels)
+    assert torch.equal(data.splits["test"].images[:, 0], torch.from_numpy(255 - pixels))
     assert data.class_names == [str(digit) for digit in range(10)]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from dltrain import build, run
 from dltrain.batches import END, PAD, START, UNKNOWN, generator
+from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
 from dltrain.data.loader import TrainLoader, bucket_by_key
 from dltrain.data.pair_files import PairFiles
@@ -237,6 +238,16 @@ def test_loss_matches_and_bleu_equal_loops(train):
     assert result["test/exact_match"] == pytest.approx(exact, abs=1e-6)
     loss = -sum(copying.log_probability(source, target[1:]) for source, target in pairs)
     assert result["test/loss"] == pytest.approx(loss / sum(len(target) - 1 for _, target in pairs), rel=1e-4)
+
+
+def test_a_match_is_the_whole_target_and_no_more(train, monkeypatch):
+    copying = train(copied_sentences)
+    targets = [target[1:-1] for _, target in copying.data.samples["test"]]
+    queue = [[*targets[0], targets[0][-1]], targets[1][:-1], [], *targets[3:]]  # goes on, ends early, writes nothing
+    monkeypatch.setattr(type(copying.task), "decode_greedily", lambda self, batch: [queue.pop(0) for _ in batch.source])
+    config = load_config(copying.run_dir, {}, ())
+    metrics = run.evaluate(config, copying.run_dir, "test").metrics
+    assert metrics["test/exact_match"] == pytest.approx((len(targets) - 3) / len(targets))
 
 
 def test_a_figure_shows_the_first_pairs(train):

@@ -81,10 +81,7 @@ class MetricsFile(Logger):
             self.rewrite()
             return
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if len(self.rows) == 1:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)
 
     def rewrite(self) -> None:
         with open(self.path, "w", newline="", encoding="utf-8") as file:
