@@ -1,5 +1,7 @@
 """The numbers that the papers state, read back from the objects that the configs build, not from the yaml."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,25 +10,25 @@ from dltrain.build import build
 from dltrain.config.compose import compose
 
 
-def objects(augment: str, **keys: int) -> dict[str, dict[str, object]]:
+def objects(augment: str, image_px: int) -> dict[str, dict[str, Any]]:
     """The transforms of a pipeline by the name of their class, each with its attributes."""
-    pipeline = build(compose([f"augment={augment}"]).config.augment, "augment", channels=3, **keys)
+    pipeline = build(compose([f"augment={augment}"]).config.augment, "augment", channels=3, image_px=image_px)
     return {type(transform).__name__: vars(transform) for transform in (*pipeline.on_pixels, *pipeline.on_normalized)}
 
 
-def build_model(*words: str, num_classes: int = 1000) -> nn.Module:
+def build_model(*words: str, num_classes: int = 1000) -> Any:
     """Without memory for its weights."""
     config = compose([*words, f"data.num_classes={num_classes}"]).config
     with torch.device("meta"):
-        model: nn.Module = build(config.model, "model")
-    return model
+        return build(config.model, "model")
 
 
 def dropouts(model: nn.Module) -> list[float]:
     return [module.p for module in model.modules() if type(module) is nn.Dropout]
 
 
-PIPELINES = {  # He et al. 2015 (1512.03385), 3.4 and 4.2; Krizhevsky et al. 2012, 4.1; Szegedy et al. 2014, 6
+# He et al. 2015 (1512.03385), 3.4 and 4.2; Krizhevsky et al. 2012, 4.1; Szegedy et al. 2014, 6
+PIPELINES: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {
     "cifar": (32, {"PadCrop": {"padding_px": 4, "mode": "zero"}, "HorizontalFlip": {"p": 0.5}}),
     "imagenet": (224, {"ScaleJitter": {"px": 224, "short_px": (256, 480)}, "Lighting": {"std": 0.1},
                        "HorizontalFlip": {"p": 0.5}}),

@@ -1,5 +1,7 @@
 """A claim that an experiment judges holds for numbers as its paper has them, and not with its two sides swapped."""
 
+from typing import Any
+
 import pytest
 import torch
 import yaml
@@ -28,13 +30,13 @@ HIGHER["transfer_advice"] = [
 
 
 def test_every_experiment_that_claims_something_is_here():
-    claiming = {name for name in groups.names("experiment") if claims_of(name)}
+    claiming = {name for name in groups.names("experiment") if study_of(name).get("claims")}
     assert claiming == {*HIGHER}
 
 
 @pytest.mark.parametrize("name", HIGHER)
 def test_a_claim_of_a_comparison_holds_one_way_only(name):
-    node = yaml.safe_load(groups.path_of("experiment", name).read_text())["study"]
+    node = study_of(name)
     claims = [parse_claim(text, list(node["runs"])) for text in node["claims"]]
     assert len(claims) == len(HIGHER[name])
     for claim, (metric, higher, lower) in zip(claims, HIGHER[name], strict=True):
@@ -43,9 +45,10 @@ def test_a_claim_of_a_comparison_holds_one_way_only(name):
         assert not comparison.judge(claim, {higher: [0.2, 0.4], lower: [0.7, 0.5]}).held
 
 
-def claims_of(experiment: str) -> list[str]:
-    node = yaml.safe_load(groups.path_of("experiment", experiment).read_text())
-    return list(node.get("study", {}).get("claims", []))
+def study_of(experiment: str) -> dict[str, Any]:
+    file = groups.path_of("experiment", experiment)
+    assert file is not None
+    return dict(yaml.safe_load(file.read_text()).get("study", {}))
 
 
 def history(accuracies: list[float], medians: list[float]) -> batchnorm_effect.History:
