@@ -66,8 +66,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineError:
     """Removes the temporary file and returns the error to raise."""
-    size = temporary.stat().st_size if temporary.exists() else 0
-    temporary.unlink(missing_ok=True)
+    size = 0
+    if temporary.exists():  # not where the folder is a file or is gone
+        size = temporary.stat().st_size
+        temporary.unlink()
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return MachineError(f"cannot save {path}: {reason} ({size / 1e6:.1f} MB written, {free / 1e6:.0f} MB free); the "
                         "previous checkpoint is kept; free some disk space and run the same command again")

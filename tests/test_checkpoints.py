@@ -49,6 +49,12 @@ def test_a_save_reaches_the_disk_before_it_replaces_the_old_file(tmp_path, monke
     assert calls == ["fsync", "replace", "replace", "fsync"]  # the file; last to previous, new to last; the folder
 
 
+def test_a_save_into_what_is_no_folder_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(MachineError, match=r"^cannot save \S+last\.ckpt: (Not a directory|File exists) \(0\.0 MB"):
+        checkpoints.save({"x": torch.zeros(3)}, tmp_path / "checkpoints" / checkpoints.LAST)
+
+
 class Loader:
     """One batch per epoch."""
 
