@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors
 from dltrain.errors import DataError
 from dltrain.image_files import ImageSource
+
+HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
 
 
 class CaptionKeys(DataKeys):
@@ -120,11 +123,11 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         return read_word_vectors(Path(file).expanduser(), index_symbols(self.vocabularies["words"]), size)
 
     def join(self, indices: list[int]) -> str:
-        """The sentence of these words."""
-        return self.tokenizer.join([self.vocabularies["words"][index] for index in indices])
+        """The sentence of these words; a hyphen joins the words beside it, as in t-shirt."""
+        return HYPHEN.sub("-", self.tokenizer.join([self.vocabularies["words"][index] for index in indices]))
 
     def references(self, split: str, index: int) -> list[str]:
-        return [self.tokenizer.join(self.tokenizer.tokenize(text)) for text in self.texts[split][index]]
+        return [" ".join(text.split()) for text in self.texts[split][index]]
 
 
 def stack_captions(captions: list[list[list[int]]]) -> Tensor:

@@ -100,7 +100,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return label
 
     def references(self, split: str, index: int) -> list[str]:
-        """The reference sentences of a sample, their tokens separated by spaces."""
+        """The reference sentences of a sample, as they were written."""
         raise NotImplementedError
 
     def is_true(self, split: str, index: int, sentence: str) -> bool | None:
