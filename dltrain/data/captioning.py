@@ -18,7 +18,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
 from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_image
-from dltrain.data.sequences import Tokenizer, index_symbols, pad_sequences
+from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors
 from dltrain.errors import DataError
@@ -83,6 +83,10 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         rows = [self.tokenizer.encode(text, indices) for text in texts]
         short = [row for row in rows if max_length is None or len(row) <= max_length]
         return [[START, *row, END] for row in short or [rows[0][:max_length]]]
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        return {"words": {split: count_unknown(row[1:-1] for image in self.captions[split] for row in image)
+                          for split in SPLITS}}
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["words"])}

@@ -81,9 +81,10 @@ class TextStreams(DataModule[TokenBatch, str]):
 
     def describe(self) -> str:
         sizes = ", ".join(f"{self.counts[split]:,} {split}" for split in SPLITS)
-        unknown = ", ".join(f"{count:,} in {split}" for split, count in self.unknown.items() if count)
-        return f"{sizes} characters of {len(self.vocabularies['characters'])} symbols" + (
-            f" (unknown: {unknown})" if unknown else "")
+        return f"{sizes} characters of {len(self.vocabularies['characters'])} symbols"
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        return {"characters": {split: (self.unknown[split], self.counts[split]) for split in SPLITS}}
 
     def encode_inputs(self, inputs: list[str]) -> TokenBatch:
         """The texts must have the same length."""
