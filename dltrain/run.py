@@ -75,7 +75,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
-            log.info(introduction(data, task, trainer))
+            log.info("\n".join([introduction(data, task, trainer), *data.describe_unknown()]))
             for line in data.describe_leaks():
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:

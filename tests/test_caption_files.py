@@ -51,13 +51,15 @@ def count_samples(data: CaptionedPhotos) -> dict[str, int]:
 def test_the_files_of_flickr8k_are_read(photos):
     data = load_captions(Flickr8k, photos)
     assert count_samples(data) == {"train": 6, "val": 2, "test": 2}
-    assert data.references("val", 0)[0] == "a dog number two runs , and jumps 6 times ."
+    assert data.references("val", 0)[0] == "A dog number two runs , and jumps 6 times ."
     batch = next(data.read("test", [torch.tensor([1, -1])]))
     assert batch.images.shape == (2, 3, 32, 32)
     assert batch.numbers.tolist() == [1, -1]
     assert (batch.captions[1] == PAD).all()
     assert data.join(batch.captions[0, 0, 1:-1].tolist()) == "a dog number two runs , and jumps <unk> times ."
     (photos / "Flickr_8k.testImages.txt").unlink()
+    assert data.describe_unknown() == [
+        "words that are not in the vocabulary: 4 of 44 in val (9.09%), 4 of 44 in test (9.09%)"]
     fewer = load_captions(Flickr8k, photos)
     assert count_samples(fewer) == {"train": 5, "val": 1, "test": 2}
 
@@ -80,7 +82,7 @@ def test_captions_in_a_csv_file_without_lists_are_split_randomly(photos):
     data = load_captions(Flickr8k, photos)
     assert count_samples(data) == {"train": 8, "val": 1, "test": 1}
     numbers = [data.references(split, index) for split in SPLITS for index in range(data.num_samples(split))]
-    assert sorted(numbers) == [[f"a dog , number {n} ."] for n in range(10)]
+    assert sorted(numbers) == [[f"A dog, number {n} ."] for n in range(10)]
 
 
 @pytest.mark.parametrize(("file", "old", "new", "message"), [
@@ -159,7 +161,7 @@ def test_captions_of_coco_json(photos):
             "test_images": "Flicker8k_Dataset"}
     data = load_captions(CocoCaptions, photos, **keys)
     assert count_samples(data) == {"train": 6, "val": 1, "test": 3}
-    assert data.references("test", 1) == ["a dog 0", "a dog 1"]
+    assert data.references("test", 1) == ["A dog 0", "A dog 1"]
     file = photos / "test.json"
     file.write_text(file.read_text().replace('"image_id": 8', '"image_id": 80', 1))
     with pytest.raises(DataError, match=r"test.json:\d+ \(annotations id 80\): no image has the id 80"):

@@ -1,10 +1,11 @@
-"""BLEU, CIDEr-D and ROUGE-L of captions against counts and loops."""
+"""BLEU, CIDEr-D and ROUGE-L of captions against counts, loops and stored values of COCO's caption toolkit."""
 
 import math
 from collections import Counter
 
 import pytest
 
+from dltrain.tasks.caption_words import caption_words
 from dltrain.tasks.captioning import caption_scores
 
 SENTENCES = {0: "a red cat sits on the mat", 1: "the dog runs", 2: "a cat"}
@@ -79,3 +80,40 @@ def test_rouge_equals_a_loop():
         recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
         measures.append((1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision))
     assert caption_scores(SENTENCES, REFERENCES)["rouge_l"] == pytest.approx(sum(measures) / 3, abs=1e-6)
+
+
+# Sentences, and what PTBTokenizer of pycocoevalcap 1.2 (with Java) makes of them.
+TOOLKIT_WORDS = [
+    ("A man's T-shirt isn't dry, and he can't find his hat.",
+     "a man 's t-shirt is n't dry and he ca n't find his hat"),
+    ("Two dogs (one brown, one black) run; the third doesn't!",
+     "two dogs -lrb- one brown one black -rrb- run the third does n't"),
+    ('"Wait..." says the girl - she is ten years old!!', "wait says the girl she is ten years old !!"),
+    ("A 10-year-old boy in a red-and-white cap eats 1,000 peas at 3:30pm.",
+     "a 10-year-old boy in a red-and-white cap eats 1,000 peas at 3:30 pm"),
+    ("Mr. Smith's dogs' leashes cost $5.50 & 50% of them broke.",
+     "mr. smith 's dogs leashes cost $ 5.50 & 50 % of them broke"),
+    ("Rock 'n' roll players of the '70s at a black/white piano near St. Mary's.",
+     "rock 'n' roll players of the '70s at a black/white piano near st. mary 's"),
+    ("The U.S. flag -- it’s huge — flies over a café…", "the u.s. flag it 's huge flies over a café"),
+    ("They're gonna play No. 5, but you cannot see #5 in the 6'2\" man's hands.",
+     "they 're gon na play no. 5 but you can not see # 5 in the 6 2 man 's hands"),
+    ("  A cat   sits on the mat  .", "a cat sits on the mat"),
+    ("a tri - colored dog and a tri-colored cat .", "a tri colored dog and a tri-colored cat")]
+
+
+@pytest.mark.parametrize(("sentence", "expected"), TOOLKIT_WORDS)
+def test_words_are_those_of_the_toolkit(sentence, expected):
+    assert caption_words(sentence) == expected
+
+
+def test_scores_of_sentences_with_punctuation_are_those_of_the_toolkit():
+    """The values are those of pycocoevalcap 1.2 with its PTBTokenizer."""
+    sentences = {0: "a red cat sits on the mat .", 1: "the dog's ball , (a big one) rolls down a hill .",
+                 2: "two men in t-shirts !"}
+    references = {0: ["A red cat, asleep, sits on a mat.", "There's a cat on the mat!"],
+                  1: ["A dog's ball rolls down a hill.", "The ball (a red one) rolls; the dog runs."],
+                  2: ["Two men wear T-shirts.", "Men in white T-shirts - two of them."]}
+    assert caption_scores(sentences, references) == pytest.approx({
+        "bleu_1": 0.9583333333, "bleu_2": 0.8807914911, "bleu_3": 0.6706932239, "bleu_4": 0.3765911625,
+        "rouge_l": 0.7456903285, "cider": 3.0428805694}, abs=1e-9)

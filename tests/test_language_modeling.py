@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dltrain import build, checkpoints, run
-from dltrain.batches import END, IGNORED_LABEL, generator, seed_of
+from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, generator, seed_of
 from dltrain.config.compose import compose
 from dltrain.data.language_modeling import TextStreams
 from dltrain.errors import UserError
@@ -79,7 +79,7 @@ def test_training_equals_a_loop_by_hand_with_its_state_norms_and_clipping(traine
     for epoch in range(2):
         state = net.zeros(4)
         for number in range(NUM_WINDOWS):
-            window = data.tokens["train"][:, number * 10 : number * 10 + 11]
+            window = data.tokens["train"][:, number * 10 : number * 10 + 11].long()
             torch.manual_seed(seed_of("model", 0, epoch, number, 0))
             logits, state = net(window[:, :-1], state)
             state = tuple(s.detach() for s in state)
@@ -110,7 +110,7 @@ def loss_in_one_pass(run_dir: RunDir, overrides: list[str]) -> float:
     """The test loss of the best weights, each stream read at once and not window by window."""
     data = read_streams(overrides, run_dir.read_vocabularies())
     task = run.restore(compose([*overrides, f"data.vocab_size={data.sizes()['vocab_size']}"]).job_config(), run_dir)
-    rows = data.tokens["test"]
+    rows = data.tokens["test"].long()
     assert rows.shape[1] > 2 * 10, "several windows"
     with torch.no_grad():
         logits, _ = task.model(rows[:, :-1].clamp_min(0))
@@ -121,6 +121,27 @@ def test_held_out_loss_equals_one_pass_over_each_stream(trained):
     loss = loss_in_one_pass(trained.run_dir, trained.overrides)
     assert trained.result["test/loss"] == pytest.approx(loss, rel=1e-5)
     assert trained.result["test/bits_per_character"] == pytest.approx(loss / math.log(2), rel=1e-5)
+
+
+def test_bits_per_character_do_not_depend_on_the_batch_size(trained, tmp_path):
+    """The test split has 4,003 characters, two of them unknown: 15 streams, each read from a state of zeros."""
+    held_out = (TEXT * 9)[:4000].replace("the", "teh") + "dxq"
+    (tmp_path / "more.txt").write_text((TEXT * 180)[: 19 * 4003] + held_out)
+    bits = []
+    for batch_size in (1, 7, 64):
+        words = [*trained.overrides, f"data.root={tmp_path}/more.txt", f"data.batch_size={batch_size}"]
+        config = compose([*words, "data.vocab_size=17"]).job_config()
+        bits.append(run.evaluate(config, trained.run_dir, "test")["test/bits_per_character"])
+    task = run.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
+    symbols = trained.run_dir.read_vocabularies()["characters"]
+    indices = [symbols.index(character) if character in symbols else UNKNOWN for character in held_out]
+    net, nats, length = task.model.double(), 0.0, -(-(len(indices) - 1) // 15)
+    with torch.no_grad():
+        for start in range(0, len(indices) - 1, length):
+            row = indices[start : start + length + 1]
+            logits, _ = net(torch.tensor([row[:-1]]), tuple(state.double() for state in net.zeros(1)))
+            nats -= sum(float(logits[0, place].log_softmax(0)[symbol]) for place, symbol in enumerate(row[1:]))
+    assert bits == pytest.approx([nats / math.log(2) / (len(indices) - 1)] * 3, abs=1e-6)
 
 
 @pytest.mark.parametrize("step", [4, NUM_WINDOWS, 13])

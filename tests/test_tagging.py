@@ -214,7 +214,8 @@ def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
     names = [vocabularies["labels"][tag] for tag in logits.argmax(1).tolist()]
     lines = [f"{word}\t{name}\n" for word, name in zip(("Yes", "it", ",", "Fine"), names, strict=True)]
     assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (
-        0, "".join([*lines, f"1 input; {run_dir}/predictions.json\n"]), "")
+        0, "".join([*lines, f"1 input; {run_dir}/predictions.json\n"]),
+        "dltrain: 1 of 4 symbols are not in the vocabulary of the run: ','\n")
 
 
 WHOLE = [("U.S.", "PROPN"), ("e-mail", "NOUN"), ("$1.50", "NUM"), ("n't", "PART"), (":-)", "SYM"),

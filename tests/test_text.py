@@ -2,7 +2,11 @@
 
 import hashlib
 import http.server
+import itertools
+import os
+import re
 import threading
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
@@ -10,7 +14,7 @@ import torch
 
 from dltrain import build
 from dltrain.batches import IGNORED_LABEL, UNKNOWN, BatchError, TokenBatch
-from dltrain.data import text_files
+from dltrain.data import character_files, text_files, texts
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.language_modeling import TextStreams, cut_streams, encode_characters
 from dltrain.data.sequences import character_vocabulary
@@ -80,13 +84,97 @@ def files_at(root: str | None) -> TextFiles:
     return TextFiles(root=root, encoding="utf-8", window=5, batch_size=2)
 
 
+def text_of(data: TextFiles) -> str:
+    splits = data.encode_splits()
+    return "".join(data.vocabularies["characters"][i] for split in SPLITS for i in splits[split].tolist())
+
+
 def test_a_folder_and_a_glob_are_read_in_order_of_names(tmp_path):
     for name in ("b.txt", "a.txt", ".hidden"):
         (tmp_path / name).write_text(name * 30)
     for root in (tmp_path, tmp_path / "*.txt"):
-        assert "".join(files_at(str(root)).texts().values()) == "a.txt" * 30 + "\n" + "b.txt" * 30
+        assert text_of(files_at(str(root))) == "a.txt" * 30 + "\n" + "b.txt" * 30
     with pytest.raises(DataError, match=r"data.root=.*none\*: no such file"):
-        files_at(str(tmp_path / "none*")).texts()
+        files_at(str(tmp_path / "none*")).load()
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Texts of any length are cached, in a folder of the test, and read in pieces of 7 characters; the cache folder."""
+    monkeypatch.setattr(character_files, "CACHED_FROM", 1)
+    monkeypatch.setattr(texts, "PIECE_CHARACTERS", 7)
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/texts"
+
+
+def write_old(file: Path, text: str, seconds: int) -> None:
+    """A text that was last changed in second `seconds` of 1970."""
+    file.write_bytes(text.encode())
+    os.utime(file, (seconds, seconds))
+
+
+def streams_of(root: Path, vocabulary: list[str] | None = None) -> dict[str, list[list[int]]]:
+    data = files_at(str(root))
+    data.vocabularies = {} if vocabulary is None else {"characters": vocabulary}
+    data.load()
+    return {split: data.tokens[split].tolist() for split in SPLITS}
+
+
+def expected_streams(text: str, vocabulary: list[str] | None = None) -> dict[str, list[list[int]]]:
+    """Two streams of training text, one of each held-out split, by Python's dictionaries."""
+    ends = 0, int(len(text) * 0.9), int(len(text) * 0.95), len(text)
+    splits = [text[start:end] for start, end in itertools.pairwise(ends)]
+    symbols = vocabulary or character_vocabulary(splits[0])
+    train, *held_out = ([symbols.index(c) if c in symbols else UNKNOWN for c in split] for split in splits)
+    half = (len(train) - 1) // 2
+    return {"train": [train[: half + 1], train[half : 2 * half + 1]], "val": [held_out[0]], "test": [held_out[1]]}
+
+
+def test_a_second_start_reads_the_cache_and_never_that_of_a_changed_file(cached, tmp_path, monkeypatch):
+    file, text = tmp_path / "a.txt", SENTENCE * 9 + "Ä€"
+    write_old(file, text.replace("; ", "\r\n"), 1000)
+    text = text.replace("; ", "\n")
+    assert streams_of(file) == expected_streams(text)
+    assert len([*cached.iterdir()]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(character_files, "read_pieces", None)
+        assert streams_of(file) == expected_streams(text)
+        for other in (character_vocabulary("catÄ"), character_vocabulary(text), character_vocabulary(text)[:7]):
+            assert streams_of(file, other) == expected_streams(text, other)
+    for changed, seconds in ((text.replace("c", "C").replace("\n", "\r\n"), 1001), (text + "c", 1001)):
+        write_old(file, changed, seconds)
+        assert streams_of(file) == expected_streams(changed.replace("\r\n", "\n"))
+    assert len([*cached.iterdir()]) == 2, "the old one is replaced"
+
+
+def test_a_cache_that_is_cut_or_cannot_be_written_costs_only_time(cached, tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text(SENTENCE * 9)
+    assert streams_of(file) == expected_streams(SENTENCE * 9)
+    assert not cached.exists(), "a file of this second may change again without another time"
+    write_old(file, SENTENCE * 9, 1000)
+    streams_of(file)
+    (indices,) = (path for path in cached.iterdir() if path.suffix == "")
+    indices.write_bytes(indices.read_bytes()[:-2])
+    assert streams_of(file) == expected_streams(SENTENCE * 9)
+    monkeypatch.setenv("DLTRAIN_CACHE", str(file))
+    assert streams_of(file) == expected_streams(SENTENCE * 9)
+
+
+@pytest.mark.parametrize("raw", [b"one\r\ntwo\rthree\n\r\n\r", "caf\xe9 \u20ac\r\n\U0001f600".encode("utf-8-sig"),
+                                 "caf\xe9\r\nx".encode("utf-16"), b"", b" \n\x0b", b"abc\0", b"one\ntw\xffo", None])
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_pieces_are_the_text_or_raise_its_error(raw, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "PIECE_CHARACTERS", size)
+    if raw is not None:
+        (tmp_path / "a.txt").write_bytes(raw)
+    try:
+        expected = read_text(tmp_path / "a.txt", "utf-8")
+    except DataError as error:
+        with pytest.raises(DataError, match=re.escape(str(error))):
+            list(texts.read_pieces(tmp_path / "a.txt", "utf-8"))
+    else:
+        assert "".join(texts.read_pieces(tmp_path / "a.txt", "utf-8")) == expected
 
 
 def test_encodings_and_the_byte_order_mark(tmp_path):
@@ -100,7 +188,8 @@ def test_encodings_and_the_byte_order_mark(tmp_path):
 
 def test_unknown_symbols_are_counted(read_cats):
     data = read_cats(SENTENCE * 9 + "ÄÖ")
-    assert data.describe() == "414 train, 23 val, 24 test characters of 17 symbols (unknown: 2 in test)"
+    assert data.describe() == "414 train, 23 val, 24 test characters of 17 symbols"
+    assert data.describe_unknown() == ["characters that are not in the vocabulary: 2 of 24 in test (8.33%)"]
     batch = list(data.test_dataloader())[-1]
     assert (batch.targets == UNKNOWN).sum() == 2
 
@@ -115,9 +204,9 @@ def test_inputs_of_predict_become_a_batch_without_targets(read_cats):
 
 
 def whole_text(contents: str) -> str:
-    texts = Stdlib(contents=contents, window=64, batch_size=32).texts()
-    text = "".join(texts.values())
-    assert [len(texts[split]) / len(text) for split in SPLITS] == pytest.approx([0.9, 0.05, 0.05], abs=1e-5)
+    splits = Stdlib(contents=contents, window=64, batch_size=32).texts()
+    text = "".join(splits.values())
+    assert [len(splits[split]) / len(text) for split in SPLITS] == pytest.approx([0.9, 0.05, 0.05], abs=1e-5)
     return text
 
 
@@ -141,9 +230,9 @@ def test_shakespeare_is_checked_by_its_checksum(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"shakespeare.txt: 2,550 bytes with sha256 .*must be 86c4e6aa9db7"):
         data.texts()
     monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", hashlib.sha256((SENTENCE * 50).encode()).hexdigest())
-    texts = data.texts()
-    assert (texts["train"], texts["val"]) == ((SENTENCE * 50)[:2295], (SENTENCE * 50)[2295:])
-    assert texts["test"] == texts["val"]
+    splits = data.texts()
+    assert (splits["train"], splits["val"]) == ((SENTENCE * 50)[:2295], (SENTENCE * 50)[2295:])
+    assert splits["test"] == splits["val"]
     with pytest.raises(DataError, match=r"put https://.*data=stdlib needs no download"):
         Shakespeare(root=str(tmp_path / "no"), download=False, window=5, batch_size=2).texts()
 

@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import math
+import random
 import re
 from collections import Counter
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from dltrain.data.translation import FORMATS, Dates, TextPairs
 from dltrain.errors import DataError
 from dltrain.models.seq2seq import Seq2Seq
 from dltrain.run_dir import RunDir
+from dltrain.tasks.decoding import edit_distances
 from dltrain.tasks.task import Task
 from tests.command_line import run_command
 from tests.test_resume import assert_a_crash_changes_nothing
@@ -225,6 +227,51 @@ def bleu(candidates: list[list[str]], references: list[list[str]]) -> float:
     return min(1.0, math.exp(1 - r / c)) * math.exp(log_precisions)
 
 
+def edits_between(output: list[Any], target: list[Any]) -> int:
+    """The table of Wagner and Fischer, cell by cell."""
+    table = [[i + j if i * j == 0 else 0 for j in range(len(target) + 1)] for i in range(len(output) + 1)]
+    for i, a in enumerate(output, start=1):
+        for j, b in enumerate(target, start=1):
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a != b))
+    return table[-1][-1]
+
+
+def test_edit_distances_equal_a_table_cell_by_cell():
+    rng = random.Random(0)
+    outputs, targets = ([[rng.randint(4, 7) for _ in range(rng.randint(0, 9))] for _ in range(200)] for _ in range(2))
+    expected = [edits_between(output, target) for output, target in zip(outputs, targets, strict=True)]
+    assert edit_distances(outputs, targets) == expected
+    assert edit_distances([[4, 5, 6]], [[4, 6, 6, 7]]) == [2]
+    assert edit_distances([[]], [[]]) == [0]
+
+
+def test_a_spelling_becomes_phonemes(tmp_path):
+    """Characters in lower case to words as they are written."""
+    file = tmp_path / "words.tsv"
+    file.write_text("Cat\tK AE T\nnew York\tN UW Y AO R K\n" * 10)
+    data = PairFiles(root=str(file), languages=None, encoding="utf-8", num_train=None, words="target", lower="source",
+                     max_length=50, batch_size=4)
+    data.load()
+    source, target = (data.vocabularies[name] for name in ("source", "target"))
+    assert (source[4:], target[4:]) == (sorted({*"cat new york"}), ["K", "AE", "AO", "N", "R", "T", "UW", "Y"])
+    (tokens,) = data.encode_inputs(["CAT"]).source.tolist()
+    assert "".join(source[token] for token in tokens) == "cat"
+    assert data.unknown_inputs(["Kati", "zoo"]) == (["i", "z"], 7)
+    assert [*data.unknown_counts()] == ["source characters", "target words"]
+
+
+def test_the_unknown_words_of_both_sides_are_counted(tmp_path):
+    texts = {"train": "a b\tx y\n" * 4 + "rare b\tx y\n", "val": "a b\tx y\n", "test": "a c d\tz y\n"}
+    for split, text in texts.items():
+        (tmp_path / f"{split}.tsv").write_text(text)
+    data = PairFiles(root=str(tmp_path), languages=None, encoding="utf-8", num_train=None, words=True, min_count=2,
+                     max_length=50, batch_size=4)
+    data.load()
+    assert data.describe_unknown() == [
+        "source words that are not in the vocabulary: 1 of 10 in train (10.00%), 2 of 3 in test (66.67%)",
+        "target words that are not in the vocabulary: 1 of 2 in test (50.00%)"]
+
+
 def test_loss_matches_and_bleu_equal_loops(train):
     copying = train(copied_sentences)
     result, pairs = copying.result, copying.data.samples["test"]
@@ -236,6 +283,8 @@ def test_loss_matches_and_bleu_equal_loops(train):
     exact = sum(a == b for a, b in zip(written, expected, strict=True)) / len(expected)
     assert 0 < exact < 1
     assert result["test/exact_match"] == pytest.approx(exact, abs=1e-6)
+    edits = sum(edits_between(a, b) for a, b in zip(written, expected, strict=True))
+    assert result["test/token_error_rate"] == pytest.approx(edits / sum(map(len, expected)), abs=1e-6)
     loss = -sum(copying.log_probability(source, target[1:]) for source, target in pairs)
     assert result["test/loss"] == pytest.approx(loss / sum(len(target) - 1 for _, target in pairs), rel=1e-4)
 
@@ -288,8 +337,12 @@ def test_predict_decodes_greedily_by_a_beam_or_by_sampling(train, monkeypatch, c
     assert sampled[0] == sampled[1]
     assert len({*sampled}) > 2
     code, out, err = predict("text=axb")
-    assert (code, err) == (0, "dltrain: 1 of 3 symbols are unknown: axb\n")
+    assert (code, err) == (0, "dltrain: 1 of 3 symbols are not in the vocabulary of the run: 'x'\n")
     assert out.startswith("axb -> ")
+    sources = reversing.run_dir.path / "sources.txt"
+    sources.write_text("abc\naxbx\nyc\n")
+    message = "dltrain: 3 of 9 symbols are not in the vocabulary of the run: 'x', 'y'\n"
+    assert predict(f"input={sources}")[::2] == (0, message)
     assert predict("decode=beam") == (2, "", 'dltrain: error: predict needs text="..." or input=FILE\n')
     assert predict("text=a", "decode=bean") == (
         2, "", "dltrain: error: decode=bean: must be one of greedy, sampled, beam\n")

@@ -40,6 +40,7 @@ FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE wri
 The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
 the CPU."""
 
+UNKNOWN_SHOWN = 10
 INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the order in which they are looked for
 
 
@@ -57,6 +58,8 @@ def run(words: list[str]) -> int:
         task = runs.restore(config, run_dir)
         data = build_unloaded_data(config, run_dir.read_vocabularies())
         inputs, faults = split_readable(read_inputs(options, data), data)
+        if data.input_kind == "text":
+            warn_of_unknown(*data.unknown_inputs([item.name for item in inputs]))
         settings = {key: value for key, value in options.items() if key not in INPUTS}
         present(task.to(runs.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
         if faults:
@@ -111,6 +114,15 @@ def read_inputs(options: Mapping[str, Any], data: DataModule) -> list[Input]:
     else:
         texts = [options["prompt"]]
     return [Input(text, partial(str, text)) for text in texts]
+
+
+def warn_of_unknown(unknown: list[str], count: int) -> None:
+    """Names the symbols of the inputs, `count` in all, that the vocabulary does not have."""
+    if unknown:
+        names = [*dict.fromkeys(unknown)]
+        more = f" and {len(names) - UNKNOWN_SHOWN} more" if len(names) > UNKNOWN_SHOWN else ""
+        print(f"dltrain: {len(unknown)} of {format_count(count, 'symbol')} are not in the vocabulary of the run: "
+              f"{', '.join(map(repr, names[:UNKNOWN_SHOWN]))}{more}", file=sys.stderr)
 
 
 class Outputs(NamedTuple):

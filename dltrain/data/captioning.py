@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,13 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
 from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_image
-from dltrain.data.sequences import Tokenizer, index_symbols, pad_sequences
+from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors
 from dltrain.errors import DataError
 from dltrain.image_files import ImageSource
+
+HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
 
 
 class CaptionKeys(DataKeys):
@@ -81,6 +84,10 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         short = [row for row in rows if max_length is None or len(row) <= max_length]
         return [[START, *row, END] for row in short or [rows[0][:max_length]]]
 
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        return {"words": {split: count_unknown(row[1:-1] for image in self.captions[split] for row in image)
+                          for split in SPLITS}}
+
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["words"])}
 
@@ -120,11 +127,11 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
         return read_word_vectors(Path(file).expanduser(), index_symbols(self.vocabularies["words"]), size)
 
     def join(self, indices: list[int]) -> str:
-        """The sentence of these words."""
-        return self.tokenizer.join([self.vocabularies["words"][index] for index in indices])
+        """The sentence of these words; a hyphen joins the words beside it, as in t-shirt."""
+        return HYPHEN.sub("-", self.tokenizer.join([self.vocabularies["words"][index] for index in indices]))
 
     def references(self, split: str, index: int) -> list[str]:
-        return [self.tokenizer.join(self.tokenizer.tokenize(text)) for text in self.texts[split][index]]
+        return [" ".join(text.split()) for text in self.texts[split][index]]
 
 
 def stack_captions(captions: list[list[list[int]]]) -> Tensor:

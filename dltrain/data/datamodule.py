@@ -70,6 +70,23 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                              f"{', '.join(str(item)[:60] for item in common[:3])}")
         return lines
 
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """How many symbols of each split are not in the vocabulary, and how many there are, by what they are: words."""
+        return {}
+
+    def describe_unknown(self) -> list[str]:
+        """A line for each kind of symbol of which some are not in the vocabulary."""
+        lines = []
+        for noun, counts in self.unknown_counts().items():
+            if shares := [f"{unknown:,} of {count:,} in {split} ({unknown / count:.2%})"
+                          for split, (unknown, count) in counts.items() if unknown]:
+                lines.append(f"{noun} that are not in the vocabulary: {', '.join(shares)}")
+        return lines
+
+    def unknown_inputs(self, texts: list[str]) -> tuple[list[str], int]:
+        """The symbols of a user's texts that are not in the vocabulary, and how many symbols the texts have."""
+        return [], 0
+
     def describe(self) -> str:
         """The size of the data, on one line."""
         return ", ".join(f"{self.num_samples(split):,} {split}" for split in SPLITS)
@@ -100,7 +117,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return label
 
     def references(self, split: str, index: int) -> list[str]:
-        """The reference sentences of a sample, their tokens separated by spaces."""
+        """The reference sentences of a sample, as they were written."""
         raise NotImplementedError
 
     def is_true(self, split: str, index: int, sentence: str) -> bool | None:

@@ -1,8 +1,8 @@
 """Running text as streams of characters for a language model: the base class of its data sets.
 
-A split is cut into `batch_size` streams of equal length that run side by side. A batch is a window of `window` symbols
-of each stream, and the next batch continues where it ends, so that the hidden state can be carried over (truncated
-backpropagation through time).
+The training split is cut into `batch_size` streams of equal length that run side by side, a held-out split into
+EVAL_STREAMS, whatever the batch size. A batch is a window of `window` symbols of each stream, and the next batch
+continues where it ends, so that the hidden state can be carried over (truncated backpropagation through time).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import NotRequired, Unpack
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, UNKNOWN, TokenBatch
@@ -21,6 +23,9 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
 from dltrain.data.loader import EvalLoader, TrainLoader
 from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.errors import DataError
+
+EVAL_STREAMS, LEAST_STREAM = 32, 256  # of a held-out split; fewer if they would be shorter than so many symbols
+Indices = NDArray[np.int16 | np.int32]  # of characters in a vocabulary
 
 
 class StreamKeys(DataKeys):
@@ -40,6 +45,8 @@ class TextStreams(DataModule[TokenBatch, str]):
         super().__init__(**keys)
         self.window, self.vocab_size = window, vocab_size
         self.tokens: dict[str, Tensor] = {}  # (B, L + 1) of each split, IGNORED_LABEL where a split does not fill it
+        self.unknown: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
 
     def texts(self) -> dict[str, str]:
         """The text of each split."""
@@ -48,32 +55,41 @@ class TextStreams(DataModule[TokenBatch, str]):
     def load(self) -> None:
         if self.world_size > 1:
             raise DataError("a text continues from batch to batch, so it trains on one device: trainer.devices=1")
-        texts = self.texts()
-        symbols = self.vocabularies.setdefault("characters", [*SPECIAL_SYMBOLS, *sorted({*texts["train"]})])
+        is_fresh = "characters" not in self.vocabularies
+        splits = self.encode_splits()
+        symbols = self.vocabularies["characters"]
         if self.vocab_size not in (None, len(symbols)):
             raise DataError(f"data.vocab_size={self.vocab_size}, but the training split has {len(symbols)} symbols")
-        for split, text in texts.items():
-            tokens = encode_characters(text, symbols)
-            streams = self.batch_size if split == "train" else max(1, min(self.batch_size, len(tokens) // (4 * 64)))
-            if len(tokens) <= streams * 2:
-                raise DataError(f"the {split} split has {len(tokens):,} characters, too few for {streams} streams; "
+        for split, indices in splits.items():
+            length = len(indices)
+            streams = self.batch_size if split == "train" else max(1, min(EVAL_STREAMS, length // LEAST_STREAM))
+            if length <= streams * 2:
+                raise DataError(f"the {split} split has {length:,} characters, too few for {streams} streams; "
                                 "needs a smaller data.batch_size or more text")
-            self.tokens[split] = cut_streams(tokens, streams, whole=split != "train")
-        self.unknown = {split: int((tokens[:, 1:] == UNKNOWN).sum()) for split, tokens in self.tokens.items()}
-        self.counts = {split: len(text) for split, text in texts.items()}
+            self.tokens[split] = cut_streams(torch.from_numpy(indices), streams, whole=split != "train")
+            self.unknown[split] = 0 if is_fresh and split == "train" else count_unknown(indices)
+            self.counts[split] = length
+
+    def encode_splits(self) -> dict[str, Indices]:
+        """The indices (N,) of the characters of each split; sets the vocabulary if there is none."""
+        texts = self.texts()
+        symbols = self.vocabularies.setdefault("characters", [*SPECIAL_SYMBOLS, *sorted({*texts["train"]})])
+        return {split: encode_characters(text, symbols) for split, text in texts.items()}
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["characters"])}
 
     def describe(self) -> str:
         sizes = ", ".join(f"{self.counts[split]:,} {split}" for split in SPLITS)
-        unknown = ", ".join(f"{count:,} in {split}" for split, count in self.unknown.items() if count)
-        return f"{sizes} characters of {len(self.vocabularies['characters'])} symbols" + (
-            f" (unknown: {unknown})" if unknown else "")
+        return f"{sizes} characters of {len(self.vocabularies['characters'])} symbols"
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        return {"characters": {split: (self.unknown[split], self.counts[split]) for split in SPLITS}}
 
     def encode_inputs(self, inputs: list[str]) -> TokenBatch:
         """The texts must have the same length."""
-        tokens = torch.stack([encode_characters(text, self.vocabularies["characters"]) for text in inputs])
+        rows = [torch.from_numpy(encode_characters(text, self.vocabularies["characters"])) for text in inputs]
+        tokens = torch.stack(rows).long()
         return TokenBatch(tokens, torch.full_like(tokens, IGNORED_LABEL))
 
     def write_samples(self, folder: Path) -> str:
@@ -93,7 +109,7 @@ class TextStreams(DataModule[TokenBatch, str]):
         tokens = self.tokens[split]
         for indices in batches:
             start = int(indices[0]) * self.window
-            window = tokens[:, start : start + self.window + 1]
+            window = tokens[:, start : start + self.window + 1].long()
             yield TokenBatch(window[:, :-1].clamp_min(0).contiguous(), window[:, 1:].contiguous())
 
     def train_dataloader(self) -> TrainLoader[TokenBatch]:
@@ -106,23 +122,30 @@ class TextStreams(DataModule[TokenBatch, str]):
         return EvalLoader(partial(self.read, split), self.num_samples(split), 1, max_batches=self.max_batches)
 
 
-def encode_characters(text: str, symbols: list[str]) -> Tensor:
-    """Returns (N,) int64, the index of each character, UNKNOWN if it is not among `symbols`, which are SPECIAL_SYMBOLS
-    and then characters sorted by code point."""
-    known = np.array([ord(symbol) for symbol in symbols[len(SPECIAL_SYMBOLS) :]], dtype=np.uint32)
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    if not len(known):
-        return torch.full((len(codes),), UNKNOWN)
-    positions = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    indices = np.where(known[positions] == codes, positions + len(SPECIAL_SYMBOLS), UNKNOWN)
-    return torch.from_numpy(indices.astype(np.int64))
+def index_type(num_symbols: int) -> type[np.int16] | type[np.int32]:
+    """The smallest type of the indices of a vocabulary that has IGNORED_LABEL too."""
+    return np.int16 if num_symbols <= np.iinfo(np.int16).max else np.int32
+
+
+def encode_characters(text: str, symbols: list[str]) -> Indices:
+    """The index (N,) of each character, UNKNOWN if it is not among `symbols`, which are SPECIAL_SYMBOLS and then
+    characters."""
+    known = [ord(symbol) for symbol in symbols[len(SPECIAL_SYMBOLS) :]]
+    table = np.full(max(known, default=0) + 2, UNKNOWN, index_type(len(symbols)))  # the last is of all beyond
+    table[known] = np.arange(len(SPECIAL_SYMBOLS), len(symbols))
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return table[np.minimum(codes, len(table) - 1)]
+
+
+def count_unknown(indices: Indices) -> int:
+    return sum(int((indices[start : start + 2**20] == UNKNOWN).sum()) for start in range(0, len(indices), 2**20))
 
 
 def cut_streams(tokens: Tensor, streams: int, whole: bool) -> Tensor:
     """Cuts tokens (N,) into (streams, L + 1). Each row ends with the first symbol of the next row, so that each symbol
     but the first is predicted once. With `whole` the last row is padded with IGNORED_LABEL; otherwise up to streams - 1
-    symbols at the end are left out."""
+    symbols at the end are left out, and the result is a view."""
     length = -(-(len(tokens) - 1) // streams) if whole else (len(tokens) - 1) // streams
-    padded = torch.full((streams * length + 1,), IGNORED_LABEL)
-    padded[: min(len(tokens), len(padded))] = tokens[: len(padded)]
-    return torch.stack([padded[row * length : (row + 1) * length + 1] for row in range(streams)])
+    if whole:
+        tokens = F.pad(tokens, (0, streams * length + 1 - len(tokens)), value=IGNORED_LABEL)
+    return tokens.as_strided((streams, length + 1), (length, 1))

@@ -9,7 +9,7 @@ import torch
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch, generator
 from dltrain.data.datamodule import SPLITS, DataKeys
-from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
+from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.errors import DataError
 
 TextAndLabel = tuple[str, str]
@@ -54,6 +54,12 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         indices = index_symbols(self.vocabularies["text"])
         return [self.tokenizer.encode(text, indices)[: self.max_length] for text in texts]
+
+    def split_input(self, text: str) -> list[str]:
+        return self.tokenizer.tokenize(text)[: self.max_length]
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        return {self.tokenizer.noun: {split: count_unknown(row for row, _ in self.samples[split]) for split in SPLITS}}
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}

@@ -32,6 +32,7 @@ class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
     `bucket_by_length`: training samples whose inputs have similar length share a batch."""
 
     input_kind = "text"
+    input_name = "text"  # of the vocabulary of the inputs
 
     def __init__(self, *, bucket_by_length: bool = True, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
@@ -59,18 +60,29 @@ class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
         """Returns the sample with a target that is not scored."""
         raise NotImplementedError
 
+    def split_input(self, text: str) -> list[str]:
+        """The symbols of a user's text, as they stand in the vocabulary."""
+        raise NotImplementedError
+
+    def encode_input(self, text: str) -> list[int]:
+        return encode_symbols(self.split_input(text), index_symbols(self.vocabularies[self.input_name]))
+
+    def unknown_inputs(self, texts: list[str]) -> tuple[list[str], int]:
+        known = index_symbols(self.vocabularies[self.input_name])
+        symbols = [symbol for text in texts for symbol in self.split_input(text)]
+        return [symbol for symbol in symbols if symbol not in known], len(symbols)
+
     def describe_counts(self, noun: str) -> str:
-        """States the number of samples and of symbols, and the percentage of unknown symbols where there are any."""
+        """States the number of samples and of symbols."""
         counts = ", ".join(f"{len(self.samples[split]):,} {split}" for split in SPLITS)
-        shares = {split: unknown_share([tokens for tokens, _ in self.samples[split]]) for split in SPLITS}
-        unknown = ", ".join(f"{share:.1%} in {split}" for split, share in shares.items() if share)
         sizes = " and ".join(f"{len(symbols):,}" for name, symbols in self.vocabularies.items() if name != "labels")
-        return f"{counts} {noun} of {sizes} symbols" + (f" (unknown: {unknown})" if unknown else "")
+        return f"{counts} {noun} of {sizes} symbols"
 
 
-def unknown_share(rows: Sequence[list[int]]) -> float:
-    count = sum(map(len, rows))
-    return sum(row.count(UNKNOWN) for row in rows) / max(count, 1)
+def count_unknown(rows: Iterable[list[int]]) -> tuple[int, int]:
+    """How many indices are UNKNOWN, and how many there are."""
+    counts = [(row.count(UNKNOWN), len(row)) for row in rows]
+    return sum(unknown for unknown, _ in counts), sum(length for _, length in counts)
 
 
 def pad_sequences(rows: Sequence[Sequence[int]], fill: int = PAD) -> tuple[Tensor, tuple[int, ...]]:
@@ -86,6 +98,7 @@ class Tokenizer:
 
     def __init__(self, words: bool, lower: bool = False, min_count: int = 1):
         self.words, self.lower, self.min_count = words, lower, min_count
+        self.noun = "words" if words else "characters"
 
     def tokenize(self, text: str) -> list[str]:
         text = text.strip().lower() if self.lower else text.strip()

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dltrain.batches import generator
@@ -15,6 +17,7 @@ from dltrain.data.datamodule import SPLITS
 from dltrain.errors import DataError
 
 SampleT = TypeVar("SampleT")
+TextT = TypeVar("TextT", str, range, NDArray[np.int16 | np.int32])
 # What people call the splits, in any case.
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"),
                "test": ("test", "testing")}
@@ -82,7 +85,7 @@ def stratified_indices(labels: Tensor, count: int) -> Tensor:
     return torch.cat(indices).sort().values
 
 
-def cut_text(text: str) -> dict[str, str]:
-    """Splits a running text into its first 90 %, the next 5 % and the last 5 %."""
+def cut_text(text: TextT) -> dict[str, TextT]:
+    """Splits a running text, or its indices, into its first 90 %, the next 5 % and the last 5 %."""
     train_end, val_end = int(len(text) * 0.9), int(len(text) * 0.95)
     return {"train": text[:train_end], "val": text[train_end:val_end], "test": text[val_end:]}

@@ -6,7 +6,14 @@ from typing import Unpack
 
 from dltrain.batches import IGNORED_LABEL, UNKNOWN, TaggedBatch
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.sequences import SequenceKeys, Sequences, encode_symbols, index_symbols, pad_sequences
+from dltrain.data.sequences import (
+    SequenceKeys,
+    Sequences,
+    count_unknown,
+    encode_symbols,
+    index_symbols,
+    pad_sequences,
+)
 from dltrain.errors import DataError
 
 TaggedSymbols = tuple[list[str], list[str]]  # symbols, and the tag of each
@@ -36,6 +43,13 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
     def normalize(self, symbols: list[str]) -> list[str]:
         """Returns the symbols as they stand in the vocabulary."""
         return symbols
+
+    def split_input(self, text: str) -> list[str]:
+        return self.normalize(self.tokenize(text))
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        noun = "characters" if self.reads_whole_files else "words"
+        return {noun: {split: count_unknown(row for row, _ in self.samples[split]) for split in SPLITS}}
 
     def load(self) -> None:
         splits = self.read_samples()
@@ -69,6 +83,5 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         return tokens, [IGNORED_LABEL] * len(tokens)
 
     def encode_inputs(self, inputs: list[str]) -> TaggedBatch:
-        indices = index_symbols(self.vocabularies["text"])
-        rows = [encode_symbols(self.normalize(self.tokenize(text)), indices) or [UNKNOWN] for text in inputs]
+        rows = [self.encode_input(text) or [UNKNOWN] for text in inputs]
         return self.collate([self.hide_target((row, [])) for row in rows])

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
+
+from dltrain.data.character_files import encode_files
 from dltrain.data.datamodule import require_root
 from dltrain.data.download import checksum_fault, download
-from dltrain.data.language_modeling import StreamKeys, TextStreams
+from dltrain.data.language_modeling import Indices, StreamKeys, TextStreams, encode_characters, index_type
+from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.data.splits import cut_text
 from dltrain.data.texts import find_text_files, read_text
 from dltrain.errors import DataError
@@ -21,9 +25,17 @@ class TextFiles(TextStreams):
         super().__init__(**keys)
         self.root, self.encoding = root, encoding
 
-    def texts(self) -> dict[str, str]:
+    def encode_splits(self) -> dict[str, Indices]:
         root = require_root(self.root, "a text file, a folder of them or a glob, as data.root='notes/*.md'")
-        return cut_text("\n".join(read_text(file, self.encoding) for file in find_text_files(root)))
+        indices, train, others = encode_files(find_text_files(root), self.encoding)
+        own = [*SPECIAL_SYMBOLS, *train]
+        symbols = self.vocabularies.setdefault("characters", own)
+        splits = cut_text(indices)
+        if symbols == [*own, *others]:
+            return splits
+        table: Indices = np.array([*range(len(SPECIAL_SYMBOLS)), *encode_characters(train + others, symbols)],
+                                  index_type(len(symbols)))
+        return {split: kept if split == "train" and symbols == own else table[kept] for split, kept in splits.items()}
 
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from dltrain.data.splits import SPLIT_NAMES
 from dltrain.errors import DataError
+
+HEAD_BYTES = 8192  # in which a file that is not text has a zero byte
+PIECE_CHARACTERS = 100_000
 
 
 def read_text(file: Path, encoding: str | None = None) -> str:
@@ -32,7 +35,7 @@ def read_text(file: Path, encoding: str | None = None) -> str:
         encoding = "utf-16"
     if not raw.strip():
         raise DataError(f"{file}: empty")
-    if b"\0" in raw[:8192] and not encoding.startswith("utf-16"):
+    if b"\0" in raw[:HEAD_BYTES] and not encoding.startswith("utf-16"):
         raise DataError(f"{file}: not text (a zero byte at {raw.index(0)})")
     try:
         text = raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
@@ -41,6 +44,28 @@ def read_text(file: Path, encoding: str | None = None) -> str:
         raise DataError(f"{file}:{line}: not {encoding} (byte 0x{raw[error.start]:02x} at offset {error.start:,}); "
                         f"{advice}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_pieces(file: Path, encoding: str | None = None) -> Iterator[str]:
+    """The text of `read_text` in pieces, of which only one is in memory. Raises the same errors."""
+    has_text = False
+    try:
+        with open(file, "rb") as raw:
+            head = raw.read(HEAD_BYTES)
+        name = codecs.lookup(encoding or "utf-8").name
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            name = "utf-16"
+        if b"\0" in head and not name.startswith("utf-16"):
+            raise UnicodeError
+        with open(file, encoding="utf-8-sig" if name == "utf-8" else name) as text:  # line ends become \n
+            while piece := text.read(PIECE_CHARACTERS):
+                has_text = has_text or bool(piece.strip(" \t\n\r\v\f"))
+                yield piece
+        if not has_text:
+            raise UnicodeError
+    except (OSError, LookupError, UnicodeError):
+        read_text(file, encoding)  # says what is wrong
+        raise
 
 
 def read_lines(file: Path, encoding: str | None = None) -> list[tuple[int, str]]:

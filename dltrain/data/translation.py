@@ -12,32 +12,43 @@ import torch
 
 from dltrain.batches import END, START, PairBatch, generator
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, index_symbols, pad_sequences
+from dltrain.data.sequences import (
+    SequenceKeys,
+    Sequences,
+    Tokenizer,
+    count_unknown,
+    index_symbols,
+    pad_sequences,
+)
 from dltrain.errors import DataError
 
+SIDES = ("source", "target")
 TextPair = tuple[str, str]
 PairSample = tuple[list[int], list[int]]  # the target with START and END
 
 
 class PairKeys(SequenceKeys):
-    words: bool
+    words: bool | str
     max_length: int
-    lower: NotRequired[bool]
+    lower: NotRequired[bool | str]
     min_count: NotRequired[int]
     vocab_size: NotRequired[int | None]
     target_vocab_size: NotRequired[int | None]
 
 
 class TextPairs(Sequences[PairBatch, PairSample]):
-    """Pairs of texts. A subclass implements `pairs`. A training pair with a side of more than `max_length` symbols is
-    left out; longer pairs of the other splits are read whole."""
+    """Pairs of texts. A subclass implements `pairs`. `words`: true, false, or the side, source or target, whose symbols
+    are words; those of the other are characters. `lower`: likewise, the side in lower case. A training pair with a side
+    of more than `max_length` symbols is left out; longer pairs of the other splits are read whole."""
 
     batch_type = PairBatch
+    input_name = "source"
 
-    def __init__(self, *, words: bool, max_length: int, lower: bool = False, min_count: int = 1,
+    def __init__(self, *, words: bool | str, max_length: int, lower: bool | str = False, min_count: int = 1,
                  vocab_size: int | None = None, target_vocab_size: int | None = None, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)
-        self.tokenizer, self.max_length = Tokenizer(words, lower, min_count), max_length
+        self.tokenizers = [Tokenizer(words in (True, side), lower in (True, side), min_count) for side in SIDES]
+        self.max_length = max_length
         self.vocab_size, self.target_vocab_size = vocab_size, target_vocab_size
         self.texts: dict[str, list[TextPair]] = {}
 
@@ -47,12 +58,13 @@ class TextPairs(Sequences[PairBatch, PairSample]):
 
     def load(self) -> None:
         self.texts = self.pairs()
-        for side, name in enumerate(("source", "target")):
+        for side, (name, tokenizer) in enumerate(zip(SIDES, self.tokenizers, strict=True)):
             if name not in self.vocabularies:
-                self.vocabularies[name] = self.tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])
-        source_indices, target_indices = (index_symbols(self.vocabularies[name]) for name in ("source", "target"))
+                self.vocabularies[name] = tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])
+        source_indices, target_indices = (index_symbols(self.vocabularies[name]) for name in SIDES)
+        reader, writer = self.tokenizers
         for split in SPLITS:
-            pairs = [(self.tokenizer.encode(source, source_indices), self.tokenizer.encode(target, target_indices))
+            pairs = [(reader.encode(source, source_indices), writer.encode(target, target_indices))
                      for source, target in self.texts[split]]
             longest = self.max_length if split == "train" else math.inf
             kept = [bool(source) and max(len(source), len(target)) <= longest for source, target in pairs]
@@ -63,6 +75,14 @@ class TextPairs(Sequences[PairBatch, PairSample]):
         if not self.samples["train"] and self.texts["train"]:
             raise DataError(f"all {len(self.texts['train'])} training pairs have more than data.max_length="
                             f"{self.max_length} symbols: set a larger one")
+
+    def split_input(self, text: str) -> list[str]:
+        return self.tokenizers[0].tokenize(text)
+
+    def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
+        source, target = (f"{side} {tokenizer.noun}" for side, tokenizer in zip(SIDES, self.tokenizers, strict=True))
+        return {source: {split: count_unknown(row for row, _ in self.samples[split]) for split in SPLITS},
+                target: {split: count_unknown(row[1:-1] for _, row in self.samples[split]) for split in SPLITS}}
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["source"]), "target_vocab_size": len(self.vocabularies["target"])}
@@ -82,8 +102,7 @@ class TextPairs(Sequences[PairBatch, PairSample]):
         return sample[0], [START]
 
     def encode_inputs(self, inputs: list[str]) -> PairBatch:
-        indices = index_symbols(self.vocabularies["source"])
-        return self.collate([(self.tokenizer.encode(text, indices), [START]) for text in inputs])
+        return self.collate([(self.encode_input(text), [START]) for text in inputs])
 
     def write_samples(self, folder: Path) -> str:
         (folder / "sources.txt").write_text("\n".join(source for source, _ in self.texts["test"][:10]) + "\n",

@@ -99,7 +99,7 @@ def train(steps: int, window: int, lr: float, limit: float, seed: int) -> tuple[
     in nats and the norm of its gradient, before clipping, at each step."""
     text = "\n\n".join(read_topics())[:CHARACTERS]
     symbols = character_vocabulary(text)
-    rows = cut_streams(encode_characters(text, symbols), STREAMS, whole=False)
+    rows = cut_streams(torch.from_numpy(encode_characters(text, symbols)).long(), STREAMS, whole=False)
     torch.manual_seed(seed_of("init", seed))
     net = CharRNN(len(symbols), "rnn", UNITS, 1)
     nn.init.orthogonal_(net.recurrent.weights(0)[1])

@@ -24,6 +24,7 @@ from dltrain.contracts import CaptionModel
 from dltrain.drawing.captions import draw_attention, draw_caption
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
+from dltrain.tasks.caption_words import caption_words
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask, TrainingPixels
@@ -37,7 +38,7 @@ class CaptionData(Protocol):
 
     def word_vectors(self, file: str, size: int) -> tuple[Tensor, Tensor]: ...
     def join(self, words: Sequence[int]) -> str: ...
-    def references(self, split: str, number: int) -> list[str]: ...
+    def references(self, split: str, number: int) -> list[str]: ...  # as they were written
     def is_true(self, split: str, number: int, sentence: str) -> bool | None:
         """Whether a sentence is true of its image; None if the data cannot tell."""
 
@@ -51,8 +52,8 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
     `beam_width`: of the beam search in evaluation; 1 is greedy decoding.
 
     Metrics: train/loss; val/ and test/ loss (nats per word), perplexity, bleu_1 to bleu_4, rouge_l and cider (CIDEr-D)
-    by COCO's own scorers (pycocoevalcap) on lower-case words; where the data can tell (scenes), caption_accuracy: the
-    share of sentences that are true of their image.
+    by COCO's own scorers (pycocoevalcap) on its toolkit's words, which are lower-case and without punctuation; where
+    the data can tell (scenes), caption_accuracy: the share of sentences that are true of their image.
     """
 
     batch_type = CaptionBatch
@@ -170,11 +171,12 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
 
 
 def caption_scores(texts: dict[int, str], references: dict[int, list[str]]) -> dict[str, float]:
-    """bleu_1 to bleu_4, rouge_l and cider of one sentence per image against its references. Keys are numbers of images;
-    the tokens of a sentence are separated by spaces."""
-    candidates = {number: [text] for number, text in texts.items()}
+    """bleu_1 to bleu_4, rouge_l and cider of one sentence per image against its references, as they were written. Keys
+    are numbers of images."""
+    candidates = {number: [caption_words(text)] for number, text in texts.items()}
+    expected = {number: [caption_words(text) for text in references[number]] for number in texts}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
-        bleu, _ = Bleu(4).compute_score(references, candidates)
+        bleu, _ = Bleu(4).compute_score(expected, candidates)
     return {**{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
-            "rouge_l": float(Rouge().compute_score(references, candidates)[0]),
-            "cider": float(Cider().compute_score(references, candidates)[0])}
+            "rouge_l": float(Rouge().compute_score(expected, candidates)[0]),
+            "cider": float(Cider().compute_score(expected, candidates)[0])}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map
 
 from dltrain.batches import END, PAD, START
@@ -94,3 +95,21 @@ def start_tokens(rows: int, device: torch.device) -> Tensor:
 def until_end(symbols: Tensor) -> list[list[int]]:
     """(B, T) as lists without END and what follows it."""
     return [row[: row.index(END)] if END in row else [s for s in row if s != PAD] for row in symbols.tolist()]
+
+
+def edit_distances(outputs: list[list[int]], targets: list[list[int]]) -> list[int]:
+    """The least number of symbols to insert, delete and replace that turns each output into its target (V. Levenshtein,
+    1966), by the table of R. Wagner and M. Fischer, 1974, row by row for all pairs."""
+    lengths = torch.tensor([len(target) for target in targets])
+    columns = torch.arange(int(lengths.max()) + 1)
+    expected = pad_sequence([torch.tensor(target, dtype=torch.long) for target in targets], True, PAD)
+    row = columns.repeat(len(targets), 1)
+    distances = row.gather(1, lengths[:, None])[:, 0]
+    for count in range(1, max(map(len, outputs)) + 1):
+        symbols = torch.tensor([output[count - 1] if len(output) >= count else PAD for output in outputs])
+        changed = row[:, :-1] + (expected != symbols[:, None])
+        row = torch.cat([row[:, :1] + 1, torch.minimum(row[:, 1:] + 1, changed)], dim=1)
+        row = (row - columns).cummin(1).values + columns  # an insertion costs 1 a column
+        is_last = torch.tensor([len(output) == count for output in outputs])
+        distances = torch.where(is_last, row.gather(1, lengths[:, None])[:, 0], distances)
+    return distances.tolist()

@@ -38,6 +38,7 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
         self.num_states = len(states)
         for number, state in enumerate(states):
             self.register_buffer(f"state{number}", state)
+        self.register_load_state_dict_pre_hook(keep_other_streams)
 
     def count(self, batch: TokenBatch) -> int:
         return batch.tokens.numel()
@@ -106,6 +107,14 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
                                 f"{', '.join(map(repr, unknown[:5]))}")
             written = generate(self.model, tokens.to(self.device), generator("predict", seed), temperature, top_k)
             yield Prediction(prompt, stream(prompt, symbols, islice(written, length)))
+
+
+def keep_other_streams(task: LanguageModeling, weights: dict[str, Tensor], prefix: str, *context: object) -> None:
+    """Keeps the zeros of a task that is built with another batch size than its checkpoint, to be evaluated: its carried
+    state is that of other streams, and evaluation does not read it."""
+    for number, state in enumerate(task.carried_state()):
+        if weights[f"{prefix}state{number}"].shape != state.shape:
+            weights[f"{prefix}state{number}"] = state
 
 
 def stream(prompt: str, symbols: Sequence[str], tokens: Iterator[int]) -> Iterator[str]:

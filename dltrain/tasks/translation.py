@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
@@ -11,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.text import BLEUScore
 
-from dltrain.batches import PAD, UNKNOWN, PairBatch, generator
+from dltrain.batches import PAD, PairBatch, generator
 from dltrain.contracts import InputEncoder, TranslationModel
 from dltrain.errors import UserError
-from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
+from dltrain.tasks.decoding import beam_search, edit_distances, start_tokens, until_end, write_sequences
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 PAIRS_SHOWN = 8
@@ -23,25 +22,31 @@ PAIRS_SHOWN = 8
 class Translation(Task[TranslationModel, PairBatch]):
     """Cross-entropy of each next symbol of the target, given the true symbols before it.
 
+    `words`: true, false, or the side, source or target, whose symbols are words.
+
     Metrics: train/loss; val/ and test/ loss (nats per symbol, with the true symbols before it), exact_match (share of
-    targets that greedy decoding writes without any error) and, if symbols are words, bleu (K. Papineni et al., 2002:
-    corpus BLEU-4 of the same tokens with one reference, in [0, 1]), which is then the headline.
+    targets that greedy decoding writes without any error), token_error_rate (edit distance of the symbols written to
+    those of the target, over the number of the latter: the word error rate of words, the phoneme error rate of
+    phonemes) and, if both sides are words, bleu (K. Papineni et al., 2002: corpus BLEU-4 of the same tokens with one
+    reference, in [0, 1]), which is then the headline.
     """
 
     batch_type = PairBatch
     unit = "pairs"
     headline = "val/exact_match"
     matches: Tensor
+    edits: Tensor
 
-    def __init__(self, model: TranslationModel, source_size: int, target_size: int, words: bool, max_length: int,
+    def __init__(self, model: TranslationModel, source_size: int, target_size: int, words: bool | str, max_length: int,
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.source_size, self.target_size, self.max_length = source_size, target_size, max_length
-        self.glue = " " if words else ""
-        self.bleu = BLEUScore() if words else None
-        if words:
+        self.glue = {side: " " if words in (True, side) else "" for side in ("source", "target")}
+        self.bleu = BLEUScore() if words is True else None
+        if words is True:
             self.headline = "val/bleu"
         self.register_buffer("matches", torch.zeros(2), persistent=False)  # exact matches, pairs
+        self.register_buffer("edits", torch.zeros(2, dtype=torch.double), persistent=False)  # edits, target symbols
 
     def check(self, batch: PairBatch) -> None:
         batch.check(self.source_size, self.target_size)
@@ -71,10 +76,12 @@ class Translation(Task[TranslationModel, PairBatch]):
     def evaluation_step(self, batch: PairBatch, batch_idx: int) -> list[list[int]]:
         self.add_loss(*self.loss_sum(batch))
         outputs, targets = self.decode_greedily(batch), until_end(batch.target[:, 1:])
-        for output, target, length in zip(outputs, targets, batch.target_lengths, strict=True):
+        distances = edit_distances(outputs, targets)
+        for output, target, distance, length in zip(outputs, targets, distances, batch.target_lengths, strict=True):
             if length == 1:  # only fills up the last batch of a process
                 continue
             self.matches += torch.tensor([float(output == target), 1.0], device=self.matches.device)
+            self.edits += torch.tensor([distance, len(target)], device=self.edits.device)
             if self.bleu is not None:
                 self.bleu.update([as_words(output)], [[as_words(target)]])
             self.update_own_metrics([self.join("target", output)], [self.join("target", target)])
@@ -82,16 +89,19 @@ class Translation(Task[TranslationModel, PairBatch]):
 
     def evaluation_end(self, split: str) -> None:
         num_correct, pairs = self.reduce_sum(self.matches)
-        values = {"exact_match": num_correct / pairs, "loss": self.mean_loss()}
+        edits, symbols = self.reduce_sum(self.edits)
+        values = {"exact_match": num_correct / pairs, "token_error_rate": (edits / symbols.clamp_min(1)).float(),
+                  "loss": self.mean_loss()}
         if self.bleu is not None:
             values["bleu"] = self.bleu.compute()
             self.bleu.reset()
         self.log_metrics(split, values)
         self.matches.zero_()
+        self.edits.zero_()
 
     def join(self, side: str, symbols: Sequence[int]) -> str:
         """Symbols of the `source` or `target` vocabulary as text."""
-        return self.glue.join(self.vocabularies[side][symbol] for symbol in symbols)
+        return self.glue[side].join(self.vocabularies[side][symbol] for symbol in symbols)
 
     def figures(self, batch: PairBatch, outputs: list[list[int]]) -> dict[str, Figure]:
         """The first pairs, as source -> output (target)."""
@@ -107,8 +117,6 @@ class Translation(Task[TranslationModel, PairBatch]):
         for number, item in enumerate(inputs):
             source = item.load()
             batch = self.encode([source], data)
-            if unknown := int((batch.source == UNKNOWN).sum()):
-                print(f"dltrain: {unknown} of {batch.source.shape[1]} symbols are unknown: {source}", file=sys.stderr)
             start = start_tokens(1, self.device)
             with torch.inference_mode():
                 state = self.model.begin(batch.source, batch.source_lengths)
