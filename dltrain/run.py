@@ -73,10 +73,14 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
-            for line in data.describe_leaks():
+            if classes := data.describe_classes():
+                log.info(classes)
+            for line in [*data.describe_imbalance(), *data.describe_leaks()]:
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
+            if data.damaged_exif:
+                log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)
