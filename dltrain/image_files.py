@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,53 @@ def orientation_of(image: Image.Image) -> int:
     except Exception:  # Pillow raises many kinds for a damaged block
         return 1
     return value if value in range(1, 9) else 1
+
+
+def has_damaged_exif(image: Image.Image) -> bool:
+    """Whether the EXIF data say how the photo is turned, or might, in a way that cannot be read. 0, which the standard
+    does not know, is what some programs write where they do not know it either."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:
+        return True
+    if value is not None:
+        return value not in range(9)
+    return "exif" in image.info and hides_orientation(image.info["exif"])
+
+
+def hides_orientation(block: bytes) -> bool:
+    """Whether the first directory of a block of EXIF data is cut, or has an orientation, which was not read then."""
+    tiff = block.removeprefix(b"Exif\x00\x00")
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}L", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+    except struct.error:
+        return True
+    entries = tiff[start + 2 : start + 2 + 12 * count]
+    tags = [tag for (tag,) in struct.iter_unpack(f"{order}H10x", entries[: len(entries) // 12 * 12])]
+    return len(tags) < count or ORIENTATION in tags
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file of this name; a name that the system does not take, as one with a zero byte, has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def no_image(path: Path) -> str:
+    """That there is no such image, for a message: a broken link, or a name that may have characters nobody sees."""
+    try:
+        return f"no image {readable(str(path))}, a broken link to {readable(os.readlink(path))}"
+    except (OSError, ValueError):  # no link
+        return f"no image {readable(str(path))}"
+
+
+def readable(text: str) -> str:
+    """A text on one line, in quotation marks and with escapes if it has characters that nobody sees."""
+    return text if text.isprintable() else repr(text)
 
 
 def image_size(path: Path) -> tuple[int, int]:

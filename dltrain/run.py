@@ -75,11 +75,14 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
-            log.info("\n".join([introduction(data, task, trainer), *data.describe_unknown()]))
-            for line in data.describe_leaks():
+            log.info("
+".join([introduction(data, task, trainer), *data.describe_classes(), *data.describe_unknown()]))
+            for line in [*data.describe_imbalance(), *data.describe_leaks()]:
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
+            if data.damaged_exif:
+                log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             trainer.fit(task, datamodule=data, ckpt_path=source)

@@ -217,6 +217,11 @@ class RunDir:
         counts = ", ".join(f"{len(places)} x {reason}" for reason, places in left_out.items())
         return f"left out: {counts}; {self}/left_out.txt lists them"
 
+    def write_damaged_exif(self, files: Sequence[str]) -> str:
+        """Lists the photos whose EXIF data are damaged in damaged_exif.txt. Returns a line with their number."""
+        write_text(self.path / "damaged_exif.txt", "\n".join(files) + "\n")
+        return f"EXIF of {len(files)} photos is damaged, taken as upright; {self}/damaged_exif.txt lists them"
+
     # records of a start
 
     def write_command(self, command: list[str] | None = None) -> None:

@@ -95,7 +95,7 @@ def test_a_test_set_with_other_ids_is_matched_by_name(root):
     ("annotations", 0, {"bbox": [10, 5, 0, 30]}, "width 0 must be above 0"),
     ("annotations", 1, {"bbox": [10, 5, 20, -1]}, "height -1 must be above 0"),
     ("annotations", 1, {"bbox": [50, 5, 20, 20]}, "the box 50, 5, 20, 20 lies outside of 60 x 40"),
-    ("annotations", 2, {"bbox": [float("nan"), 5, 20, 20]}, r"bbox must be four numbers, but is \[nan"),
+    ("annotations", 2, {"bbox": [float("nan"), 5, 20, 20]}, r"bbox must be four numbers, but is \[NaN"),
     ("annotations", 2, {"bbox": [5, 20, 20]}, "bbox must be four numbers"),
     ("annotations", 2, {"bbox": None}, "must have 'bbox'"),
     ("annotations", 2, {"category_id": 19}, r"category_id 19 is none of the 2 categories \(cat, dog\)"),
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_coco_json_is_named(root):
     with pytest.raises(DataError, match=r"test.json: must have a list 'categories'"):
         load_boxes(root)
     (root / "test.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(DataError, match=r"test.json: not UTF-8 at byte 7"):
+    with pytest.raises(DataError, match=r"test.json:1: not utf-8 \(byte 0xff at offset 7\); save it as UTF-8"):
         load_boxes(root)
     with pytest.raises(DataError, match=r"none.json: No such file"):
         load_boxes(root, train_json="none.json")

@@ -21,10 +21,12 @@ def picture(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def classes(root: Path, count: int = 12, names: tuple[str, ...] = ("cat", "dog"), suffix: str = "png") -> Path:
+def classes(root: Path, count: int = 12, names: tuple[str, ...] = ("cat", "dog"), suffix: str = "png",
+            first: int = 0) -> Path:
+    """`first`: photos of other numbers have other pixels."""
     for label, name in enumerate(names):
         for index in range(count):
-            picture(root / name / f"{index:02d}.{suffix}", 100 * label + index)
+            picture(root / name / f"{index:02d}.{suffix}", 100 * label + index + first)
     return root
 
 
@@ -86,13 +88,16 @@ def test_a_run_prints_the_counts_and_writes_the_list(dltrain, tmp_path):
     assert (code, err) == (0, "")
     assert "left out: 1 x no picture by its suffix .txt; outputs/a/left_out.txt lists them\n" in out
     assert (tmp_path / "outputs/a/left_out.txt").read_text() == "no picture by its suffix .txt: in/dog/notes.txt\n"
-    assert "2 classes of 10 training images each" in out
+    assert "\n2 classes of 10 training images each\n" in out
 
 
 def test_a_small_class_is_named(tmp_path):
     classes(tmp_path, 60, ("cat", "dog"))
     classes(tmp_path, 5, ("yak",))
-    assert load(tmp_path).describe().endswith("3 classes of 3 to 49 training images each, fewest of yak")
+    data = load(tmp_path)
+    assert data.describe_classes() == "3 classes of 3 (yak) to 49 (cat) training images each"
+    (warning,) = data.describe_imbalance()
+    assert warning.startswith("the classes are unbalanced, 49 training images of cat and 3 of yak: accuracy alone")
 
 
 def test_photos_and_masks_of_one_name_are_not_merged(tmp_path):
@@ -136,7 +141,7 @@ def test_two_coco_images_of_one_id_are_refused(tmp_path):
 
 def test_samples_that_two_splits_have_in_common_are_counted(dltrain, tmp_path):
     classes(tmp_path / "in/train", 6)
-    classes(tmp_path / "in/test", 3)
+    classes(tmp_path / "in/test", 3, first=50)
     assert load(tmp_path / "in").describe_leaks() == []
     for name in ("cat", "dog"):
         os.symlink(tmp_path / f"in/train/{name}/00.png", tmp_path / f"in/test/{name}/copy.png")
@@ -150,4 +155,5 @@ def test_samples_that_two_splits_have_in_common_are_counted(dltrain, tmp_path):
     (tmp_path / "texts/test.tsv").write_text("pos\ttrain day 3 pos\nneg\tanother one\n")
     code, out, err = dltrain("model=seq_classifier", "data=labelled_text", "data.root=texts", "trainer=smoke", "name=t")
     assert (code, err) == (0, "")
-    assert "dltrain: warning: 1 of 2 test samples are in train too, as train day 3 pos\n" in out
+    assert ("dltrain: warning: 1 of 2 test samples are in train too, as train day 3 pos; data.on_leak=drop "
+            "leaves them out there\n") in out

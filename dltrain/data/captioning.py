@@ -15,14 +15,14 @@ from torch.utils.data import default_collate
 
 from dltrain.batches import END, START, UNKNOWN, CaptionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
-from dltrain.data.decodable import check_images
+from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_image
 from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out
 from dltrain.data.texts import read_word_vectors
 from dltrain.errors import DataError
-from dltrain.image_files import ImageSource
+from dltrain.image_files import ImageSource, exists, no_image
 
 HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
 
@@ -157,8 +157,8 @@ def group_by_photo(lines: Iterable[CaptionLine]) -> CaptionsByPhoto:
     """Groups the captions by photo. Raises DataError for a photo that does not exist."""
     captions: CaptionsByPhoto = {}
     for line in lines:
-        if line.image not in captions and not line.image.is_file():
-            raise DataError(f"{line.place}: no image {line.image}")
+        if line.image not in captions and not exists(line.image):
+            raise DataError(f"{line.place}: {no_image(line.image)}")
         captions.setdefault(line.image, []).append(line)
     return captions
 
@@ -193,6 +193,8 @@ class CaptionedPhotos(CaptionedImages):
         if not splits["val"]:
             train, val = hold_out(list(splits["train"].items()), self.val_share, "val", "photos", "captions")
             splits["train"], splits["val"] = dict(train), dict(val)
+        photos = settle_photos(self, {split: list(splits[split]) for split in SPLITS}, lambda path: path)
+        splits = {split: {path: splits[split][path] for path in photos[split]} for split in SPLITS}
         kept = {split: {path: self.drop_duplicates(lines) for path, lines in splits[split].items()}
                 for split in SPLITS}
         self.set_vocabulary([line.text for lines in kept["train"].values() for line in lines])
@@ -202,7 +204,6 @@ class CaptionedPhotos(CaptionedImages):
             known = {path: self.drop_unknown(lines, indices) for path, lines in kept[split].items()}
             self.paths[split] = [path for path, lines in known.items() if lines]
             texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
-        check_images([path for split in SPLITS for path in self.paths[split]])
         return texts
 
     def drop_duplicates(self, lines: list[CaptionLine]) -> list[CaptionLine]:
@@ -242,6 +243,3 @@ class CaptionedPhotos(CaptionedImages):
 
     def write_samples(self, folder: Path) -> str:
         return copy_images(self.paths["test"][:4], folder)
-
-    def identities(self, split: str) -> Iterator[Path]:
-        return (path.resolve() for path in self.paths[split])

@@ -4,59 +4,80 @@ json file of images, annotations and categories, and a folder of images. A box t
 from __future__ import annotations
 
 import json
-import math
 import re
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torchvision.ops import box_convert
 
 from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, PhotoCaptionKeys, group_by_photo
 from dltrain.data.datamodule import require_root
-from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
+from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
 from dltrain.data.images import resolve_below
+from dltrain.data.texts import read_text
 from dltrain.errors import DataError
-from dltrain.image_files import Header, read_header
+from dltrain.image_files import Header, exists, no_image, read_header
 
 Entry = dict[str, Any]  # an image, annotation or category of the json file
+ID = (int, float, str)  # the types of ids
+LARGEST = 1e9  # of a coordinate in pixels; NaN is not below it
+T = TypeVar("T")
 
 
 class Annotations:
     """A json file with the lists named in `kinds`. Errors state the line of an entry."""
 
     def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
-        self.file, self.kinds = file, kinds
+        self.file, self.kinds, self.text = file, kinds, read_text(file)
         try:
-            self.text = file.read_text(encoding="utf-8")
             self.content = json.loads(self.text)
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 at byte {error.start}") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
+            raise DataError(f"{file}: not JSON ({error})") from None
         for kind in kinds:
             if type(self.content) is not dict or type(self.content.get(kind)) is not list:
                 raise DataError(f"{file}: must have a list '{kind}'")
-            for entry in self.content[kind]:
+            for number, entry in enumerate(self.content[kind]):
+                if type(entry) is not dict:
+                    raise DataError(f"{file}: number {number} of '{kind}' must be {{...}}, but is {shorten(entry)}")
                 if kind != "annotations" or "id" in entry:
-                    self.value(entry, "id", kind)
+                    self.value(entry, "id", kind, ID, "a number or text")
 
     def entries(self, kind: str) -> list[Entry]:
         entries: list[Entry] = self.content[kind]
         return entries
 
-    def value(self, entry: Entry, key: str, kind: str) -> Any:
+    def value(self, entry: Entry, key: str, kind: str, types: tuple[type, ...], expected: str) -> Any:
+        """Raises DataError for a value that is missing or of a type other than `types`, `expected` in words."""
         if key not in entry:
             raise DataError(f"{self.place(entry, kind)}: must have '{key}'")
+        if type(entry[key]) not in types:
+            raise DataError(f"{self.place(entry, kind)}: {key} must be {expected}, but is {shorten(entry[key])}")
         return entry[key]
+
+    def by_id(self, folder: Path) -> dict[Any, Path]:
+        """The file of each image. Raises DataError where two have one id."""
+        paths: dict[Any, Path] = {}
+        for entry in self.entries("images"):
+            if entry["id"] in paths:
+                raise DataError(f"{self.place(entry, 'images')}: two images have this id")
+            paths[entry["id"]] = self.image_path(entry, folder)
+        return paths
+
+    def image_of(self, annotation: Entry, known: Mapping[Any, T]) -> T:
+        """What is known of the image of an annotation. Raises DataError where it has none."""
+        if (number := self.value(annotation, "image_id", "annotations", ID, "a number or text")) not in known:
+            raise DataError(f"{self.place(annotation, 'annotations')}: no image has the id {shorten(number)}")
+        return known[number]
 
     def image_path(self, entry: Entry, folder: Path) -> Path:
         """The file of an image. Raises DataError for a path that leaves the folder."""
         try:
-            return resolve_below(folder, str(self.value(entry, "file_name", "images")))
+            return resolve_below(folder, self.value(entry, "file_name", "images", (str,), "text"))
         except ValueError as error:
             raise DataError(f"{self.place(entry, 'images')}: {error}") from None
 
@@ -68,7 +89,13 @@ class Annotations:
         pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(entry.get("id")))}\s*[,}}]')
         match = pattern.search(self.text, start, end)
         line = self.text.count("\n", 0, match.start() if match else max(start, 0)) + 1
-        return f"{self.file}:{line} ({kind} id {entry.get('id')})"
+        return f"{self.file}:{line} ({kind} id {shorten(entry.get('id'))})"
+
+
+def shorten(value: object) -> str:
+    """As json has it, on one line."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class CocoBoxes(PhotosWithBoxes):
@@ -81,15 +108,16 @@ class CocoBoxes(PhotosWithBoxes):
         super().__init__(**keys)
         self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
 
-    def find_photos(self) -> dict[str, list[Photo]]:
+    def find_photos(self) -> dict[str, list[PhotoFile]]:
         root = require_root(self.root, "a folder with the json files and images; see data.train_json")
-        photos: dict[str, list[Photo]] = {"val": []}
+        photos: dict[str, list[PhotoFile]] = {"val": []}
         for split, (name, images) in self.places.items():
             file = Annotations(root / name)
             if split == "train":
-                categories = sorted(file.entries("categories"), key=lambda entry: int(entry["id"]))
-                self.set_class_names([str(file.value(entry, "name", "categories")) for entry in categories])
-                self.vocabularies.setdefault("category_ids", [str(entry["id"]) for entry in categories])
+                categories = sorted(file.entries("categories"), key=lambda entry: category_number(file, entry))
+                self.set_class_names([category_name(file, entry) for entry in categories])
+                self.vocabularies.setdefault("category_ids",
+                                             [str(category_number(file, entry)) for entry in categories])
             photos[split] = self.read_split(file, root / images)
         return photos
 
@@ -111,32 +139,31 @@ class CocoBoxes(PhotosWithBoxes):
         ids = self.vocabularies.get("category_ids")
         return int(ids[label]) if ids else label
 
-    def read_split(self, file: Annotations, images: Path) -> list[Photo]:
-        by_image: dict[int, list[Entry]] = {}
-        for entry in file.entries("images"):
-            if entry["id"] in by_image:
-                raise DataError(f"{file.place(entry, 'images')}: two images have this id")
-            by_image[entry["id"]] = []
+    def read_split(self, file: Annotations, images: Path) -> list[PhotoFile]:
+        paths = file.by_id(images)
+        by_image: dict[Any, list[Entry]] = {number: [] for number in paths}
         for entry in file.entries("annotations"):
-            if file.value(entry, "image_id", "annotations") not in by_image:
-                raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
-            by_image[entry["image_id"]].append(entry)
+            file.image_of(entry, by_image).append(entry)
         classes = {name: label for label, name in enumerate(self.class_names)}
         labels = {entry["id"]: classes[name] for entry in file.entries("categories")
-                  if (name := str(file.value(entry, "name", "categories"))) in classes}
-        photos = []
+                  if (name := category_name(file, entry)) in classes}
         for entry in file.entries("images"):
-            image = file.image_path(entry, images)
-            header = self.check_size(file, entry, image)
-            photos.append(Photo.of(image, header.size, self.read_objects(file, by_image[entry["id"]], header, labels)))
-        return photos
+            if not exists(paths[entry["id"]]):
+                raise DataError(f"{file.place(entry, 'images')}: {no_image(paths[entry['id']])}")
+        return [PhotoFile(paths[entry["id"]], partial(self.read_photo, file, entry, paths[entry["id"]],
+                                                      by_image[entry["id"]], labels))
+                for entry in file.entries("images")]
+
+    def read_photo(self, file: Annotations, entry: Entry, image: Path, annotations: list[Entry],
+                   labels: dict[Any, int]) -> Photo:
+        header = self.check_size(file, entry, image)
+        return Photo.of(image, header.size, self.read_objects(file, annotations, header, labels))
 
     def check_size(self, file: Annotations, entry: Entry, image: Path) -> Header:
-        """Raises DataError if the image does not exist or has another size than the json states."""
-        if not image.is_file():
-            raise DataError(f"{file.place(entry, 'images')}: no image {image}")
-        header = read_header(image)
-        stated = (entry["width"], entry["height"]) if {"width", "height"} <= {*entry} else None
+        """Raises DataError if the image has another size than the json states."""
+        header, stated = read_header(image), None
+        if {"width", "height"} <= {*entry}:
+            stated = tuple(file.value(entry, side, "images", (int, float), "a number") for side in ("width", "height"))
         try:
             self.annotated_size(header, stated, image.name)
         except AnnotationError as error:
@@ -144,16 +171,19 @@ class CocoBoxes(PhotosWithBoxes):
         return header
 
     def read_objects(self, file: Annotations, entries: list[Entry], header: Header,
-                     labels: dict[int, int]) -> list[BoxObject]:
+                     labels: dict[Any, int]) -> list[BoxObject]:
         """The objects of one image, without those that are dropped. `labels`: the label of each category id."""
         for entry in entries:
-            if file.value(entry, "category_id", "annotations") not in labels:
+            if file.value(entry, "category_id", "annotations", ID, "a number") not in labels:
                 raise DataError(f"{file.place(entry, 'annotations')}: category_id {entry['category_id']} is none of "
                                 f"the {len(self.class_names)} categories ({', '.join(self.class_names[:8])})")
-            numbers = file.value(entry, "bbox", "annotations")
-            if type(numbers) is not list or len(numbers) != 4 or not all(
-                    type(value) in (int, float) and math.isfinite(value) for value in numbers):
-                raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is {numbers}")
+            numbers = file.value(entry, "bbox", "annotations", (list,), "four numbers")
+            if len(numbers) != 4 or not all(type(value) in (int, float) and abs(value) < LARGEST for value in numbers):
+                raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is "
+                                f"{shorten(numbers)}")
+            if entry.get("iscrowd", 0) not in (0, 1):
+                raise DataError(f"{file.place(entry, 'annotations')}: iscrowd must be 0 or 1, but is "
+                                f"{shorten(entry['iscrowd'])}")
         size = self.annotated_size(header, None, "")
         boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
         objects = []
@@ -175,6 +205,18 @@ class CocoBoxes(PhotosWithBoxes):
         return self.clip_box(snapped, size, fault, ", ".join(f"{value:g}" for value in box))
 
 
+def category_number(file: Annotations, entry: Entry) -> int:
+    try:
+        return int(entry["id"])
+    except (ValueError, OverflowError):
+        raise DataError(f"{file.place(entry, 'categories')}: id must be a whole number") from None
+
+
+def category_name(file: Annotations, entry: Entry) -> str:
+    """A number is a name too."""
+    return str(file.value(entry, "name", "categories", (str, int), "text"))
+
+
 def snap_to_border(value: float, edge: int) -> float:
     """Moves a coordinate that is outside of [0, edge] by less than half a pixel onto the border."""
     return min(max(value, 0.0), float(edge)) if -0.5 < value < edge + 0.5 else value
@@ -193,13 +235,11 @@ class CocoCaptions(CaptionedPhotos):
         splits: dict[str, CaptionsByPhoto] = {"val": {}}
         for split, (name, images) in self.places.items():
             file = Annotations(root / name, ("images", "annotations"))
-            paths = {entry["id"]: file.image_path(entry, root / images) for entry in file.entries("images")}
-            lines = []
-            for entry in file.entries("annotations"):
-                path = paths.get(file.value(entry, "image_id", "annotations"))
-                if path is None:
-                    raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
-                place = f"{file.file} (annotations id {entry.get('id')})"
-                lines.append(CaptionLine(place, path, str(file.value(entry, "caption", "annotations"))))
+            paths = file.by_id(root / images)
+            lines = [CaptionLine(f"{file.file} (annotations id {shorten(entry.get('id'))})",
+                                 file.image_of(entry, paths),
+                                 file.value(entry, "caption", "annotations", (str,), "text"))
+                     for entry in file.entries("annotations")]
             splits[split] = group_by_photo(lines)
+            self.leave_out("a photo without a caption", [path for path in paths.values() if path not in splits[split]])
         return splits

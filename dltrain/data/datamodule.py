@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
@@ -13,14 +13,18 @@ from dltrain.errors import DataError
 from dltrain.image_files import ImageSource
 
 SPLITS = ("train", "val", "test")
+UNBALANCED = 10  # times as many samples in the largest class as in the smallest
+SampleT = TypeVar("SampleT")
 InputT = TypeVar("InputT")  # what a person gives to `predict`: Tensor for an image, str for a text
 
 
 class DataKeys(TypedDict):
-    """The keys of every data set."""
+    """The keys of every data set; the last two are of people's own files."""
 
     batch_size: int
     seed: NotRequired[int]
+    on_leak: NotRequired[str]
+    on_bad: NotRequired[str]
 
 
 class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
@@ -30,17 +34,24 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     After `load`, `class_names` has num_classes entries where there are classes. `vocabularies` maps a name, as source
     and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept. `left_out`
     maps a reason to the files or lines that are left out for it.
-    """
+
+    `on_leak`: what `settle_leaks` does with samples that two splits share: warn, drop or refuse. `on_bad`: whether a
+    photo that cannot be decoded is a reason to stop, or to skip it."""
 
     batch_type: type
     input_kind: ClassVar[Literal["image", "text"]]  # what `predict` reads
+    counted: ClassVar[str] = "samples"  # what `class_counts` counts
+    if_unbalanced: ClassVar[str] = ""  # what to look at where some classes are rare
     reads_whole_files: ClassVar[bool] = False  # whether a text file given to `predict` is one text, or each line is one
 
-    def __init__(self, *, batch_size: int, seed: int = 0):
+    def __init__(self, *, batch_size: int, seed: int = 0, on_leak: str = "warn", on_bad: str = "stop"):
         super().__init__(batch_size=batch_size, seed=seed)
+        self.on_leak, self.on_bad = on_leak, on_bad
         self.class_names: list[str] = []
         self.vocabularies: dict[str, list[str]] = {}
         self.left_out: dict[str, list[str]] = {}
+        self.leaks: list[str] = []  # a line for each two splits that share samples, on which evaluation says too much
+        self.damaged_exif: list[str] = []  # photos that are taken as upright because nobody knows how they are turned
 
     def load(self) -> None:
         """Finds and checks all samples and, where they fit into memory, reads them. Raises DataError with the file and
@@ -56,19 +67,57 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         if listed := [*map(str, places)]:
             self.left_out.setdefault(reason, []).extend(listed)
 
-    def identities(self, split: str) -> Iterable[Hashable]:
-        """What tells one sample of people's own files from another: a photo's file, a text. Empty if nothing does."""
-        return ()
+    def settle_leaks(self, splits: dict[str, list[SampleT]], identify: Callable[[SampleT], Hashable],
+                     name: Callable[[SampleT], str]) -> dict[str, list[SampleT]]:
+        """Looks for samples that two splits have in common. With data.on_leak=drop the test split keeps them, or else
+        val. `identify`: equal for equal samples; `name`: of a sample in a message. Returns the splits. Raises
+        DataError."""
+        kept = dict(splits)
+        for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+            theirs = {identify(sample): name(sample) for sample in splits[other]}
+            common = [(identify(sample), name(sample)) for sample in splits[split] if identify(sample) in theirs]
+            if not common:
+                continue
+            names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common]
+            self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
+                              f"{', '.join(names[:3])}")
+            if self.on_leak == "drop":
+                shared = {key for key, _ in common}
+                self.leave_out(f"a {other} sample that is in {split} too",
+                               [name(sample) for sample in kept[other] if identify(sample) in shared])
+                kept[other] = [sample for sample in kept[other] if identify(sample) not in shared]
+                if not kept[other]:
+                    raise DataError(f"data.on_leak=drop: all {len(splits[other])} {other} samples are in {split} too")
+        if self.leaks and self.on_leak == "refuse":
+            raise DataError(f"{'; '.join(self.leaks)}; data.on_leak=drop leaves those of the first split named out of "
+                            "the second")
+        return kept
 
     def describe_leaks(self) -> list[str]:
-        """A line for each two splits that have samples in common, on which an evaluation says too much."""
-        lines, seen = [], {split: [*self.identities(split)] for split in SPLITS}
-        for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
-            theirs = {*seen[other]}
-            if common := [item for item in seen[split] if item in theirs]:
-                lines.append(f"{len(common):,} of {len(seen[split]):,} {split} samples are in {other} too, as "
-                             f"{', '.join(str(item)[:60] for item in common[:3])}")
-        return lines
+        """A warning for each two splits that share samples, unless they were dropped."""
+        return [f"{leak}; data.on_leak=drop leaves them out there" for leak in self.leaks if self.on_leak == "warn"]
+
+    def class_counts(self) -> dict[str, int]:
+        """How many training samples each class has, or boxes; empty where there are no classes of samples."""
+        return {}
+
+    def describe_classes(self) -> str:
+        """The number of classes, and the size of the smallest and the largest one; "" where there are none."""
+        if not (counts := self.class_counts()):
+            return ""
+        few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+        sizes = f"{counts[few]:,} ({few}) to {counts[many]:,} ({many})" if counts[few] < counts[many] else (
+            f"{counts[few]:,}")
+        return f"{len(counts)} classes of {sizes} training {self.counted} each"
+
+    def describe_imbalance(self) -> list[str]:
+        """A warning where the largest class is more than UNBALANCED times the smallest."""
+        counts = self.class_counts()
+        if not self.if_unbalanced or max(counts.values(), default=0) <= UNBALANCED * min(counts.values(), default=0):
+            return []
+        few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+        return [f"the classes are unbalanced, {counts[many]:,} training {self.counted} of {many} and {counts[few]:,} "
+                f"of {few}: {self.if_unbalanced}"]
 
     def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
         """How many symbols of each split are not in the vocabulary, and how many there are, by what they are: words."""

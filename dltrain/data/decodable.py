@@ -1,66 +1,106 @@
-"""Whether every photo can be decoded, found out before the first step and not after hours.
+"""Whether every photo can be decoded, found out before the first step and not after hours; and which are copies.
 
-All files are decoded once, in threads, and those that can be are remembered in the user's cache folder (or the folder
-DLTRAIN_CACHE) by their path, size and time of change, so that a second start only looks at these.
+All files are decoded once, in threads, and what is known of those that can be is remembered in the user's cache folder
+(or the folder DLTRAIN_CACHE) by their path, size and time of change, so that a second start only looks at these.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 from rich.progress import track
 
+from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.images import join_faults
 from dltrain.errors import DataError
+from dltrain.image_files import has_damaged_exif
 
 DRAFT_PX = 64  # a JPEG is decoded at about this size: all of the file is read, in a fraction of the time
-Stamp = list[int]  # size in bytes and time of change in ns
+SampleT = TypeVar("SampleT")
 
 
-def check_images(paths: Sequence[Path]) -> None:
-    """Decodes every file that is new or changed. Raises DataError with the first three bad ones and the count of all.
-    """
+class Record(NamedTuple):
+    """What is known of a photo that can be decoded. `digest`: of its bytes, equal for copies. `changed_ns`: 0 if the
+    file changed or vanished meanwhile."""
+
+    bytes: int
+    changed_ns: int
+    digest: str
+    damaged_exif: bool
+
+
+def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: Callable[[SampleT], Path]
+                  ) -> dict[str, list[SampleT]]:
+    """Decodes the photo of each sample. Returns the samples that are kept: without those of photos that cannot be
+    decoded, if data.on_bad says so, and as data.on_leak says of copies. Raises DataError."""
+    paths = list(dict.fromkeys(path_of(sample) for split in SPLITS for sample in splits[split]))
+    records, faults = inspect_photos(paths)
+    if faults and data.on_bad == "stop":
+        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}; "
+                        "data.on_bad=skip leaves them out")
+    data.leave_out("a photo that cannot be read", faults.values())
+    data.damaged_exif = [str(path) for path, record in records.items() if record.damaged_exif]
+    kept = {split: [sample for sample in splits[split] if path_of(sample) in records] for split in SPLITS}
+    for split in SPLITS:
+        if splits[split] and not kept[split]:
+            raise DataError(f"data.on_bad=skip: none of the {len(splits[split])} photos of the {split} split can be "
+                            f"read, as {next(fault for fault in faults.values())}")
+    return data.settle_leaks(kept, lambda sample: records[path_of(sample)].digest, lambda sample: str(path_of(sample)))
+
+
+def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path, str]]:
+    """Decodes every file that is new or changed. Returns what is known of those that can be decoded, and what is wrong
+    with the others."""
     if not paths:
-        return
+        return {}, {}
     memory = memory_of(paths)
     known = read_memory(memory)
-    stamps = {str(path.absolute()): stamp_of(path) for path in paths}
-    new = [path for path in paths if (stamp := stamps[str(path.absolute())]) is None
-           or known.get(str(path.absolute())) != stamp]
+    records = {path: record for path in paths if (record := known.get(str(path.absolute()))) is not None
+               and [record.bytes, record.changed_ns] == stamp_of(path)}
+    new = [path for path in paths if path not in records]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = track(pool.map(find_fault, new), f"reading {len(new):,} photos", len(new), transient=True,
+        results = track(pool.map(inspect, new), f"reading {len(new):,} photos", len(new), transient=True,
                         disable=not sys.stdout.isatty())
-        faults = {path: fault for path, fault in zip(new, results, strict=True) if fault}
-    if new:
-        bad = {str(path.absolute()) for path in faults}
-        write_memory(memory, {**known, **{path: stamp for path, stamp in stamps.items() if path not in bad and stamp}})
-    if faults:
-        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}")
+        inspected = dict(zip(new, results, strict=True))
+    decoded = {path: record for path, (record, _) in inspected.items() if record}
+    if decoded:
+        write_memory(memory, known | {str(path.absolute()): record for path, record in decoded.items()})
+    return records | decoded, {path: f"{path}: {fault}" for path, (_, fault) in inspected.items() if fault}
 
 
-def find_fault(path: Path) -> str | None:
+def inspect(path: Path) -> tuple[Record | None, str]:
+    """What is known of a photo, or what is wrong with it."""
+    stamp = stamp_of(path)
     try:
-        with Image.open(path) as image:
+        raw = path.read_bytes()
+        if not raw:
+            return None, "empty"
+        with Image.open(io.BytesIO(raw)) as image:
+            is_damaged = has_damaged_exif(image)
             image.draft("RGB", (DRAFT_PX, DRAFT_PX))
             image.load()
-            return None
+    except Image.UnidentifiedImageError:
+        return None, "not an image"
     except Exception as error:
-        is_empty = path.exists() and path.stat().st_size == 0
-        return f"{path}: {'empty' if is_empty else str(error) or type(error).__name__}"
+        return None, str(error) or type(error).__name__
+    return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> list[int]:
+    """Size in bytes and time of change in ns."""
     try:
         status = path.stat()
     except OSError:
-        return None
+        return [0, 0]
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -69,18 +109,17 @@ def memory_of(paths: Sequence[Path]) -> Path:
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = os.environ.get("DLTRAIN_CACHE") or caches / "dltrain"
-    return Path(cache, "decoded") / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
+    return Path(cache, "photos") / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
 
 
-def read_memory(file: Path) -> dict[str, Stamp]:
+def read_memory(file: Path) -> dict[str, Record]:
     try:
-        known: dict[str, Stamp] = json.loads(file.read_text())
-    except (OSError, ValueError):  # none yet, or cut by a crash
+        return {path: Record(*values) for path, values in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, cut by a crash, or of another version
         return {}
-    return known
 
 
-def write_memory(file: Path, known: dict[str, Stamp]) -> None:
+def write_memory(file: Path, known: dict[str, Record]) -> None:
     """A cache that cannot be written only costs time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, NotRequired, Unpack
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dltrain.batches import DetectionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
-from dltrain.data.decodable import check_images
+from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out
@@ -61,6 +62,13 @@ class Photo(NamedTuple):
                    torch.tensor([obj.ignored for obj in objects]).bool())
 
 
+class PhotoFile(NamedTuple):
+    """A photo whose header was not read yet. `read` reads it and its boxes, and raises DataError."""
+
+    image: Path
+    read: Callable[[], Photo]
+
+
 class PhotoBoxKeys(DataKeys):
     root: str | None
     channels: int
@@ -84,6 +92,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     batch_type = DetectionBatch
     input_kind = "image"
+    counted, if_unbalanced = "boxes", "AP is the mean over the classes, result.json has that of each"
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
                  bad_boxes: str, num_workers: int, group_by_shape: bool, box_coordinates: str = "upright",
@@ -96,7 +105,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         self.photos: dict[str, list[Photo]] = {}
         self.num_repaired = {"clipped": 0, "dropped": 0}
 
-    def find_photos(self) -> dict[str, list[Photo]]:
+    def find_photos(self) -> dict[str, list[PhotoFile]]:
         """The photos of each split; those of val are an empty list if the files name none. Must call
         `set_class_names`."""
         raise NotImplementedError
@@ -107,11 +116,11 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         check_num_classes(self.num_classes, self.class_names, self.root)
 
     def load(self) -> None:
-        self.photos = self.find_photos()
-        check_images([photo.image for split in SPLITS for photo in self.photos[split]])
-        if not self.photos["val"]:
-            self.photos["train"], self.photos["val"] = hold_out(self.photos["train"], self.val_share, "val", "photos",
-                                                                "voc")
+        files = self.find_photos()
+        if not files["val"]:
+            files["train"], files["val"] = hold_out(files["train"], self.val_share, "val", "photos", "voc")
+        files = settle_photos(self, files, attrgetter("image"))
+        self.photos = {split: [file.read() for file in files[split]] for split in SPLITS}
 
     def annotated_size(self, header: Header, stated: tuple[int, int] | None, name: str) -> tuple[int, int]:
         """The (width, height) that the boxes of the photo `name` refer to. `stated`: what the annotation says of it.
@@ -156,8 +165,10 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         repaired = ", ".join(f"{count} {action}" for action, count in self.num_repaired.items() if count)
         return f"{counts}, {len(self.class_names)} classes{f'; boxes {repaired}' if repaired else ''}"
 
-    def identities(self, split: str) -> Iterator[Path]:
-        return (photo.image.resolve() for photo in self.photos[split])
+    def class_counts(self) -> dict[str, int]:
+        labels = torch.cat([photo.labels for photo in self.photos["train"]])
+        return dict(zip(self.class_names, torch.bincount(labels, minlength=len(self.class_names)).tolist(),
+                        strict=True))
 
     def num_samples(self, split: str) -> int:
         return len(self.photos[split])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Unpack
 
@@ -17,7 +18,7 @@ from torch.utils.data import default_collate
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch
 from dltrain.data.classification import ImageKeys, LabelledImages
 from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
-from dltrain.data.decodable import check_images
+from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import read_image
 from dltrain.data.splits import find_split_folders, hold_out
@@ -32,6 +33,8 @@ class ImageFolder(LabelledImages):
     """Images whose folder is their class. Classes are the folder names, sorted; the splits' folders may have the usual
     names (valid, Validation, testing). Hidden files and files that are no images are left out. Where there is no val
     (or test) folder, `val_share` (or `test_share`) of each class is held out."""
+
+    counted, if_unbalanced = "images", "accuracy alone says little, see the figure confusion in TensorBoard"
 
     def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
                  **keys: Unpack[ImageKeys]):
@@ -60,10 +63,14 @@ class ImageFolder(LabelledImages):
                 cuts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
                          for label, (name, paths) in enumerate(zip(self.class_names, by_split["train"], strict=True))]
                 by_split["train"], by_split[split] = [kept for kept, _ in cuts], [held for _, held in cuts]
-        for split, by_class in by_split.items():
-            self.paths[split] = [path for paths in by_class for path in paths]
-            self.labels[split] = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths])
-        check_images([path for split in SPLITS for path in self.paths[split]])
+        samples = settle_photos(self, {split: [(path, label) for label, paths in enumerate(by_split[split])
+                                               for path in paths] for split in SPLITS}, itemgetter(0))
+        for split in SPLITS:
+            self.paths[split] = [path for path, _ in samples[split]]
+            self.labels[split] = torch.tensor([label for _, label in samples[split]])
+            if lost := {*range(self.num_classes)} - {label for _, label in samples[split]}:
+                raise DataError(f"data.root={root}: data.on_bad={self.on_bad} and data.on_leak={self.on_leak} leave no "
+                                f"{split} image of the class {self.class_names[min(lost)]}")
 
     def list_split(self, folder: Path) -> ImagesByClass:
         """Returns the images of each class. Raises DataError if the classes are not those of the training split."""
@@ -84,14 +91,11 @@ class ImageFolder(LabelledImages):
         return by_class
 
     def describe(self) -> str:
-        counts = torch.bincount(self.labels["train"], minlength=len(self.class_names)).tolist()
-        few, many = min(counts), max(counts)
-        sizes = f"{few} to {many} training images each" if few < many else f"{few} training images each"
-        smallest = f", fewest of {self.class_names[counts.index(few)]}" if many > 10 * few else ""
-        return f"{super().describe()}, {len(self.class_names)} classes of {sizes}{smallest}"
+        return f"{super().describe()}, {len(self.class_names)} classes"
 
-    def identities(self, split: str) -> Iterator[Path]:
-        return (path.resolve() for path in self.paths[split])
+    def class_counts(self) -> dict[str, int]:
+        counts = torch.bincount(self.labels["train"], minlength=len(self.class_names)).tolist()
+        return dict(zip(self.class_names, counts, strict=True))
 
     def num_samples(self, split: str) -> int:
         return len(self.paths[split])

@@ -78,17 +78,6 @@ def resolve_below(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def read_names(file: Path) -> list[str]:
-    """Reads a list with the name of a photo per line. Raises DataError with the line for a path."""
-    names = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if name := line.strip():
-            if "/" in name or "\\" in name or name.startswith("."):
-                raise DataError(f"{file}:{number}: '{name}' must be a name, not a path")
-            names.append(name)
-    return names
-
-
 def join_faults(faults: list[str]) -> str:
     """Joins the first three and says how many more there are."""
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.splits import hold_out, split_of
-from dltrain.data.texts import read_lines
+from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, list_images, scan_images
+from dltrain.image_files import by_stem, list_images, no_image, scan_images
 
 
 class MaskFolder(PhotosWithMasks):
@@ -47,7 +46,7 @@ class MaskFolder(PhotosWithMasks):
             for name in read_names(file):
                 stem = name if name in pairs else Path(name).stem
                 if stem not in pairs:
-                    raise DataError(f"{file}: no image {root}/images/{name}")
+                    raise DataError(f"{file}: {no_image(root / 'images' / name)}")
                 splits[split].append(pairs[stem])
         listed = {pair.image for split in SPLITS for pair in splits[split]}
         self.leave_out("a photo that no list names", [pair.image for pair in pairs.values()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, NotRequired, Unpack
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
-from dltrain.data.decodable import check_images
+from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, join_faults, read_central_squares, read_image
 from dltrain.data.splits import hold_out
@@ -88,8 +89,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
                                                               "val", "masks")
         check_num_classes(self.num_classes, self.class_names, self.root)
         self.table = self.build_table()
+        self.pairs = settle_photos(self, self.pairs, attrgetter("image"))
         sizes, counts = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
-        check_images([pair.image for split in SPLITS for pair in self.pairs[split]])
         self.check_counts(sum(counts[: len(self.pairs["train"])], np.zeros(256, np.int64)))
         self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
@@ -164,9 +165,6 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         height, width = self.padded_size
         absent = f"; no training pixel of {', '.join(self.absent)}" if self.absent else ""
         return f"{super().describe()}, {len(self.class_names)} classes, {width} x {height} px{absent}"
-
-    def identities(self, split: str) -> Iterator[Path]:
-        return (pair.image.resolve() for pair in self.pairs[split])
 
     def num_samples(self, split: str) -> int:
         return len(self.pairs[split])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Unpack
 
@@ -20,6 +22,7 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
     """Texts with one label each. A subclass implements `texts`. A text is cut to `max_length` symbols."""
 
     batch_type = LabelledBatch
+    counted, if_unbalanced = "texts", "accuracy alone says little, see the figure confusion in TensorBoard"
 
     def __init__(self, *, tokenizer: Tokenizer, max_length: int, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)
@@ -31,7 +34,7 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
         raise NotImplementedError
 
     def load(self) -> None:
-        self.labelled = self.texts()
+        self.labelled = self.settle_leaks(self.texts(), itemgetter(0), lambda sample: sample[0][:60])
         train = self.labelled["train"]
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.tokenizer.vocabulary([text for text, _ in train])
@@ -45,11 +48,10 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
                 if name not in labels:
                     raise DataError(f"the {split} split has the label {name!r}, which the {owner} does not have")
             rows = self.encode_texts([text for text, _ in self.labelled[split]])
+            self.leave_out("a text without a symbol", [text for row, (text, _) in
+                                                       zip(rows, self.labelled[split], strict=True) if not row])
             self.samples[split] = [(row, labels[name]) for row, (_, name) in
                                    zip(rows, self.labelled[split], strict=True) if row]
-
-    def identities(self, split: str) -> list[str]:
-        return [text for text, _ in self.labelled[split]]
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         indices = index_symbols(self.vocabularies["text"])
@@ -63,6 +65,10 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}
+
+    def class_counts(self) -> dict[str, int]:
+        counts = Counter(label for _, label in self.samples["train"])
+        return {name: counts[label] for label, name in enumerate(self.class_names)}
 
     def describe(self) -> str:
         return f"{self.describe_counts('texts')}, {len(self.class_names)} classes"

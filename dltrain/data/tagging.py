@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Unpack
 
 from dltrain.batches import IGNORED_LABEL, UNKNOWN, TaggedBatch
@@ -24,6 +25,7 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
     """Sequences with a tag per symbol. A subclass implements `read_samples`, `build_vocabulary` and `tokenize`."""
 
     batch_type = TaggedBatch
+    counted = "tags"
 
     def __init__(self, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)
@@ -52,7 +54,8 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         return {noun: {split: count_unknown(row for row, _ in self.samples[split]) for split in SPLITS}}
 
     def load(self) -> None:
-        splits = self.read_samples()
+        splits = self.settle_leaks(self.read_samples(), lambda sample: tuple(sample[0]),
+                                   lambda sample: " ".join(sample[0])[:60])
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.build_vocabulary(splits["train"])
         owner = "run" if "labels" in self.vocabularies else "training split"
@@ -70,6 +73,10 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["text"]), "num_classes": len(self.class_names)}
+
+    def class_counts(self) -> dict[str, int]:
+        counts = Counter(label for _, labels in self.samples["train"] for label in labels)
+        return {name: counts[label] for label, name in enumerate(self.class_names)}
 
     def describe(self) -> str:
         return f"{self.describe_counts('sequences')}, {len(self.class_names)} classes"

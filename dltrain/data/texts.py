@@ -74,6 +74,17 @@ def read_lines(file: Path, encoding: str | None = None) -> list[tuple[int, str]]
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
+def read_names(file: Path) -> list[str]:
+    """Reads a list with the name of a photo per line. Raises DataError with the line for a path."""
+    names = []
+    for number, line in read_lines(file):
+        name = line.strip()
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise DataError(f"{file}:{number}: {name!r} must be a name, not a path")
+        names.append(name)
+    return names
+
+
 def find_text_files(root: Path) -> list[Path]:
     """Lists `root` itself if it is a file; else the files of the folder, without hidden ones, or those that match the
     glob, sorted. Raises DataError where there are none."""

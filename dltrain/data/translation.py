@@ -57,7 +57,7 @@ class TextPairs(Sequences[PairBatch, PairSample]):
         raise NotImplementedError
 
     def load(self) -> None:
-        self.texts = self.pairs()
+        self.texts = self.settle_leaks(self.pairs(), lambda pair: pair, lambda pair: " = ".join(pair)[:60])
         for side, (name, tokenizer) in enumerate(zip(SIDES, self.tokenizers, strict=True)):
             if name not in self.vocabularies:
                 self.vocabularies[name] = tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])
@@ -89,9 +89,6 @@ class TextPairs(Sequences[PairBatch, PairSample]):
 
     def describe(self) -> str:
         return self.describe_counts("pairs")
-
-    def identities(self, split: str) -> list[TextPair]:
-        return self.texts[split]
 
     def collate(self, samples: list[PairSample]) -> PairBatch:
         source, source_lengths = pad_sequences([source for source, _ in samples])

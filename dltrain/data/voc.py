@@ -16,13 +16,12 @@ from typing import NamedTuple, Unpack
 import torchvision.datasets
 
 from dltrain.data.datamodule import SPLITS, require_root
-from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
+from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
 from dltrain.data.download import download_dataset
-from dltrain.data.images import read_names
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
-from dltrain.data.texts import read_lines
+from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, list_images, read_header
+from dltrain.image_files import by_stem, list_images, no_image, read_header, readable
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
@@ -58,7 +57,7 @@ class VocBoxes(PhotosWithBoxes):
         super().__init__(**keys)
         self.train_list, self.year, self.download = train_list, year, download
 
-    def find_photos(self) -> dict[str, list[Photo]]:
+    def find_photos(self) -> dict[str, list[PhotoFile]]:
         root = self.find_root()
         lists = {split: self.read_list(root, split) for split in SPLITS}
         if not lists["train"] or not lists["test"]:
@@ -74,7 +73,10 @@ class VocBoxes(PhotosWithBoxes):
         images = by_stem(list_images(root / "JPEGImages"))
         listed = {name for names in lists.values() for name in names}
         self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
-        return {split: [self.read_photo(root, name, tree, images.get(name)) for name, tree in trees[split]]
+        if missing := next((name for split in SPLITS for name, _ in trees[split] if name not in images), None):
+            raise DataError(f"{root}/Annotations/{missing}.xml: {no_image(root / f'JPEGImages/{missing}.jpg')}")
+        return {split: [PhotoFile(images[name], partial(self.read_photo, root / f"Annotations/{name}.xml", tree,
+                                                        images[name])) for name, tree in trees[split]]
                 for split in SPLITS}
 
     def find_root(self) -> Path:
@@ -101,10 +103,7 @@ class VocBoxes(PhotosWithBoxes):
         file = lists / f"{name}.txt"
         return [line.split()[0] for line in read_names(file)] if file.is_file() else []
 
-    def read_photo(self, root: Path, name: str, tree: Element, image: Path | None) -> Photo:
-        file = root / "Annotations" / f"{name}.xml"
-        if image is None:
-            raise DataError(f"{file}: no image {root}/JPEGImages/{name}.jpg")
+    def read_photo(self, file: Path, tree: Element, image: Path) -> Photo:
         header, stated = read_header(image), tree.find("size")
         try:
             size = self.annotated_size(header, stated_size(stated), image.name)
@@ -116,7 +115,8 @@ class VocBoxes(PhotosWithBoxes):
                 continue
             label = child.text("name")
             if label not in self.class_names:
-                raise DataError(f"{file}:{child.line}: class '{label}' is none of {', '.join(self.class_names)}")
+                raise DataError(f"{file}:{child.line}: class {label!r} is none of "
+                                f"{readable(', '.join(self.class_names))}")
             bounds = child.find("bndbox")
             if bounds is None:
                 raise DataError(f"{file}:{child.line}: an object must have a bndbox")
@@ -154,8 +154,8 @@ def stated_size(size: Element | None) -> tuple[int, int] | None:
     texts = [size.text(side) or "" for side in ("width", "height")]
     try:
         width, height = (round(float(text)) for text in texts)
-    except ValueError:
-        raise AnnotationError(f"width x height must be numbers, but is {' x '.join(texts)}") from None
+    except (ValueError, OverflowError):
+        raise AnnotationError(f"width x height must be numbers, but is {readable(' x '.join(texts))}") from None
     return (width, height) if (width, height) != (0, 0) else None
 
 
@@ -192,7 +192,9 @@ def read_xml(file: Path) -> Element:
     try:
         raw = file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
+        raise DataError(f"{readable(str(file))}: {error.strerror}") from None
+    except ValueError as error:  # a name with a zero byte
+        raise DataError(f"{readable(str(file))}: {error}") from None
     parser = xml.parsers.expat.ParserCreate()
     stack = [Element("", 0, [], [])]
 
@@ -207,4 +209,6 @@ def read_xml(file: Path) -> Element:
         parser.Parse(raw, True)
     except xml.parsers.expat.ExpatError as error:
         raise DataError(f"{file}:{error.lineno}: not XML ({xml.parsers.expat.errors.messages[error.code]})") from None
+    except (ValueError, LookupError) as error:  # an encoding that it does not know
+        raise DataError(f"{file}:1: {error}; save it as UTF-8") from None
     return stack[0].children[0]
