@@ -184,7 +184,9 @@ def measure(task: Task, data: DataModule, config: DictConfig, split: str, progre
 
 def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
     length = f"{format_count(task.total_steps, 'step')} in {format_count(task.total_epochs, 'epoch')}"
-    return f"{num_parameters(task.model):,} parameters; {data.describe()}; {length} on {device_name(trainer)}"
+    held_out = f", {' and '.join(data.held_out)} held out of train" if data.held_out else ""
+    return (f"{num_parameters(task.model):,} parameters; {data.describe()}{held_out}; {length} on "
+            f"{device_name(trainer)}")
 
 
 def num_parameters(model: nn.Module) -> int:

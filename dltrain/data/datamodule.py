@@ -29,7 +29,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
 
     After `load`, `class_names` has num_classes entries where there are classes. `vocabularies` maps a name, as source
     and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept. `left_out`
-    maps a reason to the files or lines that are left out for it.
+    maps a reason to the files or lines that are left out for it. `held_out` names the splits that own files do not name
+    and that are held out of train.
     """
 
     batch_type: type
@@ -41,6 +42,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         self.class_names: list[str] = []
         self.vocabularies: dict[str, list[str]] = {}
         self.left_out: dict[str, list[str]] = {}
+        self.held_out: list[str] = []
 
     def load(self) -> None:
         """Finds and checks all samples and, where they fit into memory, reads them. Raises DataError with the file and

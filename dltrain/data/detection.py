@@ -16,7 +16,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_clas
 from dltrain.data.decodable import check_images
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out_missing
 from dltrain.image_files import Header, ImageSource
 
 Target = dict[str, Tensor]
@@ -67,6 +67,7 @@ class PhotoBoxKeys(DataKeys):
     image_px: int
     num_classes: int | None
     val_share: float
+    test_share: NotRequired[float | None]
     bad_boxes: str
     box_coordinates: NotRequired[str]
     num_workers: int
@@ -74,8 +75,10 @@ class PhotoBoxKeys(DataKeys):
 
 
 class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
-    """Photos with boxes from files. A subclass implements `find_photos`. If there are no photos for validation,
-    `val_share` of the training photos is held out. Ignored objects are not trained on and do not count in evaluation.
+    """Photos with boxes from files. A subclass implements `find_photos`. Where the files name no test photos,
+    `test_share` of the training photos is held out, and likewise `val_share` for validation. `test_share` is None in
+    runs of versions that held out none, and for published sets whose val is the test split. Ignored objects are not
+    trained on and do not count in evaluation.
 
     `bad_boxes`: refuse (with file and line) or repair a box without area or partly outside of its photo. A repaired box
     is cut at the border, or dropped if no area is left, and counted. `box_coordinates`: upright, or raw where the boxes
@@ -87,17 +90,18 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
                  bad_boxes: str, num_workers: int, group_by_shape: bool, box_coordinates: str = "upright",
-                 **keys: Unpack[DataKeys]):
+                 test_share: float | None = None, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.box_coordinates = box_coordinates
         self.root, self.channels, self.num_classes = root, channels, num_classes
-        self.val_share, self.bad_boxes, self.num_workers = val_share, bad_boxes, num_workers
+        self.val_share, self.test_share = val_share, test_share
+        self.bad_boxes, self.num_workers = bad_boxes, num_workers
         self.group_by_shape = group_by_shape
         self.photos: dict[str, list[Photo]] = {}
         self.num_repaired = {"clipped": 0, "dropped": 0}
 
     def find_photos(self) -> dict[str, list[Photo]]:
-        """The photos of each split; those of val are an empty list if the files name none. Must call
+        """The photos of each split; those of val, or of test, are an empty list if the files name none. Must call
         `set_class_names`."""
         raise NotImplementedError
 
@@ -109,9 +113,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
     def load(self) -> None:
         self.photos = self.find_photos()
         check_images([photo.image for split in SPLITS for photo in self.photos[split]])
-        if not self.photos["val"]:
-            self.photos["train"], self.photos["val"] = hold_out(self.photos["train"], self.val_share, "val", "photos",
-                                                                "voc")
+        self.held_out = hold_out_missing(self.photos, {"test": self.test_share, "val": self.val_share}, "photos",
+                                         {"test": ("test", "boxes"), "val": ("voc",)})
 
     def annotated_size(self, header: Header, stated: tuple[int, int] | None, name: str) -> tuple[int, int]:
         """The (width, height) that the boxes of the photo `name` refer to. `stated`: what the annotation says of it.

@@ -60,6 +60,7 @@ class ImageFolder(LabelledImages):
                 cuts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
                          for label, (name, paths) in enumerate(zip(self.class_names, by_split["train"], strict=True))]
                 by_split["train"], by_split[split] = [kept for kept, _ in cuts], [held for _, held in cuts]
+                self.held_out.append(split)
         for split, by_class in by_split.items():
             self.paths[split] = [path for paths in by_class for path in paths]
             self.labels[split] = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths])
