@@ -3,108 +3,61 @@ json file of images, annotations and categories, and a folder of images. A box t
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torchvision.ops import box_convert
 
 from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, PhotoCaptionKeys, group_by_photo
-from dltrain.data.datamodule import require_root
+from dltrain.data.coco_json import Annotations, Entry, find_places
+from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotosWithBoxes
-from dltrain.data.images import resolve_below
 from dltrain.errors import DataError
 from dltrain.image_files import Header, read_header
 
-Entry = dict[str, Any]  # an image, annotation or category of the json file
-
-
-class Annotations:
-    """A json file with the lists named in `kinds`. Errors state the line of an entry."""
-
-    def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
-        self.file, self.kinds = file, kinds
-        try:
-            self.text = file.read_text(encoding="utf-8")
-            self.content = json.loads(self.text)
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 at byte {error.start}") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
-        for kind in kinds:
-            if type(self.content) is not dict or type(self.content.get(kind)) is not list:
-                raise DataError(f"{file}: must have a list '{kind}'")
-            for entry in self.content[kind]:
-                if kind != "annotations" or "id" in entry:
-                    self.value(entry, "id", kind)
-
-    def entries(self, kind: str) -> list[Entry]:
-        entries: list[Entry] = self.content[kind]
-        return entries
-
-    def value(self, entry: Entry, key: str, kind: str) -> Any:
-        if key not in entry:
-            raise DataError(f"{self.place(entry, kind)}: must have '{key}'")
-        return entry[key]
-
-    def image_path(self, entry: Entry, folder: Path) -> Path:
-        """The file of an image. Raises DataError for a path that leaves the folder."""
-        try:
-            return resolve_below(folder, str(self.value(entry, "file_name", "images")))
-        except ValueError as error:
-            raise DataError(f"{self.place(entry, 'images')}: {error}") from None
-
-    def place(self, entry: Entry, kind: str) -> str:
-        """The file, line, kind and id of an entry, for a message."""
-        start = self.text.find(f'"{kind}"')
-        ends = [match.start() for other in self.kinds if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
-        end = start + 1 + min(ends, default=len(self.text))
-        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(entry.get("id")))}\s*[,}}]')
-        match = pattern.search(self.text, start, end)
-        line = self.text.count("\n", 0, match.start() if match else max(start, 0)) + 1
-        return f"{self.file}:{line} ({kind} id {entry.get('id')})"
-
 
 class CocoBoxes(PhotosWithBoxes):
-    """Photos with the boxes of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test split,
-    since the boxes of its own test split are not public. The classes are the categories of the training json in the
-    order of their ids; crowds are ignored objects."""
+    """Photos with the boxes of a json file for each split, and a folder of images for each; all are below `root`. A
+    split without a json is held out of train. COCO's val is the test split, since the boxes of its own test split are
+    not public. The classes are the categories of the training json in the order of their ids; crowds are ignored
+    objects."""
 
-    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+    def __init__(self, *, train_json: str | None, train_images: str | None, test_json: str | None,
+                 test_images: str | None, val_json: str | None = None, val_images: str | None = None,
                  **keys: Unpack[PhotoBoxKeys]):
         super().__init__(**keys)
-        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+        self.place_keys = {"train": (train_json, train_images), "val": (val_json, val_images),
+                           "test": (test_json, test_images)}
 
     def find_photos(self) -> dict[str, list[Photo]]:
         root = require_root(self.root, "a folder with the json files and images; see data.train_json")
-        photos: dict[str, list[Photo]] = {"val": []}
-        for split, (name, images) in self.places.items():
-            file = Annotations(root / name)
+        photos: dict[str, list[Photo]] = {split: [] for split in SPLITS}
+        for split, place in find_places(root, self.place_keys).items():
+            file = Annotations(place.json)
             if split == "train":
                 categories = sorted(file.entries("categories"), key=lambda entry: int(entry["id"]))
                 self.set_class_names([str(file.value(entry, "name", "categories")) for entry in categories])
                 self.vocabularies.setdefault("category_ids", [str(entry["id"]) for entry in categories])
-            photos[split] = self.read_split(file, root / images)
+            photos[split] = self.read_split(file, place.images)
         return photos
 
     def image_id(self, file: str, number: int) -> int | None:
-        """The id of a photo of the test json, None for another one; if that json is not there, its number."""
+        """The id of a photo of the json with the test photos, None for another one; if that json is not there, its
+        number."""
         return self.test_ids.get(Path(file).resolve()) if self.test_ids is not None else number
 
     @cached_property
     def test_ids(self) -> dict[Path, int] | None:
-        name, images = self.places["test"]
-        root = require_root(self.root, "")
-        if not (root / name).is_file():
+        try:
+            places = find_places(require_root(self.root, ""), self.place_keys)
+        except DataError:  # the data may have moved since the run
             return None
-        file = Annotations(root / name)
-        return {file.image_path(entry, root / images).resolve(): entry["id"] for entry in file.entries("images")}
+        place = places.get("test", places["train"])
+        file = Annotations(place.json)
+        return {file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")}
 
     def category_id(self, label: int) -> int:
         """That of the training json; runs of earlier versions do not know it."""
@@ -181,25 +134,26 @@ def snap_to_border(value: float, edge: int) -> float:
 
 
 class CocoCaptions(CaptionedPhotos):
-    """Photos with the captions of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test
-    split."""
+    """Photos with the captions of a json file for each split, as CocoBoxes has them. COCO's val is the test split."""
 
-    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+    def __init__(self, *, train_json: str | None, train_images: str | None, test_json: str | None,
+                 test_images: str | None, val_json: str | None = None, val_images: str | None = None,
                  **keys: Unpack[PhotoCaptionKeys]):
         super().__init__(**keys)
-        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+        self.place_keys = {"train": (train_json, train_images), "val": (val_json, val_images),
+                           "test": (test_json, test_images)}
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
-        splits: dict[str, CaptionsByPhoto] = {"val": {}}
-        for split, (name, images) in self.places.items():
-            file = Annotations(root / name, ("images", "annotations"))
-            paths = {entry["id"]: file.image_path(entry, root / images) for entry in file.entries("images")}
+        splits: dict[str, CaptionsByPhoto] = {split: {} for split in SPLITS}
+        for split, place in find_places(root, self.place_keys).items():
+            file = Annotations(place.json, ("images", "annotations"))
+            paths = {entry["id"]: file.image_path(entry, place.images) for entry in file.entries("images")}
             lines = []
             for entry in file.entries("annotations"):
                 path = paths.get(file.value(entry, "image_id", "annotations"))
                 if path is None:
                     raise DataError(f"{file.place(entry, 'annotations')}: no image has the id {entry['image_id']}")
-                place = f"{file.file} (annotations id {entry.get('id')})"
-                lines.append(CaptionLine(place, path, str(file.value(entry, "caption", "annotations"))))
+                line = f"{file.file} (annotations id {entry.get('id')})"
+                lines.append(CaptionLine(line, path, str(file.value(entry, "caption", "annotations"))))
             splits[split] = group_by_photo(lines)
         return splits
