@@ -22,6 +22,7 @@ from dltrain.build import (
     build_trainer,
     check_device,
     check_first_step,
+    choose_anchors,
     device_name,
 )
 from dltrain.callbacks.metrics import TensorBoard
@@ -53,6 +54,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
+        anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
@@ -73,6 +75,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         else:
             task.fit_statistics(data)
             log.info(introduction(data, task, trainer))
+            if anchors:
+                log.info(anchors)
             for line in data.describe_leaks():
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
@@ -161,6 +165,7 @@ def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = Fal
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
+    choose_anchors(config, data)
     config.class_names = data.class_names
     pretrained = pretrained_of(config.model, "model")
     if pretrained is None or (pretrained.weights is None and pretrained.from_run is None):

@@ -80,6 +80,10 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """(N, C, H, W) uint8, up to `at_most` images of the training split, for the statistics of normalisation."""
         raise NotImplementedError
 
+    def training_boxes(self) -> Tensor:
+        """(N, 4) of the training boxes: width and height, and those of the image, in pixels, for model.anchors=auto."""
+        raise DataError(f"model.anchors=auto: {type(self).__name__} has no training_boxes; set model.anchor_boxes")
+
     def write_samples(self, folder: Path) -> str:
         """Writes test samples into `folder` to try `predict` on. Returns the arguments to type after run=."""
         return ""

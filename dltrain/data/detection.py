@@ -181,6 +181,13 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
         return read_central_squares([photo.image for photo in self.photos["train"][:200]], self.channels)
 
+    def training_boxes(self) -> Tensor:
+        boxes = [photo.boxes[~photo.ignored] for photo in self.photos["train"]]
+        images = [torch.tensor(photo.size).expand(len(kept), 2) for photo, kept in
+                  zip(self.photos["train"], boxes, strict=True)]
+        return torch.cat([torch.cat([kept[:, 2:] - kept[:, :2], size], 1) for kept, size in
+                          zip(boxes, images, strict=True)])
+
     def read_input(self, source: ImageSource) -> Tensor:
         return read_image(source, self.channels)
 
