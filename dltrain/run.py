@@ -22,6 +22,7 @@ from dltrain.build import (
     build_trainer,
     check_device,
     check_first_step,
+    choose_anchors,
     device_name,
 )
 from dltrain.callbacks.metrics import TensorBoard
@@ -56,6 +57,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
+        anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
@@ -75,8 +77,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
-            log.info("
-".join([introduction(data, task, trainer), *data.describe_classes(), *data.describe_unknown()]))
+            lines = [introduction(data, task, trainer), data.describe_classes(), *data.describe_unknown(), anchors]
+            log.info("\n".join(filter(None, lines)))
             for line in [*data.describe_imbalance(), *data.describe_leaks()]:
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
@@ -185,6 +187,7 @@ def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = Fal
     check_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
+    choose_anchors(config, data)
     config.class_names = data.class_names
     pretrained = pretrained_of(config.model, "model")
     source = pretrained and (pretrained.weights or pretrained.from_run)
@@ -213,7 +216,9 @@ def measure(task: Task, data: DataModule, config: DictConfig, split: str, progre
 
 def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
     length = f"{format_count(task.total_steps, 'step')} in {format_count(task.total_epochs, 'epoch')}"
-    return f"{num_parameters(task.model):,} parameters; {data.describe()}; {length} on {device_name(trainer)}"
+    held_out = f", {' and '.join(data.held_out)} held out of train" if data.held_out else ""
+    return (f"{num_parameters(task.model):,} parameters; {data.describe()}{held_out}; {length} on "
+            f"{device_name(trainer)}")
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -12,6 +12,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from dltrain import run
 from dltrain.data.coco import CocoBoxes
+from dltrain.data.datamodule import SPLITS
 from dltrain.errors import DataError
 from dltrain.run_dir import RunDir
 
@@ -128,8 +129,31 @@ def test_a_file_that_is_not_coco_json_is_named(root):
     (root / "test.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(DataError, match=r"test.json:1: not utf-8 \(byte 0xff at offset 7\); save it as UTF-8"):
         load_boxes(root)
-    with pytest.raises(DataError, match=r"none.json: No such file"):
+    with pytest.raises(DataError, match=r"data.train_json=none.json: no file .*none.json; data.train_json=null reads"):
         load_boxes(root, train_json="none.json")
+
+
+def test_a_json_in_each_folder_is_read_without_keys(root):
+    """As Roboflow exports them: the photos and _annotations.coco.json in train, valid and test."""
+    for split, folder in (("train", "train"), ("test", "valid")):
+        (root / split).rename(root / folder)
+        (root / f"{split}.json").rename(root / folder / "_annotations.coco.json")
+    data = load_boxes(root, train_json=None, test_share=0.3)
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 2, "val": 3, "test": 1}
+    assert data.held_out == ["test"]
+    photo = data.photos["test"][0].image
+    assert data.image_id(str(photo), 0) == int(photo.stem), "of the json that it was held out of"
+    (root / "valid/more.json").write_text("{}")
+    with pytest.raises(DataError, match=r"valid: must have one json file, .* has _annotations.coco.json, more.json"):
+        load_boxes(root, train_json=None, test_share=0.3)
+
+
+def test_one_json_is_enough(root):
+    data = load_boxes(root, test_json=None, test_share=0.3)
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 1, "val": 1, "test": 1}
+    assert data.held_out == ["test", "val"]
+    with pytest.raises(DataError, match=r"data.test_json=gone.json: no file .*gone.json; data.test_json=null holds"):
+        load_boxes(root, test_json="gone.json", test_share=0.3)
 
 
 def test_repairing_clips_drops_and_counts(root):

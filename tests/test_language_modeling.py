@@ -131,7 +131,7 @@ def test_bits_per_character_do_not_depend_on_the_batch_size(trained, tmp_path):
     for batch_size in (1, 7, 64):
         words = [*trained.overrides, f"data.root={tmp_path}/more.txt", f"data.batch_size={batch_size}"]
         config = compose([*words, "data.vocab_size=17"]).job_config()
-        bits.append(run.evaluate(config, trained.run_dir, "test")["test/bits_per_character"])
+        bits.append(run.evaluate(config, trained.run_dir, "test").metrics["test/bits_per_character"])
     task = run.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
     symbols = trained.run_dir.read_vocabularies()["characters"]
     indices = [symbols.index(character) if character in symbols else UNKNOWN for character in held_out]

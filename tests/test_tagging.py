@@ -145,8 +145,8 @@ def test_missing_columns_are_named(tmp_path):
     (tmp_path / "en-test.conll").write_text(CONLLU.replace("INTJ", "XXX"))
     with pytest.raises(DataError, match="the test split has the tag 'XXX', which the training split does not have"):
         data.load()
-    (tmp_path / "en-dev.conll").unlink()
-    with pytest.raises(DataError, match=r"must have one val file \(val or valid or validation or dev in its name\)"):
+    (tmp_path / "en-train.conll").unlink()
+    with pytest.raises(DataError, match=r"must have one train file \(train or training in its name\), but has none"):
         data.load()
 
 

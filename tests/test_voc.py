@@ -1,5 +1,6 @@
 """Photos with boxes from a folder: what is read, what is repaired, errors that name file and line."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def test_each_bad_annotation_is_named(old, new, message, photos):
         load_boxes(photos)
 
 
+def test_names_have_blanks_and_lists_of_one_class_have_flags(photos):
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (photos / folder / f"a{suffix}").rename(photos / folder / f"IMG 1 (2){suffix}")
+    (photos / "ImageSets/Main/train.txt").write_text("IMG 1 (2)  1\nb -1\nc  0\nd\n")
+    names = {photo.image.stem for split in ("train", "val") for photo in load_boxes(photos).photos[split]}
+    assert names == {"IMG 1 (2)", "b", "c", "d"}
+
+
 def test_classes_and_lists_are_named(photos):
     file = photos / "Annotations/e.xml"
     file.write_text(file.read_text().replace("cat", "lorry"))
@@ -128,7 +137,7 @@ def test_classes_and_lists_are_named(photos):
     (photos / "ImageSets/Main/train.txt").write_text("a\nnone\n")
     with pytest.raises(DataError, match=r"none.xml: No such file"):
         load_boxes(photos)
-    with pytest.raises(DataError, match=r"no folder with Annotations"):
+    with pytest.raises(DataError, match=r"no such folder; it must have Annotations"):
         load_boxes(photos.parent / "nothing")
     (photos / "JPEGImages/a.jpg").rename(photos / "a.jpg")
     (photos / "ImageSets/Main/train.txt").write_text("a\n")
@@ -157,6 +166,79 @@ def test_an_object_without_a_box_and_a_missing_list_are_named(photos):
     (photos / "ImageSets/Main/test.txt").unlink()
     with pytest.raises(DataError, match=r"ImageSets/Main: must have train.txt and test.txt \(or val.txt\)"):
         load_boxes(photos)
+
+
+def test_an_xml_beside_each_photo_without_lists(photos):
+    """As labelImg writes them. A photo without an xml and files of other kinds are left out and counted."""
+    shutil.rmtree(photos / "ImageSets")
+    for file in (photos / "Annotations").iterdir():
+        (photos / "day").mkdir(exist_ok=True)
+        file.rename(photos / "day" / file.name)
+        (photos / f"JPEGImages/{file.stem}.jpg").rename(photos / f"day/{file.stem}.jpg")
+    (photos / "day/b.xml").unlink()
+    (photos / "notes.md").write_text("of May")
+    data = load_boxes(photos, test_share=0.2, val_share=0.2)
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 3, "val": 1, "test": 1}
+    assert (data.held_out, data.class_names) == (["test", "val"], ["cat", "dog"])
+    by_name = {photo.image.stem: photo for split in SPLITS for photo in data.photos[split]}
+    assert by_name["a"].boxes.tolist() == [[0, 0, 20, 30], [29, 4, 60, 40]]
+    assert data.left_out == {"a photo without an xml": [str(photos / "day/b.jpg")],
+                             "no picture by its suffix .md": [str(photos / "notes.md")]}
+    assert [photo.image.stem for photo in load_boxes(photos, test_share=0.2, val_share=0.2, seed=7).photos["test"]
+            ] == [photo.image.stem for photo in data.photos["test"]], "the same for every seed"
+    (photos / "classes.txt").write_text("dog\ncat\n")
+    assert load_boxes(photos, test_share=0.2).class_names == ["dog", "cat"]
+
+
+def test_photos_and_xml_in_folders_of_any_name(photos):
+    shutil.rmtree(photos / "ImageSets")
+    (photos / "JPEGImages").rename(photos / "images")
+    data = load_boxes(photos, test_share=0.2)
+    assert sorted(photo.image.stem for split in SPLITS for photo in data.photos[split]) == list("abcdef")
+    (photos / "Annotations/b.xml").rename(photos / "Annotations/x.xml")
+    with pytest.raises(DataError, match=r"Annotations/x.xml: no photo x.jpg \(or .png\) beside it or in another"):
+        load_boxes(photos, test_share=0.2)
+    (photos / "more").mkdir()
+    (photos / "Annotations/x.xml").rename(photos / "Annotations/b.xml")
+    shutil.copy(photos / "images/b.jpg", photos / "more/b.jpg")
+    with pytest.raises(DataError, match=r"Annotations/b.xml: images/b.jpg and more/b.jpg have its name too"):
+        load_boxes(photos, test_share=0.2)
+
+
+def test_folders_named_as_splits_hold_them(photos):
+    """The same name may be in two splits: labelling tools number photos anew in each."""
+    for folder in (photos / "Annotations", photos / "JPEGImages"):
+        for file in sorted(folder.iterdir()):
+            split = "train" if file.stem in "abcd" else "Valid"
+            (photos.parent / "own" / split / "x").mkdir(parents=True, exist_ok=True)
+            file.rename(photos.parent / "own" / split / "x" / f"{'a' if file.stem == 'e' else file.stem}{file.suffix}")
+    root = photos.parent / "own"
+    data = load_boxes(root, test_share=0.25)
+    assert {split: data.num_samples(split) for split in SPLITS} == {"train": 3, "val": 2, "test": 1}
+    assert data.held_out == ["test"]
+    assert {photo.image.parts[-3] for photo in data.photos["val"]} == {"Valid"}
+    shutil.copytree(root / "Valid", root / "dev")
+    with pytest.raises(DataError, match=r"own: Valid and dev are both the val split; keep one"):
+        load_boxes(root, test_share=0.25)
+    shutil.rmtree(root / "dev")
+    (root / "train").rename(root / "more")
+    with pytest.raises(DataError, match=r"own: has Valid, but no folder train"):
+        load_boxes(root, test_share=0.25)
+    (root / "Valid").rename(root / "train")
+    assert len(load_boxes(root, test_share=0.5, val_share=None).left_out["a file in no folder of a split"]) == 8
+
+
+def test_the_val_list_is_val_and_the_test_is_held_out(photos):
+    (photos / "ImageSets/Main/test.txt").rename(photos / "ImageSets/Main/val.txt")
+    data = load_boxes(photos, test_share=0.25)
+    assert [photo.image.stem for photo in data.photos["val"]] == ["e", "f"]
+    assert data.held_out == ["test"]
+    earlier = load_boxes(photos)
+    assert [photo.image.stem for photo in earlier.photos["test"]] == ["e", "f"], "of versions without data.test_share"
+    assert earlier.held_out == ["val"]
+    (photos / "ImageSets/Main/train.txt").unlink()
+    with pytest.raises(DataError, match=r"ImageSets/Main: must have train.txt$"):
+        load_boxes(photos, test_share=0.25)
 
 
 @pytest.mark.parametrize(("year", "image_sets"), [("2007", ["trainval", "test"]), ("2012", ["trainval"])])

@@ -22,17 +22,15 @@ from dltrain.errors import DataError
 class Flickr8k(CaptionedPhotos):
     """Flickr8k in its original files (M. Hodosh et al., 2013), which are Flickr8k.token.txt,
     Flickr_8k.{train,dev,test}Images.txt and Flicker8k_Dataset/, or captions.txt (image,caption), {train,val,test}.txt
-    and images/. Without lists the photos are split 80 : 10 : 10; without a test list val is the test split, and a share
-    of train is held out."""
+    and images/. Splits without a list are held out of train, or of all photos if there are no lists."""
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
         captions = group_by_photo(self.read_captions(root))
         by_name = {path.name: path for path in captions}
         lists = {split: self.read_list(root, split, by_name) for split in SPLITS}
         if not lists["train"]:
-            return {split: {path: captions[path] for path in paths} for split, paths in
-                    split_randomly(list(captions)).items()}
-        if not lists["test"]:
+            return undivided(captions, self.test_share)
+        if not lists["test"] and self.test_share is None:
             lists["test"], lists["val"] = lists["val"], {}
         for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
             for path in lists[split].keys() & lists[other].keys():
@@ -94,7 +92,7 @@ def read_tokens(file: Path) -> Iterator[tuple[str, str, str]]:
 
 class CaptionLines(CaptionedPhotos):
     """`root` is a file of `path<TAB>caption` lines, a path being relative to the file; a photo may have several lines.
-    The photos are split 80 : 10 : 10."""
+    The test split and val are held out of all photos."""
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
         lines = []
@@ -103,9 +101,16 @@ class CaptionLines(CaptionedPhotos):
             if not tab:
                 raise DataError(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
             lines.append(CaptionLine(f"{root}:{number}", root.parent / name.strip(), text))
-        captions = group_by_photo(lines)
-        return {split: {path: captions[path] for path in paths} for split, paths in
-                split_randomly(list(captions)).items()}
+        return undivided(group_by_photo(lines), self.test_share)
+
+
+def undivided(captions: CaptionsByPhoto, test_share: float | None) -> dict[str, CaptionsByPhoto]:
+    """Photos of which no list names a split, all in train; runs of earlier versions, which have no `test_share`, split
+    them 80 : 10 : 10."""
+    if test_share is not None:
+        return {"train": captions, "val": {}, "test": {}}
+    return {split: {path: captions[path] for path in paths} for split, paths in
+            split_randomly(list(captions)).items()}
 
 
 def find_first(root: Path, names: tuple[str, ...]) -> Path:

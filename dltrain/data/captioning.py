@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, NotRequired, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_image
 from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out_missing
 from dltrain.data.texts import read_word_vectors
 from dltrain.errors import DataError
 from dltrain.image_files import ImageSource, exists, no_image
@@ -166,6 +167,7 @@ def group_by_photo(lines: Iterable[CaptionLine]) -> CaptionsByPhoto:
 class PhotoCaptionKeys(CaptionKeys):
     root: str | None
     val_share: float
+    test_share: NotRequired[float | None]
     bad_captions: str
     num_workers: int
 
@@ -174,29 +176,30 @@ class CaptionedPhotos(CaptionedImages):
     """Photos with captions from files. A subclass implements `find_captions`. Photos are scaled and cut to their
     central square of image_px.
 
+    Where the files name no test photos, `test_share` of the training photos is held out, and likewise `val_share`.
+    `test_share` is None in runs of earlier versions, which held out none.
     `bad_captions`: refuse (with file and line) or drop (and count) a caption that is empty, a duplicate or without any
     word of the vocabulary."""
 
     def __init__(self, *, root: str | None, val_share: float, bad_captions: str, num_workers: int,
-                 **keys: Unpack[CaptionKeys]):
+                 test_share: float | None = None, **keys: Unpack[CaptionKeys]):
         super().__init__(**keys)
-        self.root, self.val_share, self.num_workers = root, val_share, num_workers
+        self.root, self.num_workers = root, num_workers
+        self.val_share, self.test_share = val_share, test_share
         self.bad_captions, self.num_dropped = bad_captions, 0
         self.paths: dict[str, list[Path]] = {}
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
-        """The captions of each split; that of val is empty if a share of train is to be held out."""
+        """The captions of each split; that of val, or of test, is empty if a share of train is to be held out."""
         raise NotImplementedError
 
     def captions_by_split(self) -> dict[str, list[list[str]]]:
         splits = self.find_captions(require_root(self.root, "the folder or file with the captions of the photos"))
-        if not splits["val"]:
-            train, val = hold_out(list(splits["train"].items()), self.val_share, "val", "photos", "captions")
-            splits["train"], splits["val"] = dict(train), dict(val)
-        photos = settle_photos(self, {split: list(splits[split]) for split in SPLITS}, lambda path: path)
-        splits = {split: {path: splits[split][path] for path in photos[split]} for split in SPLITS}
-        kept = {split: {path: self.drop_duplicates(lines) for path, lines in splits[split].items()}
-                for split in SPLITS}
+        listed = {split: [*splits[split].items()] for split in SPLITS}
+        self.held_out = hold_out_missing(listed, {"test": self.test_share, "val": self.val_share}, "photos",
+                                         {"test": ("test", "captions"), "val": ("captions",)})
+        photos = settle_photos(self, listed, itemgetter(0))
+        kept = {split: {path: self.drop_duplicates(lines) for path, lines in photos[split]} for split in SPLITS}
         self.set_vocabulary([line.text for lines in kept["train"].values() for line in lines])
         indices = index_symbols(self.vocabularies["words"])
         texts: dict[str, list[list[str]]] = {}

@@ -3,136 +3,63 @@ json file of images, annotations and categories, and a folder of images. A box t
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import torch
 from torchvision.ops import box_convert
 
 from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, PhotoCaptionKeys, group_by_photo
-from dltrain.data.datamodule import require_root
+from dltrain.data.coco_json import ID, Annotations, Entry, find_places, shorten
+from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
-from dltrain.data.images import resolve_below
-from dltrain.data.texts import read_text
 from dltrain.errors import DataError
 from dltrain.image_files import Header, exists, no_image, read_header
 
-Entry = dict[str, Any]  # an image, annotation or category of the json file
-ID = (int, float, str)  # the types of ids
 LARGEST = 1e9  # of a coordinate in pixels; NaN is not below it
-T = TypeVar("T")
-
-
-class Annotations:
-    """A json file with the lists named in `kinds`. Errors state the line of an entry."""
-
-    def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
-        self.file, self.kinds, self.text = file, kinds, read_text(file)
-        try:
-            self.content = json.loads(self.text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
-            raise DataError(f"{file}: not JSON ({error})") from None
-        for kind in kinds:
-            if type(self.content) is not dict or type(self.content.get(kind)) is not list:
-                raise DataError(f"{file}: must have a list '{kind}'")
-            for number, entry in enumerate(self.content[kind]):
-                if type(entry) is not dict:
-                    raise DataError(f"{file}: number {number} of '{kind}' must be {{...}}, but is {shorten(entry)}")
-                if kind != "annotations" or "id" in entry:
-                    self.value(entry, "id", kind, ID, "a number or text")
-
-    def entries(self, kind: str) -> list[Entry]:
-        entries: list[Entry] = self.content[kind]
-        return entries
-
-    def value(self, entry: Entry, key: str, kind: str, types: tuple[type, ...], expected: str) -> Any:
-        """Raises DataError for a value that is missing or of a type other than `types`, `expected` in words."""
-        if key not in entry:
-            raise DataError(f"{self.place(entry, kind)}: must have '{key}'")
-        if type(entry[key]) not in types:
-            raise DataError(f"{self.place(entry, kind)}: {key} must be {expected}, but is {shorten(entry[key])}")
-        return entry[key]
-
-    def by_id(self, folder: Path) -> dict[Any, Path]:
-        """The file of each image. Raises DataError where two have one id."""
-        paths: dict[Any, Path] = {}
-        for entry in self.entries("images"):
-            if entry["id"] in paths:
-                raise DataError(f"{self.place(entry, 'images')}: two images have this id")
-            paths[entry["id"]] = self.image_path(entry, folder)
-        return paths
-
-    def image_of(self, annotation: Entry, known: Mapping[Any, T]) -> T:
-        """What is known of the image of an annotation. Raises DataError where it has none."""
-        if (number := self.value(annotation, "image_id", "annotations", ID, "a number or text")) not in known:
-            raise DataError(f"{self.place(annotation, 'annotations')}: no image has the id {shorten(number)}")
-        return known[number]
-
-    def image_path(self, entry: Entry, folder: Path) -> Path:
-        """The file of an image. Raises DataError for a path that leaves the folder."""
-        try:
-            return resolve_below(folder, self.value(entry, "file_name", "images", (str,), "text"))
-        except ValueError as error:
-            raise DataError(f"{self.place(entry, 'images')}: {error}") from None
-
-    def place(self, entry: Entry, kind: str) -> str:
-        """The file, line, kind and id of an entry, for a message."""
-        start = self.text.find(f'"{kind}"')
-        ends = [match.start() for other in self.kinds if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
-        end = start + 1 + min(ends, default=len(self.text))
-        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(entry.get("id")))}\s*[,}}]')
-        match = pattern.search(self.text, start, end)
-        line = self.text.count("\n", 0, match.start() if match else max(start, 0)) + 1
-        return f"{self.file}:{line} ({kind} id {shorten(entry.get('id'))})"
-
-
-def shorten(value: object) -> str:
-    """As json has it, on one line."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class CocoBoxes(PhotosWithBoxes):
-    """Photos with the boxes of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test split,
-    since the boxes of its own test split are not public. The classes are the categories of the training json in the
-    order of their ids; crowds are ignored objects."""
+    """Photos with the boxes of a json file for each split, and a folder of images for each; all are below `root`. A
+    split without a json is held out of train. COCO's val is the test split, since the boxes of its own test split are
+    not public. The classes are the categories of the training json in the order of their ids; crowds are ignored
+    objects."""
 
-    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+    def __init__(self, *, train_json: str | None, train_images: str | None, test_json: str | None,
+                 test_images: str | None, val_json: str | None = None, val_images: str | None = None,
                  **keys: Unpack[PhotoBoxKeys]):
         super().__init__(**keys)
-        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+        self.place_keys = {"train": (train_json, train_images), "val": (val_json, val_images),
+                           "test": (test_json, test_images)}
 
     def find_photos(self) -> dict[str, list[PhotoFile]]:
         root = require_root(self.root, "a folder with the json files and images; see data.train_json")
-        photos: dict[str, list[PhotoFile]] = {"val": []}
-        for split, (name, images) in self.places.items():
-            file = Annotations(root / name)
+        photos: dict[str, list[PhotoFile]] = {split: [] for split in SPLITS}
+        for split, place in find_places(root, self.place_keys).items():
+            file = Annotations(place.json)
             if split == "train":
                 categories = sorted(file.entries("categories"), key=lambda entry: category_number(file, entry))
                 self.set_class_names([category_name(file, entry) for entry in categories])
                 self.vocabularies.setdefault("category_ids",
                                              [str(category_number(file, entry)) for entry in categories])
-            photos[split] = self.read_split(file, root / images)
+            photos[split] = self.read_split(file, place.images)
         return photos
 
     def image_id(self, file: str, number: int) -> int | None:
-        """The id of a photo of the test json, None for another one; if that json is not there, its number."""
+        """The id of a photo of the json with the test photos, None for another one; if that json is not there, its
+        number."""
         return self.test_ids.get(Path(file).resolve()) if self.test_ids is not None else number
 
     @cached_property
     def test_ids(self) -> dict[Path, int] | None:
-        name, images = self.places["test"]
-        root = require_root(self.root, "")
-        if not (root / name).is_file():
+        try:
+            places = find_places(require_root(self.root, ""), self.place_keys)
+        except DataError:  # the data may have moved since the run
             return None
-        file = Annotations(root / name)
-        return {file.image_path(entry, root / images).resolve(): entry["id"] for entry in file.entries("images")}
+        place = places.get("test", places["train"])
+        file = Annotations(place.json)
+        return {file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")}
 
     def category_id(self, label: int) -> int:
         """That of the training json; runs of earlier versions do not know it."""
@@ -223,19 +150,20 @@ def snap_to_border(value: float, edge: int) -> float:
 
 
 class CocoCaptions(CaptionedPhotos):
-    """Photos with the captions of `train_json` and `test_json`. All paths are below `root`. COCO's val is the test
-    split."""
+    """Photos with the captions of a json file for each split, as CocoBoxes has them. COCO's val is the test split."""
 
-    def __init__(self, *, train_json: str, train_images: str, test_json: str, test_images: str,
+    def __init__(self, *, train_json: str | None, train_images: str | None, test_json: str | None,
+                 test_images: str | None, val_json: str | None = None, val_images: str | None = None,
                  **keys: Unpack[PhotoCaptionKeys]):
         super().__init__(**keys)
-        self.places = {"train": (train_json, train_images), "test": (test_json, test_images)}
+        self.place_keys = {"train": (train_json, train_images), "val": (val_json, val_images),
+                           "test": (test_json, test_images)}
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
-        splits: dict[str, CaptionsByPhoto] = {"val": {}}
-        for split, (name, images) in self.places.items():
-            file = Annotations(root / name, ("images", "annotations"))
-            paths = file.by_id(root / images)
+        splits: dict[str, CaptionsByPhoto] = {split: {} for split in SPLITS}
+        for split, place in find_places(root, self.place_keys).items():
+            file = Annotations(place.json, ("images", "annotations"))
+            paths = file.by_id(place.images)
             lines = [CaptionLine(f"{file.file} (annotations id {shorten(entry.get('id'))})",
                                  file.image_of(entry, paths),
                                  file.value(entry, "caption", "annotations", (str,), "text"))

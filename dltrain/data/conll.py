@@ -8,6 +8,7 @@ from typing import Unpack
 
 from dltrain.data.datamodule import require_root
 from dltrain.data.sequences import SequenceKeys, Tokenizer, word_vocabulary
+from dltrain.data.splits import hold_out_of_texts
 from dltrain.data.tagging import TaggedSequences, TaggedSymbols
 from dltrain.data.texts import find_split_files, read_text
 from dltrain.errors import DataError
@@ -16,10 +17,10 @@ NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two
 
 
 class Conll(TaggedSequences):
-    """Sentences with a tag per word. `root` is a folder with a train, a dev or val, and a test file. A line is a word,
-    its columns separated by tabs (or by blanks if the line has no tab); an empty line ends a sentence. CoNLL-U has the
-    word in column 2 and the universal tag in column 4, CoNLL-2003 the word in column 1 and the tag in column 4. Columns
-    count from 1."""
+    """Sentences with a tag per word. `root` is a folder with a train, a dev or val, and a test file; without one of the
+    latter, sentences are held out of train. A line is a word, its columns separated by tabs (or by blanks if the line
+    has no tab); an empty line ends a sentence. CoNLL-U has the word in column 2 and the universal tag in column 4,
+    CoNLL-2003 the word in column 1 and the tag in column 4. Columns count from 1."""
 
     def __init__(self, *, root: str | None, encoding: str, word_column: int, tag_column: int, lower: bool,
                  min_count: int, vocab_size: int | None = None, num_classes: int | None = None,
@@ -30,10 +31,12 @@ class Conll(TaggedSequences):
         self.lower, self.min_count = lower, min_count
 
     def read_samples(self) -> dict[str, list[TaggedSymbols]]:
-        root = require_root(self.root, "a folder with a train, a dev and a test file in the columns of CoNLL")
+        root = require_root(self.root, "a folder with a train file, as train.txt, in the columns of CoNLL")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
-        return {split: self.read_sentences(file) for split, file in find_split_files(root).items()}
+        splits = {split: self.read_sentences(file) for split, file in find_split_files(root).items()}
+        self.held_out = hold_out_of_texts(splits, "sentences")
+        return splits
 
     def read_sentences(self, file: Path) -> list[TaggedSymbols]:
         sentences: list[TaggedSymbols] = []

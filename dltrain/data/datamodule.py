@@ -33,7 +33,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
 
     After `load`, `class_names` has num_classes entries where there are classes. `vocabularies` maps a name, as source
     and target, to the list of the symbols of such texts; vocabularies that are set before `load` are kept. `left_out`
-    maps a reason to the files or lines that are left out for it.
+    maps a reason to the files or lines that are left out for it. `held_out` names the splits that own files do not name
+    and that are held out of train.
 
     `on_leak`: what `settle_leaks` does with samples that two splits share: warn, drop or refuse. `on_bad`: whether a
     photo that cannot be decoded is a reason to stop, or to skip it."""
@@ -50,6 +51,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         self.class_names: list[str] = []
         self.vocabularies: dict[str, list[str]] = {}
         self.left_out: dict[str, list[str]] = {}
+        self.held_out: list[str] = []
         self.leaks: list[str] = []  # a line for each two splits that share samples, on which evaluation says too much
         self.damaged_exif: list[str] = []  # photos that are taken as upright because nobody knows how they are turned
 
@@ -143,6 +145,10 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, H, W) uint8, up to `at_most` images of the training split, for the statistics of normalisation."""
         raise NotImplementedError
+
+    def training_boxes(self) -> Tensor:
+        """(N, 4) of the training boxes: width and height, and those of the image, in pixels, for model.anchors=auto."""
+        raise DataError(f"model.anchors=auto: {type(self).__name__} has no training_boxes; set model.anchor_boxes")
 
     def write_samples(self, folder: Path) -> str:
         """Writes test samples into `folder` to try `predict` on. Returns the arguments to type after run=."""

@@ -17,7 +17,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_clas
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out_missing
 from dltrain.image_files import Header, ImageSource
 
 Target = dict[str, Tensor]
@@ -75,6 +75,7 @@ class PhotoBoxKeys(DataKeys):
     image_px: int
     num_classes: int | None
     val_share: float
+    test_share: NotRequired[float | None]
     bad_boxes: str
     box_coordinates: NotRequired[str]
     num_workers: int
@@ -82,8 +83,10 @@ class PhotoBoxKeys(DataKeys):
 
 
 class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
-    """Photos with boxes from files. A subclass implements `find_photos`. If there are no photos for validation,
-    `val_share` of the training photos is held out. Ignored objects are not trained on and do not count in evaluation.
+    """Photos with boxes from files. A subclass implements `find_photos`. Where the files name no test photos,
+    `test_share` of the training photos is held out, and likewise `val_share` for validation. `test_share` is None in
+    runs of versions that held out none, and for published sets whose val is the test split. Ignored objects are not
+    trained on and do not count in evaluation.
 
     `bad_boxes`: refuse (with file and line) or repair a box without area or partly outside of its photo. A repaired box
     is cut at the border, or dropped if no area is left, and counted. `box_coordinates`: upright, or raw where the boxes
@@ -96,17 +99,18 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     def __init__(self, *, root: str | None, channels: int, image_px: int, num_classes: int | None, val_share: float,
                  bad_boxes: str, num_workers: int, group_by_shape: bool, box_coordinates: str = "upright",
-                 **keys: Unpack[DataKeys]):
+                 test_share: float | None = None, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
         self.box_coordinates = box_coordinates
         self.root, self.channels, self.num_classes = root, channels, num_classes
-        self.val_share, self.bad_boxes, self.num_workers = val_share, bad_boxes, num_workers
+        self.val_share, self.test_share = val_share, test_share
+        self.bad_boxes, self.num_workers = bad_boxes, num_workers
         self.group_by_shape = group_by_shape
         self.photos: dict[str, list[Photo]] = {}
         self.num_repaired = {"clipped": 0, "dropped": 0}
 
     def find_photos(self) -> dict[str, list[PhotoFile]]:
-        """The photos of each split; those of val are an empty list if the files name none. Must call
+        """The photos of each split; those of val, or of test, are an empty list if the files name none. Must call
         `set_class_names`."""
         raise NotImplementedError
 
@@ -117,8 +121,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
 
     def load(self) -> None:
         files = self.find_photos()
-        if not files["val"]:
-            files["train"], files["val"] = hold_out(files["train"], self.val_share, "val", "photos", "voc")
+        self.held_out = hold_out_missing(files, {"test": self.test_share, "val": self.val_share}, "photos",
+                                         {"test": ("test", "boxes"), "val": ("voc",)})
         files = settle_photos(self, files, attrgetter("image"))
         self.photos = {split: [file.read() for file in files[split]] for split in SPLITS}
 
@@ -189,6 +193,13 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""
         return read_central_squares([photo.image for photo in self.photos["train"][:200]], self.channels)
+
+    def training_boxes(self) -> Tensor:
+        boxes = [photo.boxes[~photo.ignored] for photo in self.photos["train"]]
+        images = [torch.tensor(photo.size).expand(len(kept), 2) for photo, kept in
+                  zip(self.photos["train"], boxes, strict=True)]
+        return torch.cat([torch.cat([kept[:, 2:] - kept[:, :2], size], 1) for kept, size in
+                          zip(boxes, images, strict=True)])
 
     def read_input(self, source: ImageSource) -> Tensor:
         return read_image(source, self.channels)

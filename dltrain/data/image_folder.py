@@ -63,6 +63,7 @@ class ImageFolder(LabelledImages):
                 cuts = [hold_out(paths, self.shares[split], split, f"images of class {name}", split, label)
                          for label, (name, paths) in enumerate(zip(self.class_names, by_split["train"], strict=True))]
                 by_split["train"], by_split[split] = [kept for kept, _ in cuts], [held for _, held in cuts]
+                self.held_out.append(split)
         samples = settle_photos(self, {split: [(path, label) for label, paths in enumerate(by_split[split])
                                                for path in paths] for split in SPLITS}, itemgetter(0))
         for split in SPLITS:

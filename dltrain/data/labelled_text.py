@@ -9,7 +9,7 @@ from typing import Unpack
 from dltrain.data.datamodule import require_root
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
-from dltrain.data.splits import SPLIT_NAMES, split_randomly
+from dltrain.data.splits import SPLIT_NAMES, hold_out_of_texts, split_randomly
 from dltrain.data.texts import find_split_files, read_lines
 from dltrain.errors import DataError
 from dltrain.image_files import is_hidden
@@ -19,8 +19,9 @@ HEADERS = {f"{label}\t{text}" for label in ("label", "class", "category", "targe
 
 class LabelledTextFiles(LabelledTexts):
     """Labelled texts from `root`: a folder with a file for each label, a text per line (the label is the file's name);
-    a file of `label<TAB>text` lines; or a folder with such a file for each of train, val and test. Without files for
-    the splits, 80 % of each label are for training, 10 % for validation and 10 % for the test."""
+    a file of `label<TAB>text` lines; or a folder with such a file for each of train, val and test, of which val and
+    test are held out of train if they are not there. Without files for the splits, 80 % of each label are for training,
+    10 % for validation and 10 % for the test."""
 
     def __init__(self, *, root: str | None, encoding: str, words: bool, lower: bool, min_count: int, max_length: int,
                  features: None = None, vocab_size: int | None = None, num_classes: int | None = None,
@@ -31,14 +32,18 @@ class LabelledTextFiles(LabelledTexts):
     def texts(self) -> dict[str, list[TextAndLabel]]:
         root = require_root(self.root, "a folder with a text file for each label, or a file of label<TAB>text lines")
         if root.is_file():
+            self.held_out = ["test", "val"]
             return split_by_label(self.read_labelled_lines(root))
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         files = sorted(file for file in root.iterdir() if file.is_file() and not is_hidden(file.name))
         named = {split for file in files for split, names in SPLIT_NAMES.items() for name in names
                  if name in re.split(r"[^a-z]+", file.stem.lower())}
-        if "train" in named and len(named) > 1:  # a label may be called train too
-            return {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+        if "train" in named and (len(named) > 1 or len(files) == 1):  # a label may be called train too
+            splits = {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+            self.held_out = hold_out_of_texts(splits, "texts")
+            return splits
+        self.held_out = ["test", "val"]
         files = self.leave_out_read_me(files)
         if len(files) < 2:
             raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")

@@ -7,7 +7,7 @@ from typing import Unpack
 
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
-from dltrain.data.splits import hold_out, split_of
+from dltrain.data.splits import split_of
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
 from dltrain.image_files import by_stem, list_images, no_image, scan_images
@@ -15,12 +15,12 @@ from dltrain.image_files import by_stem, list_images, no_image, scan_images
 
 class MaskFolder(PhotosWithMasks):
     """A person's own photos and masks: root/images/*, root/masks/*.png of the same names, and root/classes.txt with the
-    name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt, or
-    random: `test_share` of all photos is the test split."""
+    name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt. Those
+    without a list are held out of train, or of all photos if there are no lists: `test_share` and then `val_share`."""
 
     def __init__(self, *, test_share: float, **keys: Unpack[MaskKeys]):
         super().__init__(**keys)
-        self.test_share = test_share
+        self.shares["test"] = test_share
 
     def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
         classes = root / "classes.txt"
@@ -36,11 +36,9 @@ class MaskFolder(PhotosWithMasks):
             self.leave_out(reason, files)
         lists = {split: file for file in sorted(root.glob("*.txt")) if (split := split_of(file.stem))}
         if not lists:
-            train, test = hold_out(list(pairs.values()), self.test_share, "test", "images", "test", "masks")
-            return {"train": train, "val": [], "test": test}
-        if not {"train", "test"} <= {*lists}:
-            raise DataError(f"{root}: has {', '.join(f'{split}.txt' for split in lists)}, but needs both train.txt and "
-                            "test.txt")
+            return {"train": [*pairs.values()], "val": [], "test": []}
+        if "train" not in lists:
+            raise DataError(f"{root}: has {', '.join(file.name for file in lists.values())}, but no train.txt")
         splits: dict[str, list[MaskPair]] = {split: [] for split in SPLITS}
         for split, file in lists.items():
             for name in read_names(file):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-from dltrain.data.datamodule import SPLITS, require_root
-from dltrain.data.splits import split_randomly
+from dltrain.data.datamodule import require_root
+from dltrain.data.splits import hold_out_of_texts, split_randomly
 from dltrain.data.texts import find_split_files, read_lines, read_text
 from dltrain.data.translation import PairKeys, TextPair, TextPairs
 from dltrain.errors import DataError
@@ -14,7 +14,8 @@ from dltrain.errors import DataError
 
 class PairFiles(TextPairs):
     """Pairs from `root`: a file of `source<TAB>target` lines, which is split 80 : 10 : 10; a folder with such a file
-    for each of train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de."""
+    for each of train, val and test; or, with `languages`, a folder of parallel files as train.en and train.de. In a
+    folder, val and test are held out of train if they have no file."""
 
     def __init__(self, *, root: str | None, languages: list[str] | None, encoding: str, num_train: int | None,
                  **keys: Unpack[PairKeys]):
@@ -31,13 +32,21 @@ class PairFiles(TextPairs):
 
     def read_splits(self, root: Path) -> dict[str, list[TextPair]]:
         if root.is_file():
+            self.held_out = ["test", "val"]
             return split_randomly(self.read_pairs(root))
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         if self.languages is None:
-            return {split: self.read_pairs(file) for split, file in find_split_files(root).items()}
-        sources, targets = (find_split_files(root, [f".{language}"]) for language in self.languages)
-        return {split: self.read_parallel(sources[split], targets[split]) for split in SPLITS}
+            splits = {split: self.read_pairs(file) for split, file in find_split_files(root).items()}
+        else:
+            sources, targets = (find_split_files(root, [f".{language}"]) for language in self.languages)
+            if sources.keys() != targets.keys():
+                (split, *_) = sources.keys() ^ targets.keys()
+                raise DataError(f"data.root={root}: {(sources | targets)[split].name} must have a file in the other "
+                                f"language, {' and '.join(self.languages)}")
+            splits = {split: self.read_parallel(sources[split], targets[split]) for split in sources}
+        self.held_out = hold_out_of_texts(splits, "pairs")
+        return splits
 
     def read_pairs(self, file: Path) -> list[TextPair]:
         pairs = []

@@ -154,6 +154,10 @@ class SceneBoxes(DataModule[DetectionBatch, Tensor]):
     def training_pixels(self, at_most: int) -> Tensor:
         return self.images["train"][:at_most]
 
+    def training_boxes(self) -> Tensor:
+        boxes = torch.cat([target["boxes"] for target in self.targets["train"]])
+        return torch.cat([boxes[:, 2:] - boxes[:, :2], torch.full_like(boxes[:, :2], self.scenes.px)], 1)
+
     def read_input(self, source: ImageSource) -> Tensor:
         return read_image(source, self.channels)
 

@@ -28,7 +28,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_clas
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, join_faults, read_central_squares, read_image
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out_missing
 from dltrain.errors import DataError
 from dltrain.image_files import ImageSource, read_header
 
@@ -55,7 +55,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     """Photos with masks from files. A subclass implements `find_pairs`. Photos whose long side is above `image_px` are
     scaled to it; then all are padded below and on the right to the largest one's size, with pixels that are not scored.
 
-    `val_share`: fraction of the training photos held out for validation, if `find_pairs` finds none for it.
+    `val_share`: fraction of the training photos held out for validation, if `find_pairs` finds none for it. `shares`:
+    the fractions of all splits that may be held out.
     `mask_values`: the value of each class in the masks, in the order of the classes; None for 0, 1, 2 and so on.
     `ignored_value`: a further mask value that is read as IGNORED_PIXEL."""
 
@@ -69,14 +70,14 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         super().__init__(**keys)
         self.mask_values = mask_values
         self.root, self.channels, self.image_px, self.num_classes = root, channels, image_px, num_classes
-        self.val_share, self.num_workers = val_share, num_workers
+        self.shares, self.num_workers = {"val": val_share}, num_workers
         self.pairs: dict[str, list[MaskPair]] = {}
         self.padded_size = (0, 0)  # height and width of every image of a batch
         self.absent: list[str] = []  # classes without a pixel in the training masks
 
     def find_pairs(self, root: Path) -> dict[str, list[MaskPair]]:
-        """Sets `class_names` and returns the pairs of each split; that of val is empty if a share of train is to be
-        held out."""
+        """Sets `class_names` and returns the pairs of each split; that of val, or of test, is empty if a share of train
+        is to be held out."""
         raise NotImplementedError
 
     def load(self) -> None:
@@ -84,9 +85,8 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
         self.pairs = self.find_pairs(root)
-        if not self.pairs["val"]:
-            self.pairs["train"], self.pairs["val"] = hold_out(self.pairs["train"], self.val_share, "val", "images",
-                                                              "val", "masks")
+        self.held_out = hold_out_missing(self.pairs, self.shares, "images",
+                                         {"test": ("test", "masks"), "val": ("val", "masks")})
         check_num_classes(self.num_classes, self.class_names, self.root)
         self.table = self.build_table()
         self.pairs = settle_photos(self, self.pairs, attrgetter("image"))

@@ -36,10 +36,11 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
     def load(self) -> None:
         self.labelled = self.settle_leaks(self.texts(), itemgetter(0), lambda sample: sample[0][:60])
         train = self.labelled["train"]
+        own = [sample for split in ("train", *self.held_out) for sample in self.labelled[split]]
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.tokenizer.vocabulary([text for text, _ in train])
         owner = "run" if "labels" in self.vocabularies else "training split"
-        self.class_names = self.vocabularies.setdefault("labels", sorted({label for _, label in train}))
+        self.class_names = self.vocabularies.setdefault("labels", sorted({label for _, label in own}))
         if len(self.class_names) < 2:
             raise DataError(f"the training split must have at least two labels, but has {self.class_names}")
         labels = {name: label for label, name in enumerate(self.class_names)}

@@ -3,7 +3,7 @@ runs can be compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,6 +55,27 @@ def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,
         raise DataError(f"{len(samples)} {noun} are too few to hold out a {split} split")
     order = torch.randperm(len(samples), generator=generator("split", *purpose)).tolist()
     return [samples[i] for i in sorted(order[count:])], [samples[i] for i in sorted(order[:count])]
+
+
+def hold_out_missing(splits: dict[str, list[SampleT]], shares: Mapping[str, float | None], noun: str,
+                     purposes: Mapping[str, tuple[int | str, ...]]) -> list[str]:
+    """The rule of every data set of own files: a split that the files name is that split, and one that they do not name
+    is held out of train, first the test split and then val. Fills those of `splits` that are empty, in place.
+
+    `shares`: the fraction of each split that is held out, None for one that must be there. `purposes`: names the random
+    permutation of each. Returns the names of those that were held out, for `DataModule.held_out`."""
+    held_out = []
+    for split in ("test", "val"):
+        share = shares.get(split)
+        if share is not None and not splits.get(split):
+            splits["train"], splits[split] = hold_out(splits["train"], share, split, noun, *purposes[split])
+            held_out.append(split)
+    return held_out
+
+
+def hold_out_of_texts(splits: dict[str, list[SampleT]], noun: str) -> list[str]:
+    """The same for texts, of which a tenth is held out for each split."""
+    return hold_out_missing(splits, {"test": 0.1, "val": 0.1}, noun, {"test": ("test", noun), "val": ("val", noun)})
 
 
 def split_randomly(samples: Sequence[SampleT], labels: Sequence[str] | None = None) -> dict[str, list[SampleT]]:

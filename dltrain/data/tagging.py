@@ -59,8 +59,8 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
         if "text" not in self.vocabularies:
             self.vocabularies["text"] = self.build_vocabulary(splits["train"])
         owner = "run" if "labels" in self.vocabularies else "training split"
-        self.class_names = self.vocabularies.setdefault(
-            "labels", sorted({tag for _, tags in splits["train"] for tag in tags}))
+        own = [sample for split in ("train", *self.held_out) for sample in splits[split]]
+        self.class_names = self.vocabularies.setdefault("labels", sorted({tag for _, tags in own for tag in tags}))
         labels = {name: label for label, name in enumerate(self.class_names)}
         indices = index_symbols(self.vocabularies["text"])
         for split in SPLITS:

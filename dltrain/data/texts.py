@@ -101,17 +101,18 @@ def find_text_files(root: Path) -> list[Path]:
 
 def find_split_files(root: Path, suffixes: Sequence[str] = ()) -> dict[str, Path]:
     """Finds the file of each split in a folder: train, val (dev, valid) or test is a word of its name, and it ends in
-    one of `suffixes`, if any. Raises DataError where a split has no file or several."""
-    files = {}
+    one of `suffixes`, if any. Raises DataError where train has no file or a split has several."""
+    files: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         matches = [file for file in sorted(root.iterdir()) if file.is_file()
                    and any(name in re.split(r"[^a-z]+", file.stem.lower()) for name in names)
                    and (not suffixes or file.name.endswith(tuple(suffixes)))]
-        if len(matches) != 1:
+        if len(matches) > 1 or (split == "train" and not matches):
             ending = f", ending in {' or '.join(suffixes)}" if suffixes else ""
             raise DataError(f"data.root={root}: must have one {split} file ({' or '.join(names)} in its name{ending}), "
                             f"but has {', '.join(file.name for file in matches[:4]) or 'none'}")
-        files[split] = matches[0]
+        if matches:
+            files[split] = matches[0]
     return files
 
 

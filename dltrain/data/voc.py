@@ -1,6 +1,6 @@
 """PASCAL VOC (M. Everingham et al., 2010), its boxes and its masks, and photos of a person's own in its layout:
-Annotations/*.xml, JPEGImages/ and ImageSets/Main/{train,val,test}.txt. A photo has the name of its annotation; file
-names and paths inside the annotation are not read.
+Annotations/*.xml, JPEGImages/ and ImageSets/Main/{train,val,test}.txt; or with xml files in its form in any folders
+(annotated_photos.py). A photo has the name of its annotation; file names and paths inside the annotation are not read.
 
 A VOC box counts pixels from 1 and includes its last one: [xmin, xmax] there is (xmin - 1, xmax) here.
 """
@@ -8,6 +8,7 @@ A VOC box counts pixels from 1 and includes its last one: [xmin, xmax] there is 
 from __future__ import annotations
 
 import math
+import re
 import xml.parsers.expat
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,18 @@ from typing import NamedTuple, Unpack
 
 import torchvision.datasets
 
+from dltrain.data.annotated_photos import AnnotatedPhoto, find_annotated_photos
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
 from dltrain.data.download import download_dataset
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, list_images, no_image, read_header, readable
+from dltrain.image_files import by_stem, exists, list_images, no_image, read_header, readable
 
+CLASS_FLAG = re.compile(r"\s+-?[01]$")  # in the lists of one class: whether the photo has it
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
+LAYOUT = "Annotations, JPEGImages and ImageSets/Main, or photos with an xml each"
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
            "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 
@@ -47,10 +50,11 @@ class Element(NamedTuple):
 
 
 class VocBoxes(PhotosWithBoxes):
-    """Photos with boxes in the layout of PASCAL VOC. `root` is the folder with JPEGImages, Annotations and ImageSets,
-    or one that contains a single such folder. Its classes.txt, a name per line, lists the classes; without it they are
-    those of the training split, sorted. `train_list`: the file in ImageSets/Main that lists the training photos.
-    `year`: of the official set, which is downloaded below `root` if it is not there and `download` allows it."""
+    """Photos with boxes in the form of PASCAL VOC. `root` is the folder with JPEGImages, Annotations and ImageSets, or
+    one that contains a single such folder, or any folder of photos with an xml each, whose splits are folders named
+    train, val and test. Its classes.txt, a name per line, lists the classes; without it they are those of the training
+    photos, sorted. `train_list`: the file in ImageSets/Main that lists the training photos. `year`: of the official
+    set, which is downloaded below `root` if it is not there and `download` allows it."""
 
     def __init__(self, *, train_list: str = "train", year: str | None = None, download: bool = False,
                  **keys: Unpack[PhotoBoxKeys]):
@@ -59,25 +63,40 @@ class VocBoxes(PhotosWithBoxes):
 
     def find_photos(self) -> dict[str, list[PhotoFile]]:
         root = self.find_root()
-        lists = {split: self.read_list(root, split) for split in SPLITS}
-        if not lists["train"] or not lists["test"]:
-            raise DataError(f"{root}/ImageSets/Main: must have {self.train_list}.txt and test.txt (or val.txt)")
-        trees = {split: [(name, read_xml(root / "Annotations" / f"{name}.xml")) for name in names]
-                 for split, names in lists.items()}
+        is_listed = (root / "ImageSets/Main").is_dir()
+        splits = self.read_lists(root) if is_listed else self.read_folders(root)
+        trees = {photo: read_xml(photo.annotation) for split in SPLITS for photo in splits[split]}
+        for photo in trees:
+            if not exists(photo.image):
+                raise DataError(f"{photo.annotation}: {no_image(photo.image)}")
         classes_file = root / "classes.txt"
         if classes_file.is_file():
             self.set_class_names([line.strip() for _, line in read_lines(classes_file)])
         else:
-            self.set_class_names(sorted({child.text("name") or "" for _, tree in trees["train"]
-                                         for child in tree.children if child.name == "object"}))
-        images = by_stem(list_images(root / "JPEGImages"))
+            self.set_class_names(sorted({child.text("name") or "" for photo in splits["train"]
+                                         for child in trees[photo].children if child.name == "object"}))
+        return {split: [PhotoFile(photo.image, partial(self.read_photo, photo, trees[photo]))
+                        for photo in splits[split]] for split in SPLITS}
+
+    def read_folders(self, root: Path) -> dict[str, list[AnnotatedPhoto]]:
+        splits, left_out = find_annotated_photos(root)
+        for reason, files in left_out.items():
+            self.leave_out(reason, files)
+        return splits
+
+    def read_lists(self, root: Path) -> dict[str, list[AnnotatedPhoto]]:
+        """The photos that the lists in ImageSets/Main name. A photo that does not exist is named with its suffix."""
+        lists = {split: self.read_list(root, split) for split in SPLITS}
+        if not lists["train"] or (not lists["test"] and self.test_share is None):
+            raise DataError(f"{root}/ImageSets/Main: must have {self.train_list}.txt"
+                            f"{' and test.txt (or val.txt)' if self.test_share is None else ''}")
+        photos = root / "JPEGImages"
+        images = by_stem(list_images(photos) if photos.is_dir() else [])
         listed = {name for names in lists.values() for name in names}
         self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
-        if missing := next((name for split in SPLITS for name, _ in trees[split] if name not in images), None):
-            raise DataError(f"{root}/Annotations/{missing}.xml: {no_image(root / f'JPEGImages/{missing}.jpg')}")
-        return {split: [PhotoFile(images[name], partial(self.read_photo, root / f"Annotations/{name}.xml", tree,
-                                                        images[name])) for name, tree in trees[split]]
-                for split in SPLITS}
+        return {split: [AnnotatedPhoto(images.get(name, photos / f"{name}.jpg"),
+                                       root / "Annotations" / f"{name}.xml") for name in names]
+                for split, names in lists.items()}
 
     def find_root(self) -> Path:
         root = require_root(self.root, f"a folder with {LAYOUT}")
@@ -86,24 +105,25 @@ class VocBoxes(PhotosWithBoxes):
                 for image_set in ("trainval", "test") if self.year == "2007" else ("trainval",):
                     fetch("VOCDetection", root, self.year, image_set, self.download)
             root = root / f"VOCdevkit/VOC{self.year}"
-        for folder in [root, *(sorted(root.iterdir()) if root.is_dir() else [])]:
-            if (folder / "Annotations").is_dir() and (folder / "ImageSets/Main").is_dir():
-                return folder
-        raise DataError(f"data.root={root}: no folder with {LAYOUT}")
+        if not root.is_dir():
+            raise DataError(f"data.root={root}: no such folder; it must have {LAYOUT}")
+        return next((folder for folder in [root, *sorted(root.iterdir())] if (folder / "Annotations").is_dir()
+                     and (folder / "ImageSets/Main").is_dir()), root)
 
     def read_list(self, root: Path, split: str) -> list[str]:
-        """Reads the names of a split. Without a test list val is the test split, and a share of train is held out for
-        val."""
+        """Reads the names of a split, none for val where trainval is trained on. Without a test list and without a
+        `test_share`, val is the test split."""
         lists = root / "ImageSets/Main"
-        has_test = (lists / "test.txt").is_file()
+        has_test = (lists / "test.txt").is_file() or self.test_share is not None
         if not has_test and self.train_list == "trainval":
             raise DataError(f"{lists}: no test.txt, so val is the test split: data.train_list must be train")
         name = {"train": self.train_list, "val": "val" if has_test and self.train_list == "train" else "",
                 "test": "test" if has_test else "val"}[split]
         file = lists / f"{name}.txt"
-        return [line.split()[0] for line in read_names(file)] if file.is_file() else []
+        return [CLASS_FLAG.sub("", line) for line in read_names(file)] if file.is_file() else []
 
-    def read_photo(self, file: Path, tree: Element, image: Path) -> Photo:
+    def read_photo(self, photo: AnnotatedPhoto, tree: Element) -> Photo:
+        image, file = photo
         header, stated = read_header(image), tree.find("size")
         try:
             size = self.annotated_size(header, stated_size(stated), image.name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -57,13 +58,25 @@ class Pyramid(nn.Module):
         return merged
 
 
+def fixed_sizes(levels: Sequence[Sequence[Sequence[float]]]) -> AnchorGenerator:
+    """Anchors of these sizes (width, height) at every position of each map."""
+    count = len(levels[0])
+    generator = AnchorGenerator(((1,) * count,) * len(levels), ((1.0,),) * len(levels))
+    halves = [torch.tensor([list(size) for size in level]).float() / 2 for level in levels]
+    generator.cell_anchors = [torch.cat([-half, half], 1) for half in halves]
+    return generator
+
+
 class FasterRCNN(nn.Module):
     """`anchor_px`: sides of the square anchors, each also in the `ratios` height : width; with `pyramid` one side for
-    each of its five maps. `short_px`: images are scaled so that their short side has this many pixels and their long
+    each of its five maps. `anchor_boxes`: as many sizes [width, height] in their place, by increasing area, of which
+    each map of a pyramid gets as many; with `anchors=auto` they are found from the training boxes (anchors.py) before
+    the model is built. `short_px`: images are scaled so that their short side has this many pixels and their long
     side at most `long_px`. `rpn_candidates` and `test_candidates`: how many of the best anchors of a map go into
     non-maximum suppression, of which `rpn_proposals` and `test_proposals` are kept; None for twice as many as those.
 
-    Raises ValueError for a pyramid with another number of anchor sides, and with roi_pool=pool."""
+    Raises ValueError for a pyramid with another number of anchor sides, and with roi_pool=pool; for sizes that are not
+    as many as anchor_px times ratios; and for anchors=auto without them."""
 
     losses = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
@@ -71,7 +84,8 @@ class FasterRCNN(nn.Module):
                  short_px: int, long_px: int, hidden: int, pyramid: bool = False, roi_pool: str = "align",
                  rpn_batch: int = 256, rpn_proposals: int = 2000, test_proposals: int = 300, roi_batch: int = 128,
                  roi_foreground: float = 0.25, score_threshold: float = 0.05, nms: float = 0.5,
-                 rpn_candidates: int | None = None, test_candidates: int | None = None):
+                 rpn_candidates: int | None = None, test_candidates: int | None = None, anchors: str = "fixed",
+                 anchor_boxes: Sequence[Sequence[float]] | None = None):
         super().__init__()
         remove_head(backbone)
         levels, sides = ["0"], [tuple(anchor_px)]
@@ -80,12 +94,22 @@ class FasterRCNN(nn.Module):
             if len(sides) != PYRAMID_LEVELS + 1:
                 raise ValueError(f"anchor_px must have {PYRAMID_LEVELS + 1} sides, one for each map of the pyramid, "
                                  f"but is {list(anchor_px)}")
+        generator = AnchorGenerator(tuple(sides), (tuple(ratios),) * len(sides))
+        if anchor_boxes is not None:
+            if len(anchor_boxes) != len(anchor_px) * len(ratios) or not all(
+                    len(size) == 2 and min(size) > 0 for size in anchor_boxes):
+                raise ValueError(f"anchor_boxes must be {len(anchor_px) * len(ratios)} sizes [width, height] above 0, "
+                                 f"as many as anchor_px times ratios, but is {[*map(list, anchor_boxes)]}")
+            of_map = len(anchor_boxes) // len(sides)
+            generator = fixed_sizes([anchor_boxes[i * of_map : (i + 1) * of_map] for i in range(len(sides))])
+        elif anchors == "auto":
+            raise ValueError("anchors=auto needs the training boxes, which are not read here; set anchor_boxes")
         stride = output_stride(backbone)
         body = Pyramid(backbone) if pyramid else OneMap(backbone)
         head, predictor = region_head(body.out_channels, hidden, num_classes)
         self.net = TorchvisionFasterRCNN(
             body, None, min_size=short_px, max_size=long_px, image_mean=[0.0], image_std=[1.0],
-            rpn_anchor_generator=AnchorGenerator(tuple(sides), (tuple(ratios),) * len(sides)),
+            rpn_anchor_generator=generator,
             rpn_pre_nms_top_n_train=rpn_candidates or 2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
             rpn_pre_nms_top_n_test=test_candidates or 2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,
             rpn_batch_size_per_image=rpn_batch, box_roi_pool=region_pool("align", levels, stride), box_head=head,
