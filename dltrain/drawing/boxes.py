@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from dltrain.drawing.fonts import font_file
+from dltrain.drawing.fonts import font_for
 from dltrain.drawing.images import enlarge
 
 SIDE_PX = 256  # the longer side of the picture has at least so many pixels
@@ -22,6 +22,11 @@ def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, texts: Sequence[str
         return picture
     scaled = boxes.cpu() * (picture.shape[2] / image.shape[2])
     colours = [COLOURS[label % len(COLOURS)] for label in labels.tolist()]
-    return draw_bounding_boxes(picture, scaled, None if texts is None else list(texts), list(colours), width=2,
-                               font=font_file(), font_size=13, label_colors="black",
-                               label_background_colors=list(colours), fill_labels=True)
+    fonts = [font_for(text) for text in texts or [""] * len(boxes)]
+    for font in dict.fromkeys(fonts):
+        chosen = [number for number, other in enumerate(fonts) if other == font]
+        shades = [colours[number] for number in chosen]
+        picture = draw_bounding_boxes(picture, scaled[chosen], None if texts is None else [texts[n] for n in chosen],
+                                      shades, width=2, font=font, font_size=13, label_colors="black",
+                                      label_background_colors=list(shades), fill_labels=True)
+    return picture

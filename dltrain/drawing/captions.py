@@ -22,16 +22,23 @@ DIMMED = 0.25  # brightness of a place without attention
 def draw_caption(image: Tensor, sentences: Sequence[str], references: Sequence[str] = (), least_px: int = SIDE_PX
                  ) -> Tensor:
     """The image (C, H, W) uint8 above the sentences in black and the references in grey: (3, H', W') uint8."""
-    photo, font = to_pil_image(enlarge(image, least_px)), load_font(11)
-    letters = int(photo.width / font.getlength("e"))
-    lines = [(line, "black") for sentence in sentences for line in textwrap.wrap(sentence or "(empty)", letters)]
-    lines += [(line, "gray") for sentence in references for line in textwrap.wrap(sentence, letters)]
+    photo = to_pil_image(enlarge(image, least_px))
+    coloured = [(sentence or "(empty)", "black") for sentence in sentences] + [(text, "gray") for text in references]
+    lines = [(line, colour, load_font(11, sentence)) for sentence, colour in coloured
+             for line in wrap(sentence, photo.width)]
     sheet = Image.new("RGB", (photo.width, photo.height + LINE_PX * len(lines) + 6), "white")
     sheet.paste(photo)
     pen = ImageDraw.Draw(sheet)
-    for row, (line, colour) in enumerate(lines):
+    for row, (line, colour, font) in enumerate(lines):
         pen.text((2, photo.height + 2 + LINE_PX * row), line, colour, font)
     return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
+
+
+def wrap(sentence: str, width_px: int) -> list[str]:
+    """The lines of a sentence, by the width of "e" or of its widest letter beyond ASCII."""
+    font = load_font(11, sentence)
+    widest = max(font.getlength(letter) for letter in ("e", *sentence) if letter == "e" or not letter.isascii())
+    return textwrap.wrap(sentence, max(1, int(width_px / widest)))
 
 
 def draw_attention(image: Tensor, words: Sequence[str], weights: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dltrain.drawing.fonts import family_names
 
 MOST_LABELLED = 30  # classes; with more, cells have no numbers and axes no names
 CELL_INCHES, DPI = 0.42, 90
@@ -29,12 +32,15 @@ def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
     title = f"{int(counts.trace())} of {int(counts.sum())} correct"
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if labelled:
-        axes.set_xticks(range(k), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axes.set_yticks(range(k), names)
+        families = family_names(names)
+        axes.set_xticks(range(k), names, rotation=90 if max(map(len, names)) > 3 else 0, fontfamily=families)
+        axes.set_yticks(range(k), names, fontfamily=families)
         for row, column in zip(*counts.nonzero(), strict=True):
             ink = "white" if strength[row, column] > 0.6 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=ink, fontsize=9)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said by font_for
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -62,10 +62,10 @@ def compare_masks(samples: Sequence[tuple[Tensor, Tensor, Tensor]], names: Seque
 
 def draw_legend(classes: Sequence[int], names: Sequence[str], width: int) -> Tensor:
     """(3, h, width) uint8: a coloured square and the name of each class, on as many lines as needed."""
-    font, palette = load_font(12), voc_palette()
+    palette = voc_palette()
     places, x, y = [], 6, 4
     for number in classes:
-        length = int(font.getlength(names[number])) + 30
+        length = int(load_font(12, names[number]).getlength(names[number])) + 30
         if x + length > width and x > 6:
             x, y = 6, y + LEGEND_LINE_PX
         places.append((x, y, number))
@@ -74,7 +74,7 @@ def draw_legend(classes: Sequence[int], names: Sequence[str], width: int) -> Ten
     pen = ImageDraw.Draw(sheet)
     for x, y, number in places:
         pen.rectangle((x, y, x + SQUARE_PX, y + SQUARE_PX), fill=tuple(palette[number].tolist()), outline="gray")
-        pen.text((x + SQUARE_PX + 5, y - 2), names[number], "black", font)
+        pen.text((x + SQUARE_PX + 5, y - 2), names[number], "black", load_font(12, names[number]))
     return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
 
 
