@@ -169,8 +169,8 @@ def test_it_goes_through_every_verb(dltrain, tmp_path):
     assert (code, err) == (2, "dltrain: error: digits=0: must be an integer >= 1\n")
 
     code, out, _ = dltrain("show", "--config-dir", "conf", "model=linear")
-    assert (code, out) == (0, "outputs/show/none-on-ink.png\n")
-    assert Path(out.strip()).is_file()
+    assert (code, out) == (0, "outputs/show/none-on-ink.png\noutputs/show/augmented_batch-of-ink.png\n")
+    assert all(Path(file).is_file() for file in out.split())
 
     code, out, _ = dltrain("ls", "runs")
     assert "linear on ink" in out

@@ -104,7 +104,8 @@ def test_figures_of_a_run(trained):
     assert {*board.Tags()["images"]} == {"train/augmented_batch", "val/image_truth_prediction",
                                          "test/image_truth_prediction"}
     (augmented,), (compared,) = board.Images("train/augmented_batch"), board.Images("val/image_truth_prediction")
-    assert (augmented.width, augmented.height) == (4 * (192 + 6) + 6, 2 * (192 + 6) + 6), "four images with their masks"
+    assert augmented.width == 4 * (192 + 6) + 6
+    assert augmented.height == 2 * (192 + 6) + 6 + 24, "four images with their masks, and a line with the classes"
     assert (compared.step, compared.width) == (3, 6 * (192 + 6) + 6)
 
 

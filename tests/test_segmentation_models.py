@@ -19,7 +19,7 @@ from dltrain.models.fcn import FCN, Upsampling
 from dltrain.models.googlenet import GoogLeNet
 from dltrain.models.hypercolumn import Hypercolumn
 from dltrain.models.imagenet_resnet import ImagenetResNet
-from dltrain.models.vgg import CifarVGG
+from dltrain.models.vgg import CifarVGG, ImagenetVGG
 from tests.finished_run import count_computed_blocks
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
@@ -156,6 +156,44 @@ def test_fcn_adds_the_logits_of_finer_maps():
     of_stride_16 = net.skips[0](maps[4]) + enlarge(coarse, 2)
     torch.testing.assert_close(net(images), enlarge(net.skips[1](maps[3]) + enlarge(of_stride_16, 2), 8))
     assert net(torch.randn(1, 3, 70, 51)).shape == (1, 3, 70, 51)
+
+
+def test_fcn_8s_of_the_paper_reads_pool4_and_pool3():
+    """VGG-16's layers 23 and 16, of strides 16 and 8 (Long et al. 2014, figure 3)."""
+    torch.manual_seed(0)
+    net = FCN(CifarVGG(16, norm="none", width=4), 3, 3, 8, 8, 3, 0.0, "bilinear", skips="pools").eval()
+    assert isinstance(net.backbone, CifarVGG)
+    images = torch.randn(1, 3, 64, 96)
+    pool4, pool3 = net.backbone.features[:24](images), net.backbone.features[:17](images)
+    assert (pool4.shape, pool3.shape) == ((1, 32, 4, 6), (1, 16, 8, 12))
+    assert [skip(pool).abs().sum().item() for skip, pool in zip(net.skips, (pool4, pool3), strict=True)] == [0, 0]
+
+    def enlarge(x: Tensor, factor: int) -> Tensor:
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+    for parameter in net.skips.parameters():
+        nn.init.normal_(parameter)
+    of_stride_16 = net.skips[0](pool4) + enlarge(net.head(net.backbone.features(images)), 2)
+    torch.testing.assert_close(net(images), enlarge(net.skips[1](pool3) + enlarge(of_stride_16, 2), 8))
+    assert net(torch.randn(1, 3, 70, 51)).shape == (1, 3, 70, 51)
+
+
+@pytest.mark.parametrize(("stride", "upsampling", "expected"), [
+    (32, "bilinear", 0), (16, "bilinear", 512 * 21 + 21), (8, "bilinear", 512 * 21 + 21 + 256 * 21 + 21),
+    (8, "learned", 512 * 21 + 21 + 256 * 21 + 21 + 21 * 21 * (4 * 4 + 4 * 4 + 16 * 16))])
+def test_the_papers_net_has_its_number_of_parameters(stride, upsampling, expected):
+    """21 classes of VOC: the convolutions of VGG-16, fc6 and fc7, their scores, and those of pool4 and pool3."""
+    with torch.device("meta"):
+        net = FCN(ImagenetVGG(16), 21, 3, stride, 4096, 7, 0.5, upsampling, skips="pools")
+    convolutions, fc6, fc7 = 14_714_688, 512 * 49 * 4096 + 4096, 4096 * 4096 + 4096
+    assert sum(p.numel() for p in net.parameters()) == convolutions + fc6 + fc7 + 4096 * 21 + 21 + expected
+
+
+def test_pools_need_a_backbone_with_poolings_between_its_stages():
+    with pytest.raises(ValueError, match="skips must be last: stride 2 of CifarResNet is not reached by a pooling"):
+        FCN(CifarResNet(8), 3, 3, 2, 4, 3, 0.0, "bilinear", skips="pools")
+    net = FCN(GoogLeNet(10, width=8), 3, 3, 16, 4, 3, 0.0, "bilinear", skips="pools").eval()
+    assert net(torch.randn(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
 def test_fcn_32s_has_no_skips_and_no_classifier_of_the_backbone():

@@ -381,7 +381,7 @@ def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path
 
     code, out, _ = dltrain("show", "augment.on_pixels=[{_target_:dltrain.augment.colour.GaussianNoise,"
                            "std:0.1},{_target_:dltrain.augment.mixing.Mixup,alpha:1,num_classes:10}]")
-    assert (code, out) == (0, "outputs/show/digits-on-digits.png\n")
+    assert (code, out) == (0, "outputs/show/digits-on-digits.png\noutputs/show/augmented_batch-of-digits.png\n")
     with Image.open(tmp_path / "outputs/show/digits-on-digits.png") as picture:
         assert picture.height == 26 + 2 * (1 + 3) * (SIDE_PX + 6)
         tops = [26 + row * (SIDE_PX + 6) for row in range(8)]

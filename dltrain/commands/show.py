@@ -1,6 +1,6 @@
-"""`dltrain show augment=... data=...`: draws what an augmentation pipeline does to pictures, before any training.
-
-Two pictures of the training split; for each, a row for the whole pipeline and one for each transform alone.
+"""`dltrain show [choices]`: draws the first training batch as the model would see it, before any training; and, of
+pictures, what the augmentation pipeline does: of two pictures of the training split, a row for the whole pipeline and
+one for each transform alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dltrain.augment.pipeline import Augment, BatchTransform, ImageBatch
+    from dltrain.data.datamodule import DataModule
 
     Transforms = tuple[list[BatchTransform], list[BatchTransform]]  # of pixels, of normalised pixels
 
 HELP = """\
-dltrain show [choices]    draws what an augmentation pipeline does to pictures, as a whole and transform by transform
+dltrain show [choices]    draws the first training batch as the model would see it, with its boxes, masks, captions or
+                          labels; texts are printed; and what an augmentation pipeline does to pictures
 
   dltrain show augment=strong data=cifar10
-  dltrain show model=faster_rcnn          images of another task: choose one of its models
-The picture is outputs/show/<augment>-on-<data>.png."""
+  dltrain show model=faster_rcnn          data of another task: choose one of its models
+  dltrain show model=tagger data=conll data.root=treebank
+The files are in outputs/show: the batch of the data, as augmented_batch-of-<data>.png or batch-of-<data>.txt, and for
+pictures <augment>-on-<data>.png, the pipeline as a whole and transform by transform."""
 
 VERSIONS, PICTURES, BATCH_SIZE = 8, 2, 16
 
@@ -33,22 +37,53 @@ VERSIONS, PICTURES, BATCH_SIZE = 8, 2, 16
 def run(words: list[str]) -> int:
     flags = launch.parse_flags(words)
     config = compose.compose(flags.overrides, flags.config_dir).job_config()
-    if "image_px" not in config.data:
-        raise UserError(f"show draws images, but data={config.choices.data} yields {config.data.batch_type}")
-    print(draw(config))
+    from dltrain.build import build_data
+
+    data, folder = build_data(config), Path(config.output_dir) / "show"
+    folder.mkdir(parents=True, exist_ok=True)
+    batch = draw_batch(config, data, folder)
+    if "image_px" in config.data:
+        print(draw_pipeline(config, data, folder))
+    elif not batch:
+        raise UserError(f"data={config.choices.data} yields {config.data.batch_type}, and task="
+                        f"{config.choices.task} has no training_figures to draw it")
+    for line in batch:
+        print(line)
     return 0
 
 
-def draw(config: DictConfig) -> Path:
+def draw_batch(config: DictConfig, data: DataModule, folder: Path) -> list[str]:
+    """Writes what the task shows of the first training batch. Returns the texts and the files, to print."""
+    from torchvision.transforms.functional import to_pil_image
+
+    from dltrain.build import build_task, choose_anchors
+
+    choose_anchors(config, data)
+    config.class_names = data.class_names
+    task = build_task(config, data.vocabularies, fresh=False)
+    task.fit_statistics(data)
+    task.position = (config.seed, 0, 0, 0)
+    lines = []
+    for name, figure in task.training_figures(next(iter(data.train_dataloader()))).items():
+        file = folder / f"{name}-of-{config.choices.data}"
+        if isinstance(figure, str):
+            lines += [figure, str(file.with_suffix(".txt"))]
+            file.with_suffix(".txt").write_text(figure + "\n", encoding="utf-8")
+        else:
+            lines.append(str(file.with_suffix(".png")))
+            to_pil_image(figure).save(file.with_suffix(".png"))
+    return lines
+
+
+def draw_pipeline(config: DictConfig, data: DataModule, folder: Path) -> Path:
     """Returns the picture's file."""
     import torch
 
     from dltrain.augment.pipeline import STATISTICS_IMAGES
     from dltrain.batches import generator
-    from dltrain.build import build, build_data
+    from dltrain.build import build
     from dltrain.drawing.pipeline import draw_versions
 
-    data = build_data(config)
     augment: Augment = build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)
     augment.fit(data.training_pixels(STATISTICS_IMAGES))
     indices = torch.randperm(data.num_samples("train"), generator=generator("show", config.seed))[:BATCH_SIZE]
@@ -56,8 +91,7 @@ def draw(config: DictConfig) -> Path:
     for place, index in enumerate(indices[:PICTURES]):
         batch = next(iter(data.read("train", [torch.cat([index.repeat(1 + VERSIONS), indices])])))
         rows += [(name, versions(augment, transforms, batch, place)) for name, transforms in transforms_alone(augment)]
-    path = Path(config.output_dir) / "show" / f"{config.choices.augment}-on-{config.choices.data}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{config.choices.augment}-on-{config.choices.data}.png"
     draw_versions(rows).save(path)
     return path
 

@@ -11,6 +11,7 @@ of its map.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ from dltrain.contracts import Backbone, Model, backbone_of
 from dltrain.models.vgg import vgg_stages
 
 PROBE_PX = 64  # side of the empty image that shows the channels of each map
+
+
+Place = tuple[int, int]  # of a layer: the number of its stage, and its number in it
 
 
 class Stage(NamedTuple):
@@ -37,6 +41,17 @@ def stage_maps(backbone: Backbone, images: Tensor) -> list[Tensor]:
             images = layer(images)
         maps.append(images)
     return maps
+
+
+def layer_maps(backbone: Backbone, images: Tensor, places: Collection[Place]) -> tuple[Tensor, dict[Place, Tensor]]:
+    """The map of the last stage, and those after the layers at `places`."""
+    maps = {}
+    for stage, layers in enumerate(backbone.stages().values()):
+        for number, layer in enumerate(layers):
+            images = layer(images)
+            if (stage, number) in places:
+                maps[stage, number] = images
+    return images, maps
 
 
 def stage_shapes(backbone: Backbone, in_channels: int) -> list[Stage]:

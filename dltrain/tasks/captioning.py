@@ -23,6 +23,7 @@ from dltrain.batches import PAD, START, CaptionBatch, generator
 from dltrain.contracts import CaptionModel
 from dltrain.drawing.captions import draw_attention, draw_caption
 from dltrain.drawing.images import arrange
+from dltrain.drawing.sequences import join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.caption_words import caption_words
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
@@ -138,6 +139,16 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         gathered: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(gathered, self.sentences)
         return {number: words for sentences in gathered for number, words in sentences.items()}
+
+    def training_figures(self, batch: CaptionBatch) -> dict[str, Figure]:
+        """Images as the model sees them, above their captions; a word that it does not know is <unk>."""
+        images, captions, _ = self.augmented(batch)
+        pictures = []
+        for image, rows in zip(self.augment.normalize.invert(images[:IMAGES_SHOWN]).cpu(), captions, strict=False):
+            sentences = [words for words in until_end(rows[:, 1:]) if words]
+            pictures.append(draw_caption(image, [join_symbols(words, self.vocabularies.get("words", []))
+                                                 for words in sentences]))
+        return {"augmented_batch": arrange(pictures)}
 
     def figures(self, batch: CaptionBatch, outputs: list[int]) -> dict[str, Figure]:
         samples = [(image, number) for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]

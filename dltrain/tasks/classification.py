@@ -12,11 +12,15 @@ from torch import Tensor
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.contracts import Classifier, auxiliary_weight
+from dltrain.drawing.captions import draw_caption
+from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
-from dltrain.tasks.images import ImageTask
+from dltrain.tasks.images import AUGMENTED_SHOWN, ImageTask
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+
+LABELLED_PX = 72  # least side of an image above its label
 
 
 class Classification(ImageTask[Classifier, ClassificationBatch]):
@@ -75,6 +79,22 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
 
     def evaluation_end(self, split: str) -> None:
         self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+
+    def training_figures(self, batch: ClassificationBatch) -> dict[str, Figure]:
+        """Images as the model sees them, above their labels; of mixed samples above the two largest shares."""
+        images, labels = self.augmented(batch)
+        pictures = []
+        for image, label in zip(images[:AUGMENTED_SHOWN], labels, strict=False):
+            pixels = self.augment.normalize.invert(image[None])[0].cpu()
+            pictures.append(draw_caption(pixels, [self.describe(label)], least_px=LABELLED_PX))
+        return {"augmented_batch": arrange(pictures, columns=8)}
+
+    def describe(self, label: Tensor) -> str:
+        if label.dim() == 0:
+            return self.class_name(int(label))
+        shares, classes = label.topk(min(2, len(label)))
+        return ", ".join(f"{self.class_name(index)} {share:.2f}" for share, index in
+                         zip(shares.tolist(), classes.tolist(), strict=True) if share > 0)
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, TokenBatch, generator
 from dltrain.contracts import InputEncoder, State, StatefulModel
+from dltrain.drawing.sequences import LINES, join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
@@ -82,6 +83,11 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
     def evaluation_end(self, split: str) -> None:
         loss = self.mean_loss()
         self.log_metrics(split, {"loss": loss, "bits_per_character": loss * BITS})
+
+    def training_figures(self, batch: TokenBatch) -> dict[str, Figure]:
+        """The text of the first windows. Each symbol is predicted from those before it."""
+        symbols = self.vocabularies["characters"]
+        return {"batch": "\n".join(join_symbols(row, symbols) for row in batch.tokens[:LINES].tolist())}
 
     def figures(self, batch: TokenBatch, outputs: object) -> dict[str, Figure]:
         """What the model writes after a line break, with the same random numbers each time."""

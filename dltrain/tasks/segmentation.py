@@ -16,7 +16,7 @@ from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
 from dltrain.contracts import InputEncoder, PixelSegmenter, Segmenter
 from dltrain.drawing.images import arrange, enlarge
-from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_mask, palette_image
+from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_legend, draw_mask, palette_image
 from dltrain.errors import UserError
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
@@ -103,8 +103,11 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     def training_figures(self, batch: SegmentationBatch) -> dict[str, Figure]:
         images, masks = self.augmented(batch)
         images = self.augment.normalize.invert(images[:IMAGES_SHOWN]).cpu()
-        return {"augmented_batch": arrange([picture for image, mask in zip(images, masks.cpu(), strict=False)
-                                            for picture in (enlarge(image, SIDE_PX), colour_mask(mask))])}
+        shown = masks[:IMAGES_SHOWN].cpu()
+        sheet = arrange([picture for image, mask in zip(images, shown, strict=True)
+                         for picture in (enlarge(image, SIDE_PX), colour_mask(mask))])
+        classes = [number for number in shown.unique().tolist() if number != IGNORED_PIXEL]
+        return {"augmented_batch": torch.cat([sheet, draw_legend(classes, self.class_names, sheet.shape[2])], 1)}
 
     def figures(self, batch: SegmentationBatch, outputs: Tensor) -> dict[str, Figure]:
         first = [values[:IMAGES_SHOWN].cpu() for values in (batch.images, batch.masks, outputs)]

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch
 from dltrain.contracts import InputEncoder, SequenceModel
+from dltrain.drawing.captions import draw_caption
+from dltrain.drawing.images import arrange
+from dltrain.drawing.sequences import CHARACTERS, LINES, join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
+
+ROWS_PX = 72  # least side of a sequence of vectors, drawn as a picture
 
 
 class SequenceClassification(Task[SequenceModel, LabelledBatch]):
@@ -58,6 +63,19 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
 
     def evaluation_end(self, split: str) -> None:
         self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+
+    def training_figures(self, batch: LabelledBatch) -> dict[str, Figure]:
+        """The label and the text, cut off, of the first sequences; vectors are drawn as the rows of a picture."""
+        names = [self.class_name(label) for label in batch.labels[:LINES].tolist()]
+        if batch.tokens.is_floating_point():
+            low, high = batch.tokens.min(), batch.tokens.max()
+            pixels = ((batch.tokens - low) / (high - low).clamp_min(1e-9) * 255).to(torch.uint8).cpu()
+            return {"batch": arrange([draw_caption(rows[None, :length], [name], least_px=ROWS_PX)
+                                      for rows, length, name in zip(pixels, batch.lengths, names, strict=False)], 8)}
+        rows = zip(batch.tokens.tolist(), batch.lengths, names, strict=False)
+        symbols = self.vocabularies.get("text", [])
+        return {"batch": "\n".join(f"{name}\t{join_symbols(tokens[: min(length, CHARACTERS)], symbols)}"
+                                   for tokens, length, name in rows)}
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import cycle, groupby
+from itertools import cycle, groupby, islice
 from typing import Protocol, Unpack
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, TaggedBatch
 from dltrain.contracts import InputEncoder, SequenceModel
+from dltrain.drawing.sequences import CHARACTERS, LINES, join_tagged
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
@@ -76,6 +77,15 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
 
     def evaluation_end(self, split: str) -> None:
         self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+
+    def training_figures(self, batch: TaggedBatch) -> dict[str, Figure]:
+        """The first sequences, cut off, with the tag after each word or stretch of characters."""
+        lines, rows = [], zip(batch.tokens.tolist(), batch.tags.tolist(), batch.lengths, strict=True)
+        for tokens, tags, length in islice(rows, LINES):
+            end = min(length, CHARACTERS)
+            names = [self.class_name(tag) for tag in tags[:end]]
+            lines.append(join_tagged(tokens[:end], names, self.vocabularies.get("text", [])))
+        return {"batch": "\n".join(lines)}
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)

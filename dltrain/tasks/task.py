@@ -192,6 +192,12 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     # what people look at
 
+    def class_name(self, label: int) -> str:
+        """The number of the class where the data have no names, "-" for a label that is not scored."""
+        if label < 0:
+            return "-"
+        return self.class_names[label] if self.class_names else str(label)
+
     def figures(self, batch: BatchT, outputs: Any) -> dict[str, Figure]:
         """Pictures and texts by name: the first batch of an evaluation with what `evaluation_step` returned for it."""
         return {}

@@ -12,6 +12,7 @@ from torchmetrics.text import BLEUScore
 
 from dltrain.batches import PAD, PairBatch, generator
 from dltrain.contracts import InputEncoder, TranslationModel
+from dltrain.drawing.sequences import LINES
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam_search, edit_distances, start_tokens, until_end, write_sequences
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
@@ -102,6 +103,12 @@ class Translation(Task[TranslationModel, PairBatch]):
     def join(self, side: str, symbols: Sequence[int]) -> str:
         """Symbols of the `source` or `target` vocabulary as text."""
         return self.glue[side].join(self.vocabularies[side][symbol] for symbol in symbols)
+
+    def training_figures(self, batch: PairBatch) -> dict[str, Figure]:
+        """The first pairs, as source -> target."""
+        sources, targets = until_end(batch.source[:LINES]), until_end(batch.target[:LINES, 1:])
+        return {"batch": "\n".join(f"{self.join('source', source)} -> {self.join('target', target)}"
+                                   for source, target in zip(sources, targets, strict=True))}
 
     def figures(self, batch: PairBatch, outputs: list[list[int]]) -> dict[str, Figure]:
         """The first pairs, as source -> output (target)."""
