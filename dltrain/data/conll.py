@@ -9,7 +9,7 @@ from typing import Unpack
 from dltrain.data.datamodule import require_root
 from dltrain.data.sequences import SequenceKeys, Tokenizer, word_vocabulary
 from dltrain.data.tagging import TaggedSequences, TaggedSymbols
-from dltrain.data.texts import find_split_files, read_text
+from dltrain.data.texts import find_split_files, other_files, read_text
 from dltrain.errors import DataError
 
 NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two words that follow; 3.1 is an empty node
@@ -33,7 +33,9 @@ class Conll(TaggedSequences):
         root = require_root(self.root, "a folder with a train, a dev and a test file in the columns of CoNLL")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
-        return {split: self.read_sentences(file) for split, file in find_split_files(root).items()}
+        splits = find_split_files(root)
+        self.leave_out("a file of no split", other_files(root, splits.values()))
+        return {split: self.read_sentences(file) for split, file in splits.items()}
 
     def read_sentences(self, file: Path) -> list[TaggedSymbols]:
         sentences: list[TaggedSymbols] = []

@@ -10,7 +10,7 @@ from dltrain.data.datamodule import require_root
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
 from dltrain.data.splits import SPLIT_NAMES, split_randomly
-from dltrain.data.texts import find_split_files, read_lines
+from dltrain.data.texts import find_split_files, other_files, read_lines
 from dltrain.errors import DataError
 from dltrain.image_files import is_hidden
 
@@ -38,7 +38,9 @@ class LabelledTextFiles(LabelledTexts):
         named = {split for file in files for split, names in SPLIT_NAMES.items() for name in names
                  if name in re.split(r"[^a-z]+", file.stem.lower())}
         if "train" in named and len(named) > 1:  # a label may be called train too
-            return {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+            splits = find_split_files(root)
+            self.leave_out("a file of no split", other_files(root, splits.values()))
+            return {split: self.read_labelled_lines(file) for split, file in splits.items()}
         files = self.leave_out_read_me(files)
         if len(files) < 2:
             raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")

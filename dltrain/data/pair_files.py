@@ -7,7 +7,7 @@ from typing import Unpack
 
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.splits import split_randomly
-from dltrain.data.texts import find_split_files, read_lines, read_text
+from dltrain.data.texts import find_split_files, other_files, read_lines, read_text
 from dltrain.data.translation import PairKeys, TextPair, TextPairs
 from dltrain.errors import DataError
 
@@ -35,8 +35,11 @@ class PairFiles(TextPairs):
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         if self.languages is None:
-            return {split: self.read_pairs(file) for split, file in find_split_files(root).items()}
+            splits = find_split_files(root)
+            self.leave_out("a file of no split", other_files(root, splits.values()))
+            return {split: self.read_pairs(file) for split, file in splits.items()}
         sources, targets = (find_split_files(root, [f".{language}"]) for language in self.languages)
+        self.leave_out("a file of no split", other_files(root, [*sources.values(), *targets.values()]))
         return {split: self.read_parallel(sources[split], targets[split]) for split in SPLITS}
 
     def read_pairs(self, file: Path) -> list[TextPair]:

@@ -21,7 +21,7 @@ from dltrain.data.download import download_dataset
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, list_images, no_image, read_header, readable
+from dltrain.image_files import by_stem, no_image_called, read_header, readable, scan_images
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main"
@@ -70,11 +70,15 @@ class VocBoxes(PhotosWithBoxes):
         else:
             self.set_class_names(sorted({child.text("name") or "" for _, tree in trees["train"]
                                          for child in tree.children if child.name == "object"}))
-        images = by_stem(list_images(root / "JPEGImages"))
+        paths, others = scan_images(root / "JPEGImages", recursive=False)
+        images = by_stem(paths)
+        for reason, files in others.items():
+            self.leave_out(reason, files)
         listed = {name for names in lists.values() for name in names}
         self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
         if missing := next((name for split in SPLITS for name, _ in trees[split] if name not in images), None):
-            raise DataError(f"{root}/Annotations/{missing}.xml: {no_image(root / f'JPEGImages/{missing}.jpg')}")
+            raise DataError(f"{root}/Annotations/{missing}.xml: "
+                            f"{no_image_called(missing, root / 'JPEGImages', '.jpg')}")
         return {split: [PhotoFile(images[name], partial(self.read_photo, root / f"Annotations/{name}.xml", tree,
                                                         images[name])) for name, tree in trees[split]]
                 for split in SPLITS}
@@ -101,7 +105,7 @@ class VocBoxes(PhotosWithBoxes):
         name = {"train": self.train_list, "val": "val" if has_test and self.train_list == "train" else "",
                 "test": "test" if has_test else "val"}[split]
         file = lists / f"{name}.txt"
-        return [line.split()[0] for line in read_names(file)] if file.is_file() else []
+        return read_names(file, first_column=True) if file.is_file() else []
 
     def read_photo(self, file: Path, tree: Element, image: Path) -> Photo:
         header, stated = read_header(image), tree.find("size")
