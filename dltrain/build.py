@@ -32,6 +32,7 @@ from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError, suggest
+from dltrain.image_files import readable
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
@@ -108,7 +109,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     data.max_batches = config.trainer.smoke_steps
     data.load()
     if repeated := sorted({name for name in data.class_names if data.class_names.count(name) > 1}):
-        raise DataError(f"data={config.choices.data}: several classes are called {', '.join(repeated)}")
+        raise DataError(f"data={config.choices.data}: several classes are called {readable(', '.join(repeated))}")
     for split in SPLITS:
         if not data.num_samples(split):
             raise DataError(f"data={config.choices.data}: the {split} split has no samples")

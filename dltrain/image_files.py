@@ -99,6 +99,11 @@ def no_image(path: Path) -> str:
         return f"no image {readable(str(path))}"
 
 
+def no_image_called(name: str, folder: Path, suffix: str = "") -> str:
+    """That the folder has no image of this name with any suffix, or a broken link."""
+    return no_image(next((path for path in sorted(folder.iterdir()) if path.stem == name), folder / f"{name}{suffix}"))
+
+
 def readable(text: str) -> str:
     """A text on one line, in quotation marks and with escapes if it has characters that nobody sees."""
     return text if text.isprintable() else repr(text)
@@ -118,9 +123,10 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
                   and not is_hidden(path.name))
 
 
-def scan_images(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The image files of a folder and of those below it, through links too, sorted; and the other files by the reason
-    why they are left out. Hidden files and folders, and those that systems write, are in neither."""
+def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The image files of a folder and, with `recursive`, of those below it, through links too, sorted; and the other
+    files by the reason why they are left out. Hidden files and folders, and those that systems write, are in neither.
+    """
     images: list[Path] = []
     others: dict[str, list[Path]] = defaultdict(list)
     seen = set()
@@ -130,7 +136,7 @@ def scan_images(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
             others["a second link to a folder"].append(Path(base))
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
         for path in (Path(base, name) for name in names if not is_hidden(name)):
             if not path.exists():
                 others["a broken link"].append(path)

@@ -66,10 +66,11 @@ class Flickr8k(CaptionedPhotos):
 def read_csv(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yields the place, the name of the photo and the caption of each row."""
     rows = csv.reader(io.StringIO(read_text(file)), strict=True)
-    if [column.strip() for column in next(rows, [])] != ["image", "caption"]:
-        raise DataError(f"{file}:1: must be image,caption")
-    last = rows.line_num
+    last = 0
     try:
+        if [column.strip() for column in next(rows, [])] != ["image", "caption"]:
+            raise DataError(f"{file}:1: must be image,caption")
+        last = rows.line_num
         for row in rows:
             last, place = rows.line_num, f"{file}:{rows.line_num}"
             if row and len(row) != 2:

@@ -206,6 +206,7 @@ class CaptionedPhotos(CaptionedImages):
         for split in SPLITS:
             known = {path: self.drop_unknown(lines, indices) for path, lines in kept[split].items()}
             self.paths[split] = [path for path, lines in known.items() if lines]
+            self.leave_out("a photo without a caption", [path for path, lines in known.items() if not lines])
             texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
         return texts
 

@@ -15,7 +15,7 @@ from dltrain.data.coco_json import ID, Annotations, Entry, find_places, shorten
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
 from dltrain.errors import DataError
-from dltrain.image_files import Header, exists, no_image, read_header
+from dltrain.image_files import Header, exists, no_image, read_header, readable
 
 LARGEST = 1e9  # of a coordinate in pixels; NaN is not below it
 
@@ -103,7 +103,7 @@ class CocoBoxes(PhotosWithBoxes):
         for entry in entries:
             if file.value(entry, "category_id", "annotations", ID, "a number") not in labels:
                 raise DataError(f"{file.place(entry, 'annotations')}: category_id {entry['category_id']} is none of "
-                                f"the {len(self.class_names)} categories ({', '.join(self.class_names[:8])})")
+                                f"the {len(self.class_names)} categories ({readable(', '.join(self.class_names[:8]))})")
             numbers = file.value(entry, "bbox", "annotations", (list,), "four numbers")
             if len(numbers) != 4 or not all(type(value) in (int, float) and abs(value) < LARGEST for value in numbers):
                 raise DataError(f"{file.place(entry, 'annotations')}: bbox must be four numbers, but is "

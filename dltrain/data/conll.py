@@ -10,7 +10,7 @@ from dltrain.data.datamodule import require_root
 from dltrain.data.sequences import SequenceKeys, Tokenizer, word_vocabulary
 from dltrain.data.splits import hold_out_of_texts
 from dltrain.data.tagging import TaggedSequences, TaggedSymbols
-from dltrain.data.texts import find_split_files, read_text
+from dltrain.data.texts import find_split_files, other_files, read_text
 from dltrain.errors import DataError
 
 NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two words that follow; 3.1 is an empty node
@@ -34,7 +34,9 @@ class Conll(TaggedSequences):
         root = require_root(self.root, "a folder with a train file, as train.txt, in the columns of CoNLL")
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder")
-        splits = {split: self.read_sentences(file) for split, file in find_split_files(root).items()}
+        files = find_split_files(root)
+        self.leave_out("a file of no split", other_files(root, files.values()))
+        splits = {split: self.read_sentences(file) for split, file in files.items()}
         self.held_out = hold_out_of_texts(splits, "sentences")
         return splits
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dltrain.data.loader import BatchT, SplitLoaders
 from dltrain.errors import DataError
-from dltrain.image_files import ImageSource
+from dltrain.image_files import ImageSource, readable
 
 SPLITS = ("train", "val", "test")
 UNBALANCED = 10  # times as many samples in the largest class as in the smallest
@@ -191,4 +191,4 @@ def check_num_classes(num_classes: int | None, class_names: list[str], root: str
     """Raises DataError where `data.num_classes` is given and `root` has another number of classes."""
     if num_classes not in (None, len(class_names)):
         raise DataError(f"data.num_classes={num_classes}, but {root} has {len(class_names)} classes: "
-                        f"{', '.join(class_names[:10])}")
+                        f"{readable(', '.join(class_names[:10]))}")

@@ -57,6 +57,9 @@ class ImageFolder(LabelledImages):
         if folders:
             others = [root / name for name in list_folders(root) if root / name not in folders.values()]
             self.leave_out("a folder that is no split", others)
+        self.leave_out("a file outside of the class folders", [
+            path for folder in sorted({root, *folders.values()}) for path in sorted(folder.iterdir())
+            if not path.is_dir() and not is_hidden(path.name)])
         by_split = {split: self.list_split(folder) for split, folder in (folders or {"train": root}).items()}
         for split in ("test", "val"):
             if split not in by_split:

@@ -10,7 +10,7 @@ from dltrain.data.datamodule import require_root
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
 from dltrain.data.splits import SPLIT_NAMES, hold_out_of_texts, split_randomly
-from dltrain.data.texts import find_split_files, read_lines
+from dltrain.data.texts import find_split_files, other_files, read_lines
 from dltrain.errors import DataError
 from dltrain.image_files import is_hidden
 
@@ -40,7 +40,9 @@ class LabelledTextFiles(LabelledTexts):
         named = {split for file in files for split, names in SPLIT_NAMES.items() for name in names
                  if name in re.split(r"[^a-z]+", file.stem.lower())}
         if "train" in named and (len(named) > 1 or len(files) == 1):  # a label may be called train too
-            splits = {split: self.read_labelled_lines(file) for split, file in find_split_files(root).items()}
+            by_split = find_split_files(root)
+            self.leave_out("a file of no split", other_files(root, by_split.values()))
+            splits = {split: self.read_labelled_lines(file) for split, file in by_split.items()}
             self.held_out = hold_out_of_texts(splits, "texts")
             return splits
         self.held_out = ["test", "val"]

@@ -10,10 +10,23 @@ from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.splits import split_of
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, list_images, no_image, scan_images
+from dltrain.image_files import by_stem, no_image_called, scan_images
 
 
-class MaskFolder(PhotosWithMasks):
+class ImagesByStem(PhotosWithMasks):
+    """Photos in a folder of their own."""
+
+    def images_by_stem(self, folder: Path) -> dict[str, Path]:
+        """Returns the images by their names without suffix. Raises DataError where the folder has none."""
+        paths, others = scan_images(folder, recursive=False) if folder.is_dir() else ([], {})
+        if not paths:
+            raise DataError(f"{folder}: no images")
+        for reason, files in others.items():
+            self.leave_out(reason, files)
+        return by_stem(paths)
+
+
+class MaskFolder(ImagesByStem):
     """A person's own photos and masks: root/images/*, root/masks/*.png of the same names, and root/classes.txt with the
     name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt. Those
     without a list are held out of train, or of all photos if there are no lists: `test_share` and then `val_share`."""
@@ -29,7 +42,7 @@ class MaskFolder(PhotosWithMasks):
         names = [line.strip() for _, line in read_lines(classes)]
         self.class_names = self.vocabularies.setdefault("labels", names)
         pairs = {name: MaskPair(image, root / f"masks/{name}.png") for name, image in
-                 images_by_stem(root / "images").items()}
+                 self.images_by_stem(root / "images").items()}
         masks, others = scan_images(root / "masks")
         self.leave_out("a mask without a photo", [mask for mask in masks if mask.stem not in pairs])
         for reason, files in others.items():
@@ -44,7 +57,7 @@ class MaskFolder(PhotosWithMasks):
             for name in read_names(file):
                 stem = name if name in pairs else Path(name).stem
                 if stem not in pairs:
-                    raise DataError(f"{file}: {no_image(root / 'images' / name)}")
+                    raise DataError(f"{file}: {no_image_called(stem, root / 'images')}")
                 splits[split].append(pairs[stem])
         listed = {pair.image for split in SPLITS for pair in splits[split]}
         self.leave_out("a photo that no list names", [pair.image for pair in pairs.values()
@@ -52,7 +65,7 @@ class MaskFolder(PhotosWithMasks):
         return splits
 
 
-class CamVid(PhotosWithMasks):
+class CamVid(ImagesByStem):
     """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png. 11 classes, numbered from 0; the value 11
     marks pixels that are not scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015,
     arXiv 1511.00561)."""
@@ -63,12 +76,4 @@ class CamVid(PhotosWithMasks):
         self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
                             "bicyclist"]
         return {split: [MaskPair(image, root / f"{split}annot/{name}.png")
-                        for name, image in images_by_stem(root / split).items()] for split in SPLITS}
-
-
-def images_by_stem(folder: Path) -> dict[str, Path]:
-    """Returns the images by their names without suffix. Raises DataError where the folder has none."""
-    paths = list_images(folder) if folder.is_dir() else []
-    if not paths:
-        raise DataError(f"{folder}: no images")
-    return by_stem(paths)
+                        for name, image in self.images_by_stem(root / split).items()] for split in SPLITS}

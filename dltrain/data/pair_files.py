@@ -7,7 +7,7 @@ from typing import Unpack
 
 from dltrain.data.datamodule import require_root
 from dltrain.data.splits import hold_out_of_texts, split_randomly
-from dltrain.data.texts import find_split_files, read_lines, read_text
+from dltrain.data.texts import find_split_files, other_files, read_lines, read_text
 from dltrain.data.translation import PairKeys, TextPair, TextPairs
 from dltrain.errors import DataError
 
@@ -37,9 +37,12 @@ class PairFiles(TextPairs):
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such file or folder")
         if self.languages is None:
-            splits = {split: self.read_pairs(file) for split, file in find_split_files(root).items()}
+            files = find_split_files(root)
+            self.leave_out("a file of no split", other_files(root, files.values()))
+            splits = {split: self.read_pairs(file) for split, file in files.items()}
         else:
             sources, targets = (find_split_files(root, [f".{language}"]) for language in self.languages)
+            self.leave_out("a file of no split", other_files(root, [*sources.values(), *targets.values()]))
             if sources.keys() != targets.keys():
                 (split, *_) = sources.keys() ^ targets.keys()
                 raise DataError(f"data.root={root}: {(sources | targets)[split].name} must have a file in the other "

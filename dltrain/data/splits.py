@@ -52,7 +52,7 @@ def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,
     none would be kept."""
     count = max(1, round(fraction * len(samples)))
     if count >= len(samples):
-        raise DataError(f"{len(samples)} {noun} are too few to hold out a {split} split")
+        raise DataError(f"{len(samples)} {noun} are too few to hold out a {split} split (data.{split}_share)")
     order = torch.randperm(len(samples), generator=generator("split", *purpose)).tolist()
     return [samples[i] for i in sorted(order[count:])], [samples[i] for i in sorted(order[:count])]
 

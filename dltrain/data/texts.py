@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import glob
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from dltrain.data.splits import SPLIT_NAMES
 from dltrain.errors import DataError
+from dltrain.image_files import is_hidden
 
+CLASS_FLAG = re.compile(r"\s+-?[01]$")  # whether a photo has an object of the class
 HEAD_BYTES = 8192  # in which a file that is not text has a zero byte
 PIECE_CHARACTERS = 100_000
 
@@ -74,15 +77,18 @@ def read_lines(file: Path, encoding: str | None = None) -> list[tuple[int, str]]
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def read_names(file: Path) -> list[str]:
-    """Reads a list with the name of a photo per line. Raises DataError with the line for a path."""
-    names = []
+def read_names(file: Path, has_flags: bool = False) -> list[str]:
+    """Reads a list with the name of a photo per line; with `has_flags` maybe followed by 1, 0 or -1, as VOC's lists of
+    one class have it. Raises DataError with the line for a path, and for a name that comes twice."""
+    lines: dict[str, int] = {}
     for number, line in read_lines(file):
-        name = line.strip()
+        name = CLASS_FLAG.sub("", line.strip()) if has_flags else line.strip()
         if "/" in name or "\\" in name or name.startswith("."):
             raise DataError(f"{file}:{number}: {name!r} must be a name, not a path")
-        names.append(name)
-    return names
+        if name in lines:
+            raise DataError(f"{file}:{number}: {name!r} is listed already, in line {lines[name]}")
+        lines[name] = number
+    return list(lines)
 
 
 def find_text_files(root: Path) -> list[Path]:
@@ -116,6 +122,12 @@ def find_split_files(root: Path, suffixes: Sequence[str] = ()) -> dict[str, Path
     return files
 
 
+def other_files(folder: Path, files: Collection[Path]) -> list[Path]:
+    """The files of a folder that are not among `files`, without hidden ones."""
+    return [path for path in sorted(folder.iterdir()) if not path.is_dir() and path not in files
+            and not is_hidden(path.name)]
+
+
 def read_word_vectors(file: Path, indices: dict[str, int], size: int) -> tuple[Tensor, Tensor]:
     """Reads a text file with a word and its `size` values per line (GloVe; word2vec's first line has two counts).
     Returns the `indices` (N,) of those words that the file has, and their vectors (N, size). Raises DataError."""
@@ -130,6 +142,8 @@ def read_word_vectors(file: Path, indices: dict[str, int], size: int) -> tuple[T
                     raise DataError(f"{file}:{number}: {len(values)} values, but model.embedding={size}")
                 if word in indices:
                     vectors[indices[word]] = [float(value) for value in values]
+                    if not all(map(math.isfinite, vectors[indices[word]])):
+                        raise DataError(f"{file}:{number}: the vector of {word!r} has a value that is not finite")
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
     except ValueError as error:  # not UTF-8, or not a number

@@ -8,7 +8,6 @@ A VOC box counts pixels from 1 and includes its last one: [xmin, xmax] there is 
 from __future__ import annotations
 
 import math
-import re
 import xml.parsers.expat
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,8 @@ from dltrain.data.download import download_dataset
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, exists, list_images, no_image, read_header, readable
+from dltrain.image_files import by_stem, exists, no_image_called, read_header, readable, scan_images
 
-CLASS_FLAG = re.compile(r"\s+-?[01]$")  # in the lists of one class: whether the photo has it
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main, or photos with an xml each"
 CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -68,7 +66,8 @@ class VocBoxes(PhotosWithBoxes):
         trees = {photo: read_xml(photo.annotation) for split in SPLITS for photo in splits[split]}
         for photo in trees:
             if not exists(photo.image):
-                raise DataError(f"{photo.annotation}: {no_image(photo.image)}")
+                name = photo.annotation.stem
+                raise DataError(f"{photo.annotation}: {no_image_called(name, photo.image.parent, '.jpg')}")
         classes_file = root / "classes.txt"
         if classes_file.is_file():
             self.set_class_names([line.strip() for _, line in read_lines(classes_file)])
@@ -91,7 +90,10 @@ class VocBoxes(PhotosWithBoxes):
             raise DataError(f"{root}/ImageSets/Main: must have {self.train_list}.txt"
                             f"{' and test.txt (or val.txt)' if self.test_share is None else ''}")
         photos = root / "JPEGImages"
-        images = by_stem(list_images(photos) if photos.is_dir() else [])
+        paths, others = scan_images(photos, recursive=False)
+        images = by_stem(paths)
+        for reason, files in others.items():
+            self.leave_out(reason, files)
         listed = {name for names in lists.values() for name in names}
         self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
         return {split: [AnnotatedPhoto(images.get(name, photos / f"{name}.jpg"),
@@ -120,7 +122,7 @@ class VocBoxes(PhotosWithBoxes):
         name = {"train": self.train_list, "val": "val" if has_test and self.train_list == "train" else "",
                 "test": "test" if has_test else "val"}[split]
         file = lists / f"{name}.txt"
-        return [CLASS_FLAG.sub("", line) for line in read_names(file)] if file.is_file() else []
+        return read_names(file, has_flags=True) if file.is_file() else []
 
     def read_photo(self, photo: AnnotatedPhoto, tree: Element) -> Photo:
         image, file = photo
