@@ -82,6 +82,25 @@ def test_best_is_the_last_of_the_best_values(mode, values, best, saved_epochs, t
     assert saved == [(checkpoints.BEST, True, epoch) for epoch in saved_epochs]
 
 
+@pytest.mark.parametrize(("step", "is_due", "asks"), [(50, False, True), (51, False, False), (51, True, True)])
+def test_processes_ask_one_another_in_the_same_steps(step, is_due, asks, tmp_path):
+    """Whether one of them received a signal: every 50 steps, and after the last step of an epoch."""
+    rows = MetricsFile(tmp_path / "metrics.csv")
+    checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None, 50)
+    checkpointing.validation_due = is_due
+    answers: list[bool] = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda mine, all: not answers.append(mine))
+    trainer: Any = SimpleNamespace(world_size=2, global_step=step, strategy=strategy)
+    assert checkpointing.is_stop_requested(trainer) is asks
+    assert answers == [False] * asks
+
+
+def test_lightning_loads_a_checkpoint_onto_the_device_it_names(tmp_path):
+    checkpoints.save({"x": torch.zeros(3)}, tmp_path / "a.ckpt")
+    assert checkpoints.DurableIO().load_checkpoint(tmp_path / "a.ckpt", "meta")["x"].device.type == "meta"
+    assert checkpoints.DurableIO().load_checkpoint(tmp_path / "a.ckpt")["x"].device.type == "cpu"
+
+
 def test_every_flipped_byte_of_a_tensor_is_caught(tmp_path):
     path = tmp_path / "a.ckpt"
     checkpoints.save({"x": torch.randn(500)}, path)

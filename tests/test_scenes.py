@@ -17,12 +17,13 @@ def test_a_scene_is_a_function_of_split_and_index():
 
 
 def test_boxes_are_tight_around_strokes_of_the_right_colour():
-    scenes, counts, num_alone = Scenes(64, (14, 32)), [], 0
+    scenes, counts, num_alone, darkest = Scenes(64, (14, 32)), [], 0, 255
     for index in range(40):
         image, objects, mask = scenes.draw("val", index)
         assert image.shape == (3, 64, 64)
         assert {int(value) for value in mask.unique()} == {0} | {obj.digit + 1 for obj in objects}
         counts.append(len(objects))
+        darkest = min(darkest, int(image.min()))
         boxes = torch.tensor([obj.box for obj in objects])
         inside = torch.zeros(64, 64, dtype=torch.bool)
         for obj, overlap in zip(objects, box_iou(boxes, boxes), strict=True):
@@ -38,3 +39,4 @@ def test_boxes_are_tight_around_strokes_of_the_right_colour():
         assert not mask[~inside].any(), "all strokes lie in boxes"
     assert set(counts) == {1, 2, 3, 4}
     assert num_alone > 60
+    assert darkest == 0

@@ -16,6 +16,7 @@ from dltrain.batches import IGNORED_LABEL, BatchError, TaggedBatch
 from dltrain.config.compose import compose
 from dltrain.data import stdlib
 from dltrain.data.conll import Conll
+from dltrain.data.datamodule import SPLITS
 from dltrain.data.stdlib import StdlibTokens, library_files, token_kinds
 from dltrain.errors import DataError
 from dltrain.run_dir import RunDir
@@ -74,7 +75,7 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
     data = StdlibTokens(window=120, num_train=150, batch_size=4)
     data.load()
     assert data.class_names == KINDS
-    assert data.num_samples("train") == 150
+    assert [data.num_samples(split) for split in SPLITS] == [150, 400, 400]
     sources = {source: token_kinds(source) for source in (file.read_text() for file in stdlib.library_files())}
     for symbols, tags in data.read_samples()["train"]:
         piece = "".join(symbols)
