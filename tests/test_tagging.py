@@ -16,7 +16,6 @@ from dltrain.batches import IGNORED_LABEL, BatchError, TaggedBatch
 from dltrain.config.compose import compose
 from dltrain.data import stdlib
 from dltrain.data.conll import Conll
-from dltrain.data.datamodule import SPLITS
 from dltrain.data.stdlib import StdlibTokens, library_files, token_kinds
 from dltrain.errors import DataError
 from dltrain.run_dir import RunDir
@@ -75,7 +74,7 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
     data = StdlibTokens(window=120, num_train=150, batch_size=4)
     data.load()
     assert data.class_names == KINDS
-    assert [data.num_samples(split) for split in SPLITS] == [150, 400, 400]
+    assert data.num_samples("train") == 150
     sources = {source: token_kinds(source) for source in (file.read_text() for file in stdlib.library_files())}
     for symbols, tags in data.read_samples()["train"]:
         piece = "".join(symbols)
@@ -92,11 +91,12 @@ def test_pieces_of_source_are_whole_lines_outside_of_strings():
 def test_no_module_is_in_two_splits(tmp_path, monkeypatch):
     files = [tmp_path / f"module{number}.py" for number in range(30)]
     for number, file in enumerate(files):
-        file.write_text("".join(f"name{number} = {line}  # a comment\n" for line in range(40)))
+        file.write_text("".join(f"name{number} = {line}  # a comment\n" for line in range(600)))
     monkeypatch.setattr(stdlib, "library_files", lambda: files)
     data = StdlibTokens(window=50, num_train=4000, batch_size=4)
-    modules = {split: {"".join(symbols).split(" ")[0] for symbols, _ in samples}
-               for split, samples in data.read_samples().items()}
+    splits = data.read_samples()
+    assert {split: len(samples) for split, samples in splits.items()} == {"train": 4000, "val": 400, "test": 400}
+    modules = {split: {"".join(symbols).split(" ")[0] for symbols, _ in samples} for split, samples in splits.items()}
     assert {split: len(names) for split, names in modules.items()} == {"train": 24, "val": 3, "test": 3}
     assert len(set.union(*modules.values())) == 30
 
