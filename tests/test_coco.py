@@ -25,7 +25,7 @@ def content() -> dict[str, Any]:
         "images": [{"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in (7, 8, 9)],
         "annotations": [
             {"id": 100, "image_id": 7, "category_id": 18, "bbox": [10, 5, 20.5, 30], "iscrowd": 0, "area": 600},
-            {"id": 101, "image_id": 7, "category_id": 3, "bbox": [0, 0, 60.2, 40], "iscrowd": 0, "area": 2400},
+            {"id": 101, "image_id": 7, "category_id": 3, "bbox": [0, 0, 60.2, 40], "area": 2400},
             {"id": 102, "image_id": 9, "category_id": 3, "bbox": [5, 5, 10, 10], "iscrowd": 1, "area": 100},
         ],
     }
