@@ -41,6 +41,8 @@ FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_
                   "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
 # Null until the data are loaded, here and wherever these sizes are interpolated.
 READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
+# What runs did before they had these keys.
+EARLIER = {"data.box_coordinates": "upright", "model.anchors": "fixed", "model.skips": "last"}
 
 
 class RunDir:
@@ -139,8 +141,9 @@ class RunDir:
             return
         stored, now = flatten(self.read_config()), flatten(requested)
         unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
+        unknown_yet |= {"model.anchor_boxes"} if now.get("model.anchors") == "auto" else set()
         differ = [key for key in stored | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and stored.get(key) != now.get(key) and key not in unknown_yet
+                  and stored.get(key, EARLIER.get(key)) != now.get(key) and key not in unknown_yet
                   and not (key not in stored and now[key] == [])]  # an empty list that earlier versions did not have
         if differ:
             listed = ", ".join(f"{key} ({stored.get(key)}, now {now.get(key)})" for key in differ[:5])

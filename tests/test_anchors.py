@@ -103,6 +103,8 @@ def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures
     assert len(sizes) == 6
     fitted, fixed = (float(number) for number in re.findall(r"0\.\d{3}", line))
     assert fitted > fixed > 0
+    assert "outputs/a is finished" in dltrain(*SMALL, "model.anchors=auto", "name=a")[1]
+    assert "model.anchors (auto, now fixed)" in dltrain(*SMALL, "name=a")[2]
     model = run.restore(OmegaConf.create(config), RunDir(Path("outputs/a"))).model
     (cell,) = model.net.rpn.anchor_generator.cell_anchors
     assert (cell[:, 2:] - cell[:, :2]).tolist() == [pytest.approx(size) for size in sizes]

@@ -148,6 +148,16 @@ def test_a_json_in_each_folder_is_read_without_keys(root):
         load_boxes(root, train_json=None, test_share=0.3)
 
 
+def test_ids_of_test_photos_need_the_test_json_alone(root):
+    data = load_boxes(root)
+    (root / "train.json").unlink()
+    assert data.image_id(str(root / "test/8.jpg"), 0) == 8
+    assert data.image_id(str(root / "train/8.jpg"), 0) is None
+    other = load_boxes(root, train_json="test.json", train_images="test")
+    (root / "test.json").unlink()
+    assert other.image_id(str(root / "test/8.jpg"), 5) == 5
+
+
 def test_one_json_is_enough(root):
     data = load_boxes(root, test_json=None, test_share=0.3)
     assert {split: data.num_samples(split) for split in SPLITS} == {"train": 1, "val": 1, "test": 1}

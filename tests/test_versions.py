@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dltrain import __version__
+from dltrain.errors import UserError
+from dltrain.run_dir import RunDir
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # By run: the metrics of its best weights on the test split, then those after it is resumed to its end
@@ -69,3 +71,17 @@ def test_an_older_run_is_refused_as_a_source_of_weights(dltrain, tmp_path):
     code, _, err = dltrain("model=resnet20", "model.pretrained.from_run=digits_0.2")
     assert code == 4
     assert err.startswith("dltrain: error: model.pretrained.from_run=digits_0.2: written by dltrain 0.1,")
+
+
+def test_the_same_command_continues_a_run_that_has_no_such_keys_yet(tmp_path):
+    """What a run did before it had a key is what the key's default does; another value is refused by name."""
+    run_dir = RunDir(tmp_path / "a")
+    run_dir.path.mkdir()
+    run_dir.write_config({"model": {"stride": 8}, "data": {"root": "x"}}, {})
+    run_dir.refuse_other_config({"model": {"stride": 8, "skips": "last", "anchors": "fixed", "anchor_boxes": None}})
+    with pytest.raises(UserError, match=r"model.skips \(None, now pools\)"):
+        run_dir.refuse_other_config({"model": {"stride": 8, "skips": "pools"}})
+    run_dir.write_config({"model": {"anchors": "auto", "anchor_boxes": [[1.0, 2.0]]}}, {})
+    run_dir.refuse_other_config({"model": {"anchors": "auto", "anchor_boxes": None}})
+    with pytest.raises(UserError, match=r"model.anchors \(auto, now fixed\), model.anchor_boxes"):
+        run_dir.refuse_other_config({"model": {"anchors": "fixed", "anchor_boxes": None}})
