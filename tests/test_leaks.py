@@ -146,7 +146,8 @@ TURNED, MAKER = (0x0112, 3, 1, b"\6\0\0\0"), (0x010F, 2, 3, b"ab\0\0")
 @pytest.mark.parametrize(("block", "is_damaged"), [
     (exif(TURNED), False), (exif(MAKER), False), (exif((0x0112, 3, 1, bytes(4))), False),
     (exif((0x0112, 2, 3, b"up\0\0")), True), (exif((0x0112, 3, 1, b"\x63\0\0\0")), True),
-    (exif((0x0112, 5, 1, b"\xff\xff\xff\0")), True), (exif(MAKER, TURNED)[:-14], True), (exif(TURNED)[:10], True)])
+    (exif((0x0112, 5, 1, b"\xff\xff\xff\0")), True), (exif(MAKER, TURNED)[:-14], True), (exif(TURNED)[:10], True)],
+    ids=["turned", "no orientation", "zero", "text", "99", "ratio beyond the end", "cut in the entry", "cut before"])
 def test_exif_is_damaged_where_nobody_can_say_how_the_photo_is_turned(block, is_damaged, tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=block)
     with Image.open(tmp_path / "a.jpg") as image:

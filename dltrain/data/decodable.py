@@ -89,7 +89,7 @@ def inspect(path: Path) -> tuple[Record | None, str]:
             image.draft("RGB", (DRAFT_PX, DRAFT_PX))
             image.load()
     except Image.UnidentifiedImageError:
-        return None, "not an image"
+        return None, "cannot identify image file"
     except Exception as error:
         return None, str(error) or type(error).__name__
     return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""
