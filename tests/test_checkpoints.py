@@ -89,7 +89,12 @@ def test_processes_ask_one_another_in_the_same_steps(step, is_due, asks, tmp_pat
     checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None, 50)
     checkpointing.validation_due = is_due
     answers: list[bool] = []
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda mine, all: not answers.append(mine))
+
+    def decide(mine: bool, all: bool) -> bool:
+        answers.append(mine)
+        return True
+
+    strategy = SimpleNamespace(reduce_boolean_decision=decide)
     trainer: Any = SimpleNamespace(world_size=2, global_step=step, strategy=strategy)
     assert checkpointing.is_stop_requested(trainer) is asks
     assert answers == [False] * asks
