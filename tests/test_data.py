@@ -153,6 +153,8 @@ def test_random_split_has_its_fraction_of_each_label():
     assert {split: [sum(i < 50 for i in indices), sum(i >= 50 for i in indices)] for split, indices in
             splits.items()} == {"train": [40, 16], "val": [5, 2], "test": [5, 2]}
     assert sorted(i for indices in splits.values() for i in indices) == list(range(70))
+    with pytest.raises(ValueError, match="zip"):
+        split_randomly(range(70), labels[1:])
 
 
 def test_stratified_indices_keep_the_proportions():

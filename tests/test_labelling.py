@@ -128,6 +128,7 @@ def test_lines_with_labels_and_their_faults(tmp_path):
 def test_the_first_symbol_is_the_label():
     data = Recall(delay=6, symbols=4, num_train=200, batch_size=4)
     data.load()
+    assert [data.num_samples(split) for split in SPLITS] == [200, 500, 1000]
     assert data.class_names == list("ABCD")
     for text, label in data.labelled["train"]:
         assert (len(text), text[0]) == (7, label)

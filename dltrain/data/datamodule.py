@@ -36,8 +36,9 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     maps a reason to the files or lines that are left out for it. `held_out` names the splits that own files do not name
     and that are held out of train.
 
-    `on_leak`: what `settle_leaks` does with samples that two splits share: warn, drop or refuse. `on_bad`: whether a
-    photo that cannot be decoded is a reason to stop, or to skip it."""
+    `on_leak`: what `settle_leaks` does with samples that two splits share: warn, drop or refuse; None: nothing, for
+    data that do not have the key, as those that come with dltrain. `on_bad`: whether a photo that cannot be decoded is
+    a reason to stop, or to skip it."""
 
     batch_type: type
     input_kind: ClassVar[Literal["image", "text"]]  # what `predict` reads
@@ -45,7 +46,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     if_unbalanced: ClassVar[str] = ""  # what to look at where some classes are rare
     reads_whole_files: ClassVar[bool] = False  # whether a text file given to `predict` is one text, or each line is one
 
-    def __init__(self, *, batch_size: int, seed: int = 0, on_leak: str = "warn", on_bad: str = "stop"):
+    def __init__(self, *, batch_size: int, seed: int = 0, on_leak: str | None = None, on_bad: str = "stop"):
         super().__init__(batch_size=batch_size, seed=seed)
         self.on_leak, self.on_bad = on_leak, on_bad
         self.class_names: list[str] = []
@@ -74,6 +75,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """Looks for samples that two splits have in common. With data.on_leak=drop the test split keeps them, or else
         val. `identify`: equal for equal samples; `name`: of a sample in a message. Returns the splits. Raises
         DataError."""
+        if self.on_leak is None:
+            return splits
         kept = dict(splits)
         for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
             theirs = {identify(sample): name(sample) for sample in splits[other]}
@@ -82,7 +85,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                 continue
             names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common]
             self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
-                              f"{', '.join(names[:3])}")
+                              f"{', '.join(map(readable, names[:3]))}")
             if self.on_leak == "drop":
                 shared = {key for key, _ in common}
                 self.leave_out(f"a {other} sample that is in {split} too",
