@@ -51,7 +51,8 @@ def test_a_photo_that_is_cut_anywhere_is_named(suffix, tmp_path):
     assert inspect_photos(paths)[1] == {}
 
 
-def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, decoded):
+def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, monkeypatch, decoded):
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "no/folder/yet"))
     paths = [photo(tmp_path / f"{index}.jpg", index) for index in range(4)]
     inspect_photos(paths)
     assert sorted(decoded) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
