@@ -165,7 +165,7 @@ def test_a_sample_that_fills_up_a_batch_is_not_scored(tmp_path):
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda root: (root / "train/cat/0.png").write_bytes(b""), "1 of 30 images cannot be read: .*0.png: empty"),
-    (lambda root: (root / "val/dog/1.jpg").write_bytes(b"no image"), "val/dog/1.jpg: not an image"),
+    (lambda root: (root / "val/dog/1.jpg").write_bytes(b"no image"), "val/dog/1.jpg: cannot identify"),
     (lambda root: (root / "val/cow").mkdir(), "val: classes that train does not have: cow"),
     (lambda root: shutil.rmtree(root / "test/dog"), "test: no folder for: dog"),
     (lambda root: [path.unlink() for path in (root / "val/cat").iterdir()], "val/cat: no images in this class"),
