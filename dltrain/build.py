@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from torch import nn
 
-from dltrain.batches import BatchError, generator, seed_of
+from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
@@ -33,7 +33,6 @@ from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError, suggest
 from dltrain.image_files import readable
-from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.tasks.task import Task
@@ -120,24 +119,6 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
         if config.data[key] is None:
             config.data[key] = value
     return data
-
-
-def choose_anchors(config: DictConfig, data: DataModule) -> str:
-    """With model.anchors=auto, writes the sizes of anchors that fit the training boxes into the config, unless a run's
-    config has them already. Returns a line that says which; "" where nothing was chosen."""
-    keys = config.model
-    if keys.get("anchors") != "auto" or keys.anchor_boxes is not None:
-        return ""
-    fixed = anchor_sizes(keys.anchor_px, keys.ratios)
-    sizes = scale_boxes(data.training_boxes(), keys.short_px, keys.long_px)
-    try:
-        fitted = fit_anchors(sizes, len(fixed), generator("anchors", config.seed))
-    except ValueError as error:
-        raise UserError(f"model.anchors=auto: {error}") from None
-    keys.anchor_boxes = [[round(side, 1) for side in size] for size in fitted.tolist()]
-    listed = ", ".join(f"{width:g} x {height:g}" for width, height in keys.anchor_boxes)
-    return (f"anchors of the training boxes: mean best IoU {mean_best_iou(sizes, fitted):.3f}, of the fixed ones "
-            f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
 
 
 def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) -> DataModule:

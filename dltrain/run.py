@@ -15,22 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dltrain import __version__, checkpoints
-from dltrain.build import (
-    build,
-    build_data,
-    build_task,
-    build_trainer,
-    check_device,
-    check_first_step,
-    choose_anchors,
-    device_name,
-)
+from dltrain.batches import generator
+from dltrain.build import build, build_data, build_task, build_trainer, check_device, check_first_step, device_name
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
 from dltrain.memory import keep_freed_memory
+from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.pretrained import load_pretrained, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
@@ -77,9 +70,9 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                      f"of {task.total_steps}")
         else:
             task.fit_statistics(data)
-            lines = [introduction(data, task, trainer), data.describe_classes(), *data.describe_unknown(), anchors]
+            lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]
             log.info("\n".join(filter(None, lines)))
-            for line in [*data.describe_imbalance(), *data.describe_leaks()]:
+            for line in data.list_warnings():
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
@@ -104,6 +97,24 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             words = data.write_samples(run_dir.path / "samples")
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
+
+
+def choose_anchors(config: DictConfig, data: DataModule) -> str:
+    """With model.anchors=auto, writes the sizes of anchors that fit the training boxes into the config, unless a run's
+    config has them already. Returns a line with the sizes; "" where nothing was chosen."""
+    keys = config.model
+    if keys.get("anchors") != "auto" or keys.anchor_boxes is not None:
+        return ""
+    fixed = anchor_sizes(keys.anchor_px, keys.ratios)
+    sizes = scale_boxes(data.training_boxes(), keys.short_px, keys.long_px)
+    try:
+        fitted = fit_anchors(sizes, len(fixed), generator("anchors", config.seed))
+    except ValueError as error:
+        raise UserError(f"model.anchors=auto: {error}") from None
+    keys.anchor_boxes = [[round(side, 1) for side in size] for size in fitted.tolist()]
+    listed = ", ".join(f"{width:g} x {height:g}" for width, height in keys.anchor_boxes)
+    return (f"anchors of the training boxes: mean best IoU {mean_best_iou(sizes, fitted):.3f}, of the fixed ones "
+            f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
 
 
 class StudyContext(NamedTuple):

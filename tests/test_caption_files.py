@@ -58,7 +58,7 @@ def test_the_files_of_flickr8k_are_read(photos):
     assert (batch.captions[1] == PAD).all()
     assert data.join(batch.captions[0, 0, 1:-1].tolist()) == "a dog number two runs , and jumps <unk> times ."
     (photos / "Flickr_8k.testImages.txt").unlink()
-    assert data.describe_unknown() == [
+    assert data.describe_contents() == [
         "words that are not in the vocabulary: 4 of 44 in val (9.09%), 4 of 44 in test (9.09%)"]
     fewer = load_captions(Flickr8k, photos)
     assert count_samples(fewer) == {"train": 5, "val": 1, "test": 2}

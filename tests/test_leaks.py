@@ -36,16 +36,16 @@ def test_copies_are_found_by_their_bytes_and_the_later_split_keeps_them(tmp_path
     root = folders(tmp_path)
     data = load("resnet20", "image_folder", root)
     assert sizes(data) == [12, 7, 8]
-    assert data.describe_leaks() == [
+    assert data.list_warnings() == [
         f"1 of 7 val samples are in train too, as {root}/val/cat/b.png ({root}/train/cat/01.png); data.on_leak=drop "
-        "leaves them out there",
+        "leaves them out of train",
         f"1 of 8 test samples are in train too, as {root}/test/cat/a.png ({root}/train/cat/00.png); data.on_leak=drop "
-        "leaves them out there",
+        "leaves them out of train",
         f"1 of 8 test samples are in val too, as {root}/test/dog/c.png ({root}/val/dog/00.png); data.on_leak=drop "
-        "leaves them out there"]
+        "leaves them out of val"]
     data = load("resnet20", "image_folder", root, "data.on_leak=drop")
     assert sizes(data) == [10, 6, 8]
-    assert data.describe_leaks() == []
+    assert data.list_warnings() == []
     assert data.left_out == {
         "a train sample that is in val too": [str(root / "train/cat/01.png")],
         "a train sample that is in test too": [str(root / "train/cat/00.png")],

@@ -93,11 +93,20 @@ def test_a_run_prints_the_counts_and_writes_the_list(dltrain, tmp_path):
 
 def test_a_small_class_is_named(tmp_path):
     classes(tmp_path, 60, ("cat", "dog"))
-    classes(tmp_path, 5, ("yak",))
+    classes(tmp_path, 5, ("yak",), first=1000)
     data = load(tmp_path)
-    assert data.describe_classes() == "3 classes of 3 (yak) to 49 (cat) training images each"
-    (warning,) = data.describe_imbalance()
+    assert data.describe_contents() == ["3 classes of 3 (yak) to 49 (cat) training images each"]
+    (warning,) = data.list_warnings()
     assert warning.startswith("the classes are unbalanced, 49 training images of cat and 3 of yak: accuracy alone")
+
+
+@pytest.mark.parametrize(("small", "is_named"), [(10, False), (9, True)])
+def test_a_class_is_small_if_another_is_more_than_ten_times_as_large(small, is_named, tmp_path):
+    classes(tmp_path / "train", 100, ("cat",))
+    classes(tmp_path / "train", small, ("yak",), first=1000)
+    for split, first in (("val", 2000), ("test", 3000)):
+        classes(tmp_path / split, 1, ("cat", "yak"), first=first)
+    assert bool(load(tmp_path).list_warnings()) is is_named
 
 
 def test_photos_and_masks_of_one_name_are_not_merged(tmp_path):
@@ -142,10 +151,10 @@ def test_two_coco_images_of_one_id_are_refused(tmp_path):
 def test_samples_that_two_splits_have_in_common_are_counted(dltrain, tmp_path):
     classes(tmp_path / "in/train", 6)
     classes(tmp_path / "in/test", 3, first=50)
-    assert load(tmp_path / "in").describe_leaks() == []
+    assert load(tmp_path / "in").list_warnings() == []
     for name in ("cat", "dog"):
         os.symlink(tmp_path / f"in/train/{name}/00.png", tmp_path / f"in/test/{name}/copy.png")
-    lines = load(tmp_path / "in").describe_leaks()
+    lines = load(tmp_path / "in").list_warnings()
     assert sum(int(line.split()[0]) for line in lines) == 2
     assert lines[-1].startswith("2 of 8 test samples are in ") or len(lines) == 2
     texts = "".join(f"{label}\tday {index} {label}\n" for index in range(30) for label in ("pos", "neg"))
@@ -156,4 +165,4 @@ def test_samples_that_two_splits_have_in_common_are_counted(dltrain, tmp_path):
     code, out, err = dltrain("model=seq_classifier", "data=labelled_text", "data.root=texts", "trainer=smoke", "name=t")
     assert (code, err) == (0, "")
     assert ("dltrain: warning: 1 of 2 test samples are in train too, as train day 3 pos; data.on_leak=drop "
-            "leaves them out there\n") in out
+            "leaves them out of train\n") in out

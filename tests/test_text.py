@@ -189,7 +189,7 @@ def test_encodings_and_the_byte_order_mark(tmp_path):
 def test_unknown_symbols_are_counted(read_cats):
     data = read_cats(SENTENCE * 9 + "ÄÖ")
     assert data.describe() == "414 train, 23 val, 24 test characters of 17 symbols"
-    assert data.describe_unknown() == ["characters that are not in the vocabulary: 2 of 24 in test (8.33%)"]
+    assert data.describe_contents() == ["characters that are not in the vocabulary: 2 of 24 in test (8.33%)"]
     batch = list(data.test_dataloader())[-1]
     assert (batch.targets == UNKNOWN).sum() == 2
 

@@ -267,7 +267,7 @@ def test_the_unknown_words_of_both_sides_are_counted(tmp_path):
     data = PairFiles(root=str(tmp_path), languages=None, encoding="utf-8", num_train=None, words=True, min_count=2,
                      max_length=50, batch_size=4)
     data.load()
-    assert data.describe_unknown() == [
+    assert data.describe_contents() == [
         "source words that are not in the vocabulary: 1 of 10 in train (10.00%), 2 of 3 in test (66.67%)",
         "target words that are not in the vocabulary: 1 of 2 in test (50.00%)"]
 

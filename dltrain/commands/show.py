@@ -56,7 +56,8 @@ def draw_batch(config: DictConfig, data: DataModule, folder: Path) -> list[str]:
     """Writes what the task shows of the first training batch. Returns the texts and the files, to print."""
     from torchvision.transforms.functional import to_pil_image
 
-    from dltrain.build import build_task, choose_anchors
+    from dltrain.build import build_task
+    from dltrain.run import choose_anchors
 
     choose_anchors(config, data)
     config.class_names = data.class_names

@@ -6,7 +6,6 @@ there at the next start, unless a file has changed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dltrain.data.cache import cache_file, stamp_of
 from dltrain.data.language_modeling import Indices, encode_characters, index_type
 from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.data.splits import cut_text
@@ -37,7 +37,7 @@ class EncodedText(NamedTuple):
 
 def encode_files(files: Sequence[Path], encoding: str) -> EncodedText:
     """Encodes the files, joined by line ends. A cache that cannot be written only costs time. Raises DataError."""
-    place = cache_folder() / hashlib.sha256(f"{encoding} {[*map(os.path.abspath, files)]}".encode()).hexdigest()[:16]
+    place = cache_file("texts", f"{encoding} {[*map(os.path.abspath, files)]}")
     stamps = stamps_of(files)
     if (kept := read_cache(place, stamps)) is not None:
         return kept
@@ -79,12 +79,7 @@ def first_places(files: Sequence[Path], encoding: str) -> tuple[dict[str, int], 
 
 def stamps_of(files: Sequence[Path]) -> list[list[str | int]]:
     """Path, size in bytes and time of change in ns of each file."""
-    return [[os.path.abspath(file), (status := file.stat()).st_size, status.st_mtime_ns] for file in files]
-
-
-def cache_folder() -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("DLTRAIN_CACHE") or caches / "dltrain", "texts")
+    return [[os.path.abspath(file), *stamp_of(file)] for file in files]
 
 
 def read_cache(place: Path, stamps: list[list[str | int]]) -> EncodedText | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dltrain.data.loader import BatchT, SplitLoaders
 from dltrain.errors import DataError
-from dltrain.image_files import ImageSource, readable
+from dltrain.image_files import ImageSource, readable, scan_images
 
 SPLITS = ("train", "val", "test")
 UNBALANCED = 10  # times as many samples in the largest class as in the smallest
+SEE_CONFUSION = "accuracy alone says little, see the figure confusion in TensorBoard"
 SampleT = TypeVar("SampleT")
 InputT = TypeVar("InputT")  # what a person gives to `predict`: Tensor for an image, str for a text
 
@@ -36,9 +37,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     maps a reason to the files or lines that are left out for it. `held_out` names the splits that own files do not name
     and that are held out of train.
 
-    `on_leak`: what `settle_leaks` does with samples that two splits share: warn, drop or refuse; None: nothing, for
-    data that do not have the key, as those that come with dltrain. `on_bad`: whether a photo that cannot be decoded is
-    a reason to stop, or to skip it."""
+    `on_leak`: warn, drop or refuse, for samples that two splits share; None: nothing, for data that do not have the
+    key, as those that come with dltrain. `on_bad`: stop or skip, for photos that cannot be decoded."""
 
     batch_type: type
     input_kind: ClassVar[Literal["image", "text"]]  # what `predict` reads
@@ -70,11 +70,18 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         if listed := [*map(str, places)]:
             self.left_out.setdefault(reason, []).extend(listed)
 
+    def images_in(self, folder: Path, recursive: bool = True) -> list[Path]:
+        """The image files of a folder and, with `recursive`, of those below it, sorted. The others are left out."""
+        images, others = scan_images(folder, recursive)
+        for reason, files in others.items():
+            self.leave_out(reason, files)
+        return images
+
     def settle_leaks(self, splits: dict[str, list[SampleT]], identify: Callable[[SampleT], Hashable],
                      name: Callable[[SampleT], str]) -> dict[str, list[SampleT]]:
         """Looks for samples that two splits have in common. With data.on_leak=drop the test split keeps them, or else
-        val. `identify`: equal for equal samples; `name`: of a sample in a message. Returns the splits. Raises
-        DataError."""
+        val; otherwise `leaks` gets a line for each two splits. `identify`: equal for equal samples; `name`: of a sample
+        in a message. Returns the splits. Raises DataError."""
         if self.on_leak is None:
             return splits
         kept = dict(splits)
@@ -83,9 +90,6 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
             common = [(identify(sample), name(sample)) for sample in splits[split] if identify(sample) in theirs]
             if not common:
                 continue
-            names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common]
-            self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
-                              f"{', '.join(map(readable, names[:3]))}")
             if self.on_leak == "drop":
                 shared = {key for key, _ in common}
                 self.leave_out(f"a {other} sample that is in {split} too",
@@ -93,57 +97,54 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                 kept[other] = [sample for sample in kept[other] if identify(sample) not in shared]
                 if not kept[other]:
                     raise DataError(f"data.on_leak=drop: all {len(splits[other])} {other} samples are in {split} too")
+            else:
+                names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common[:3]]
+                self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
+                                  f"{', '.join(map(readable, names))}; data.on_leak=drop leaves them out of {other}")
         if self.leaks and self.on_leak == "refuse":
-            raise DataError(f"{'; '.join(self.leaks)}; data.on_leak=drop leaves those of the first split named out of "
-                            "the second")
+            raise DataError("; ".join(self.leaks))
         return kept
-
-    def describe_leaks(self) -> list[str]:
-        """A warning for each two splits that share samples, unless they were dropped."""
-        return [f"{leak}; data.on_leak=drop leaves them out there" for leak in self.leaks if self.on_leak == "warn"]
 
     def class_counts(self) -> dict[str, int]:
         """How many training samples each class has, or boxes; empty where there are no classes of samples."""
         return {}
 
-    def describe_classes(self) -> str:
-        """The number of classes, and the size of the smallest and the largest one; "" where there are none."""
-        if not (counts := self.class_counts()):
-            return ""
-        few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
-        sizes = f"{counts[few]:,} ({few}) to {counts[many]:,} ({many})" if counts[few] < counts[many] else (
-            f"{counts[few]:,}")
-        return f"{len(counts)} classes of {sizes} training {self.counted} each"
-
-    def describe_imbalance(self) -> list[str]:
-        """A warning where the largest class is more than UNBALANCED times the smallest."""
-        counts = self.class_counts()
-        if not self.if_unbalanced or max(counts.values(), default=0) <= UNBALANCED * min(counts.values(), default=0):
-            return []
-        few, many = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
-        return [f"the classes are unbalanced, {counts[many]:,} training {self.counted} of {many} and {counts[few]:,} "
-                f"of {few}: {self.if_unbalanced}"]
-
     def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
         """How many symbols of each split are not in the vocabulary, and how many there are, by what they are: words."""
         return {}
 
-    def describe_unknown(self) -> list[str]:
-        """A line for each kind of symbol of which some are not in the vocabulary."""
+    def describe(self) -> str:
+        """The size of the data, on one line."""
+        return ", ".join(f"{self.num_samples(split):,} {split}" for split in SPLITS)
+
+    def describe_contents(self) -> list[str]:
+        """Lines below that of `describe`: the smallest and the largest class, and symbols that are not in the
+        vocabulary."""
         lines = []
-        for noun, counts in self.unknown_counts().items():
+        if counts := self.class_counts():
+            few, many = smallest_and_largest(counts)
+            sizes = f"{counts[few]:,} ({few}) to {counts[many]:,} ({many})" if counts[few] < counts[many] else (
+                f"{counts[few]:,}")
+            lines.append(f"{len(counts)} classes of {sizes} training {self.counted} each")
+        for noun, by_split in self.unknown_counts().items():
             if shares := [f"{unknown:,} of {count:,} in {split} ({unknown / count:.2%})"
-                          for split, (unknown, count) in counts.items() if unknown]:
+                          for split, (unknown, count) in by_split.items() if unknown]:
                 lines.append(f"{noun} that are not in the vocabulary: {', '.join(shares)}")
         return lines
+
+    def list_warnings(self) -> list[str]:
+        """Of unbalanced classes, and of samples that two splits share."""
+        counts = self.class_counts() if self.if_unbalanced else {}
+        warnings = []
+        if max(counts.values(), default=0) > UNBALANCED * min(counts.values(), default=0):
+            few, many = smallest_and_largest(counts)
+            warnings.append(f"the classes are unbalanced, {counts[many]:,} training {self.counted} of {many} and "
+                            f"{counts[few]:,} of {few}: {self.if_unbalanced}")
+        return warnings + self.leaks
 
     def unknown_inputs(self, texts: list[str]) -> tuple[list[str], int]:
         """The symbols of a user's texts that are not in the vocabulary, and how many symbols the texts have."""
         return [], 0
-
-    def describe(self) -> str:
-        """The size of the data, on one line."""
-        return ", ".join(f"{self.num_samples(split):,} {split}" for split in SPLITS)
 
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, H, W) uint8, up to `at_most` images of the training split, for the statistics of normalisation."""
@@ -181,6 +182,10 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     def is_true(self, split: str, index: int, sentence: str) -> bool | None:
         """Whether the sentence is true of the sample; None where the data cannot tell."""
         return None
+
+
+def smallest_and_largest(counts: Mapping[str, int]) -> tuple[str, str]:
+    return min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
 
 
 def require_root(root: str | None, expected: str) -> Path:

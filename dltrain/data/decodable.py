@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 from rich.progress import track
 
+from dltrain.data.cache import cache_file, stamp_of
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.images import join_faults
 from dltrain.errors import DataError
@@ -65,7 +66,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     memory = memory_of(paths)
     known = read_memory(memory)
     records = {path: record for path in paths if (record := known.get(str(path.absolute()))) is not None
-               and [record.bytes, record.changed_ns] == stamp_of(path)}
+               and [record.bytes, record.changed_ns] == stamp_or_zeros(path)}
     new = [path for path in paths if path not in records]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = track(pool.map(inspect, new), f"reading {len(new):,} photos", len(new), transient=True,
@@ -79,7 +80,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
 
 def inspect(path: Path) -> tuple[Record | None, str]:
     """What is known of a photo, or what is wrong with it."""
-    stamp = stamp_of(path)
+    stamp = stamp_or_zeros(path)
     try:
         raw = path.read_bytes()
         if not raw:
@@ -95,21 +96,18 @@ def inspect(path: Path) -> tuple[Record | None, str]:
     return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""
 
 
-def stamp_of(path: Path) -> list[int]:
-    """Size in bytes and time of change in ns."""
+def stamp_or_zeros(path: Path) -> list[int]:
+    """Zeros for a file that is not there."""
     try:
-        status = path.stat()
+        return stamp_of(path)
     except OSError:
         return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
 
 
 def memory_of(paths: Sequence[Path]) -> Path:
     """A file for the photos below one folder."""
     folder = os.path.commonpath([path.absolute().parent for path in paths])
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = os.environ.get("DLTRAIN_CACHE") or caches / "dltrain"
-    return Path(cache, "photos") / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
+    return cache_file("photos", folder).with_suffix(".json")
 
 
 def read_memory(file: Path) -> dict[str, Record]:

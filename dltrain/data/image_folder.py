@@ -17,13 +17,13 @@ from torch.utils.data import default_collate
 
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch
 from dltrain.data.classification import ImageKeys, LabelledImages
-from dltrain.data.datamodule import SPLITS, check_num_classes, require_root
+from dltrain.data.datamodule import SEE_CONFUSION, SPLITS, check_num_classes, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import read_image
 from dltrain.data.splits import find_split_folders, hold_out
 from dltrain.errors import DataError
-from dltrain.image_files import IMAGE_SUFFIXES, is_hidden, scan_images
+from dltrain.image_files import IMAGE_SUFFIXES, is_hidden
 
 LAYOUT = "{train,val,test}/<class>/* or <class>/*"
 ImagesByClass = list[list[Path]]
@@ -34,7 +34,7 @@ class ImageFolder(LabelledImages):
     names (valid, Validation, testing). Hidden files and files that are no images are left out. Where there is no val
     (or test) folder, `val_share` (or `test_share`) of each class is held out."""
 
-    counted, if_unbalanced = "images", "accuracy alone says little, see the figure confusion in TensorBoard"
+    counted, if_unbalanced = "images", SEE_CONFUSION
 
     def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
                  **keys: Unpack[ImageKeys]):
@@ -86,11 +86,8 @@ class ImageFolder(LabelledImages):
             raise DataError(f"{folder}: {'; '.join(faults)}")
         by_class = []
         for name in names:
-            paths, no_images = scan_images(folder / name)
-            by_class.append(paths)
-            for reason, files in no_images.items():
-                self.leave_out(reason, files)
-            if not paths:
+            by_class.append(self.images_in(folder / name))
+            if not by_class[-1]:
                 raise DataError(f"{folder / name}: no images in this class ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return by_class
 

@@ -10,23 +10,10 @@ from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.splits import split_of
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, no_image_called, scan_images
+from dltrain.image_files import by_stem, no_image_called
 
 
-class ImagesByStem(PhotosWithMasks):
-    """Photos in a folder of their own."""
-
-    def images_by_stem(self, folder: Path) -> dict[str, Path]:
-        """Returns the images by their names without suffix. Raises DataError where the folder has none."""
-        paths, others = scan_images(folder, recursive=False) if folder.is_dir() else ([], {})
-        if not paths:
-            raise DataError(f"{folder}: no images")
-        for reason, files in others.items():
-            self.leave_out(reason, files)
-        return by_stem(paths)
-
-
-class MaskFolder(ImagesByStem):
+class MaskFolder(PhotosWithMasks):
     """A person's own photos and masks: root/images/*, root/masks/*.png of the same names, and root/classes.txt with the
     name of each mask value from 0 on, one per line. The splits are lists of names in root/{train,val,test}.txt. Those
     without a list are held out of train, or of all photos if there are no lists: `test_share` and then `val_share`."""
@@ -42,11 +29,9 @@ class MaskFolder(ImagesByStem):
         names = [line.strip() for _, line in read_lines(classes)]
         self.class_names = self.vocabularies.setdefault("labels", names)
         pairs = {name: MaskPair(image, root / f"masks/{name}.png") for name, image in
-                 self.images_by_stem(root / "images").items()}
-        masks, others = scan_images(root / "masks")
-        self.leave_out("a mask without a photo", [mask for mask in masks if mask.stem not in pairs])
-        for reason, files in others.items():
-            self.leave_out(reason, files)
+                 images_by_stem(self, root / "images").items()}
+        self.leave_out("a mask without a photo", [mask for mask in self.images_in(root / "masks")
+                                                  if mask.stem not in pairs])
         lists = {split: file for file in sorted(root.glob("*.txt")) if (split := split_of(file.stem))}
         if not lists:
             return {"train": [*pairs.values()], "val": [], "test": []}
@@ -65,7 +50,7 @@ class MaskFolder(ImagesByStem):
         return splits
 
 
-class CamVid(ImagesByStem):
+class CamVid(PhotosWithMasks):
     """CamVid: root/{train,val,test}/* and root/{train,val,test}annot/*.png. 11 classes, numbered from 0; the value 11
     marks pixels that are not scored (G. Brostow et al., 2008; the splits and classes of V. Badrinarayanan et al., 2015,
     arXiv 1511.00561)."""
@@ -76,4 +61,12 @@ class CamVid(ImagesByStem):
         self.class_names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
                             "bicyclist"]
         return {split: [MaskPair(image, root / f"{split}annot/{name}.png")
-                        for name, image in self.images_by_stem(root / split).items()] for split in SPLITS}
+                        for name, image in images_by_stem(self, root / split).items()] for split in SPLITS}
+
+
+def images_by_stem(data: PhotosWithMasks, folder: Path) -> dict[str, Path]:
+    """Returns the images by their names without suffix. Raises DataError where the folder has none."""
+    images = by_stem(data.images_in(folder, recursive=False))
+    if not images:
+        raise DataError(f"{folder}: no images")
+    return images

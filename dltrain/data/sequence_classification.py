@@ -10,7 +10,7 @@ from typing import Unpack
 import torch
 
 from dltrain.batches import IGNORED_LABEL, LabelledBatch, generator
-from dltrain.data.datamodule import SPLITS, DataKeys
+from dltrain.data.datamodule import SEE_CONFUSION, SPLITS, DataKeys
 from dltrain.data.sequences import SequenceKeys, Sequences, Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.errors import DataError
 
@@ -22,7 +22,7 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
     """Texts with one label each. A subclass implements `texts`. A text is cut to `max_length` symbols."""
 
     batch_type = LabelledBatch
-    counted, if_unbalanced = "texts", "accuracy alone says little, see the figure confusion in TensorBoard"
+    counted, if_unbalanced = "texts", SEE_CONFUSION
 
     def __init__(self, *, tokenizer: Tokenizer, max_length: int, **keys: Unpack[SequenceKeys]):
         super().__init__(**keys)

@@ -22,7 +22,7 @@ from dltrain.data.download import download_dataset
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, exists, no_image_called, read_header, readable, scan_images
+from dltrain.image_files import by_stem, exists, no_image_called, read_header, readable
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main, or photos with an xml each"
@@ -90,10 +90,7 @@ class VocBoxes(PhotosWithBoxes):
             raise DataError(f"{root}/ImageSets/Main: must have {self.train_list}.txt"
                             f"{' and test.txt (or val.txt)' if self.test_share is None else ''}")
         photos = root / "JPEGImages"
-        paths, others = scan_images(photos, recursive=False)
-        images = by_stem(paths)
-        for reason, files in others.items():
-            self.leave_out(reason, files)
+        images = by_stem(self.images_in(photos, recursive=False))
         listed = {name for names in lists.values() for name in names}
         self.leave_out("a photo that no list names", [path for name, path in images.items() if name not in listed])
         return {split: [AnnotatedPhoto(images.get(name, photos / f"{name}.jpg"),

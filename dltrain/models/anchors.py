@@ -46,7 +46,7 @@ def fit_anchors(sizes: Tensor, count: int, rng: torch.Generator) -> Tensor:
     ValueError for fewer different sizes than anchors."""
     if len(sizes.unique(dim=0)) < count:
         raise ValueError(f"the training boxes have {len(sizes.unique(dim=0))} different sizes, fewer than {count} "
-                         "anchors; lessen model.anchor_px or model.ratios")
+                         "anchors; list fewer model.anchor_px or model.ratios")
     sizes = sizes[torch.randperm(len(sizes), generator=rng)[:MOST_BOXES]]
     candidates = [cluster(sizes, first_centres(sizes, count, rng)) for _ in range(STARTS)]
     best = max(candidates, key=lambda anchors: mean_best_iou(sizes, anchors))
