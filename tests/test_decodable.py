@@ -10,7 +10,7 @@ from PIL import Image
 from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data import decodable
-from dltrain.data.decodable import inspect_photos, memory_of
+from dltrain.data.decodable import cache_of, inspect_photos
 from dltrain.errors import DataError
 
 
@@ -64,7 +64,7 @@ def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, decoded):
     inspect_photos(paths)
     assert sorted(decoded) == ["1.jpg", "4.jpg"]
     decoded.clear()
-    memory_of(paths).write_text("{cut")
+    cache_of(paths).write_text("{cut")
     inspect_photos(paths)
     assert len(decoded) == 5
 

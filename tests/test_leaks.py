@@ -163,6 +163,7 @@ def test_photos_with_damaged_exif_are_counted_and_listed(dltrain, tmp_path):
         code, out, err = dltrain("model=resnet20", "model.depth=8", "data=image_folder", "data.root=in",
                                  "trainer=smoke", "data.batch_size=4", f"name={name}")
         assert (code, err) == (0, "")
-        assert f"EXIF of 2 photos is damaged, taken as upright; outputs/{name}/damaged_exif.txt lists them\n" in out
+        line = "photos with damaged EXIF data, taken as upright: 2; "
+        assert f"{line}outputs/{name}/damaged_exif.txt lists them\n" in out
         listed = (tmp_path / f"outputs/{name}/damaged_exif.txt").read_text()
         assert sorted(listed.splitlines()) == ["in/cat/00.jpg", "in/dog/03.jpg"]

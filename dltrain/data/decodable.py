@@ -63,8 +63,8 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     with the others."""
     if not paths:
         return {}, {}
-    memory = memory_of(paths)
-    known = read_memory(memory)
+    cache = cache_of(paths)
+    known = read_cache(cache)
     records = {path: record for path in paths if (record := known.get(str(path.absolute()))) is not None
                and [record.bytes, record.changed_ns] == stamp_or_zeros(path)}
     new = [path for path in paths if path not in records]
@@ -74,7 +74,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
         inspected = dict(zip(new, results, strict=True))
     decoded = {path: record for path, (record, _) in inspected.items() if record}
     if decoded:
-        write_memory(memory, known | {str(path.absolute()): record for path, record in decoded.items()})
+        write_cache(cache, known | {str(path.absolute()): record for path, record in decoded.items()})
     return records | decoded, {path: f"{path}: {fault}" for path, (_, fault) in inspected.items() if fault}
 
 
@@ -104,20 +104,20 @@ def stamp_or_zeros(path: Path) -> list[int]:
         return [0, 0]
 
 
-def memory_of(paths: Sequence[Path]) -> Path:
+def cache_of(paths: Sequence[Path]) -> Path:
     """A file for the photos below one folder."""
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     return cache_file("photos", folder).with_suffix(".json")
 
 
-def read_memory(file: Path) -> dict[str, Record]:
+def read_cache(file: Path) -> dict[str, Record]:
     try:
         return {path: Record(*values) for path, values in json.loads(file.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):  # none yet, cut by a crash, or of another version
         return {}
 
 
-def write_memory(file: Path, known: dict[str, Record]) -> None:
+def write_cache(file: Path, known: dict[str, Record]) -> None:
     """A cache that cannot be written only costs time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
