@@ -97,8 +97,8 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                     raise DataError(f"data.on_leak=drop: all {len(splits[other])} {other} samples are in {split} too")
             else:
                 names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common[:3]]
-                self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
-                                  f"{', '.join(names)}; data.on_leak=drop leaves them out of {other}")
+                self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, for "
+                                  f"example {', '.join(names)}; data.on_leak=drop leaves them out of {other}")
         if self.leaks and self.on_leak == "refuse":
             raise DataError("; ".join(self.leaks))
         return kept

@@ -54,7 +54,7 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
     for split in SPLITS:
         if splits[split] and not kept[split]:
             raise DataError(f"data.on_bad=skip: none of the {len(splits[split])} photos of the {split} split can be "
-                            f"read, as {next(fault for fault in faults.values())}")
+                            f"read, for example {next(iter(faults.values()))}")
     return data.settle_leaks(kept, lambda sample: records[path_of(sample)].digest, lambda sample: str(path_of(sample)))
 
 
