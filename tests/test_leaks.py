@@ -37,8 +37,8 @@ def test_copies_are_found_by_their_bytes_and_the_later_split_keeps_them(tmp_path
     data = load("resnet20", "image_folder", root)
     assert sizes(data) == [12, 7, 8]
     assert data.list_warnings() == [
-        f"1 of {count} {split} samples are in {other} too, for example {root}/{split}/{mine} ({root}/{other}/{theirs}); "
-        f"data.on_leak=drop leaves them out of {other}" for count, split, other, mine, theirs in (
+        f"1 of {count} {split} samples are in {other} too, for example {root}/{split}/{mine} ({root}/{other}/{theirs})"
+        f"; data.on_leak=drop leaves them out of {other}" for count, split, other, mine, theirs in (
             (7, "val", "train", "cat/b.png", "cat/01.png"), (8, "test", "train", "cat/a.png", "cat/00.png"),
             (8, "test", "val", "dog/c.png", "dog/00.png"))]
     data = load("resnet20", "image_folder", root, "data.on_leak=drop")
@@ -135,7 +135,7 @@ def test_a_class_or_a_split_does_not_vanish(tmp_path):
     with pytest.raises(DataError, match=r"leave no test image of the class cat"):
         load(*words)
     (tmp_path / "test/dog/00.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of the 2 photos of the test split can be read, for \w+ \S+/cat/00.png: "):
+    with pytest.raises(DataError, match=r"none of the 2 photos of the test \w+ can be read, for \w+ \S+/cat/00.png: "):
         load(*words)
 
 

@@ -108,7 +108,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return {}
 
     def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """How many symbols of each split are not in the vocabulary, and how many there are, by what they are: words."""
+        """How many symbols of each split are not in the vocabulary, and how many there are, by their noun, as words."""
         return {}
 
     def describe(self) -> str:
@@ -131,7 +131,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return lines
 
     def list_warnings(self) -> list[str]:
-        """Of unbalanced classes, and of samples that two splits share."""
+        """Lines that warn of unbalanced classes and of samples that two splits share."""
         counts = self.class_counts() if self.if_unbalanced else {}
         warnings = []
         if max(counts.values(), default=0) > UNBALANCED * min(counts.values(), default=0):

@@ -41,8 +41,8 @@ class Record(NamedTuple):
 
 def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: Callable[[SampleT], Path]
                   ) -> dict[str, list[SampleT]]:
-    """Decodes the photo of each sample. Returns the samples that are kept: without those of photos that cannot be
-    decoded, if data.on_bad says so, and as data.on_leak says of copies. Raises DataError."""
+    """Decodes the photo of each sample. Returns the samples that are kept: data.on_bad decides about photos that cannot
+    be decoded, data.on_leak about copies in two splits. Raises DataError."""
     paths = list(dict.fromkeys(path_of(sample) for split in SPLITS for sample in splits[split]))
     records, faults = inspect_photos(paths)
     if faults and data.on_bad == "stop":
