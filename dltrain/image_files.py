@@ -58,8 +58,8 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def has_damaged_exif(image: Image.Image) -> bool:
-    """Whether the EXIF data say how the photo is turned, or might, in a way that cannot be read. 0, which the standard
-    does not know, is what some programs write where they do not know it either."""
+    """Whether the EXIF data have, or may have, an orientation that cannot be read. 0 is not in the standard, but some
+    programs write it where they do not know the orientation."""
     try:
         value = image.getexif().get(ORIENTATION)
     except Exception:
@@ -70,7 +70,7 @@ def has_damaged_exif(image: Image.Image) -> bool:
 
 
 def hides_orientation(block: bytes) -> bool:
-    """Whether the first directory of a block of EXIF data is cut, or has an orientation, which was not read then."""
+    """Whether the first directory of a block of EXIF data is cut, or has an orientation that was not read."""
     tiff = block.removeprefix(b"Exif\x00\x00")
     order = "<" if tiff[:2] == b"II" else ">"
     try:
@@ -92,7 +92,7 @@ def exists(path: Path) -> bool:
 
 
 def no_image(path: Path) -> str:
-    """That there is no such image, for a message: a broken link, or a name that may have characters nobody sees."""
+    """A message: there is no such image, or only a broken link. Characters that nobody sees are shown."""
     try:
         return f"no image {readable(str(path))}, a broken link to {readable(os.readlink(path))}"
     except (OSError, ValueError):  # no link
@@ -100,7 +100,7 @@ def no_image(path: Path) -> str:
 
 
 def no_image_called(name: str, folder: Path, suffix: str = "") -> str:
-    """That the folder has no image of this name with any suffix, or a broken link."""
+    """A message: the folder has no image of this name, whatever its suffix, or only a broken link."""
     return no_image(next((path for path in sorted(folder.iterdir()) if path.stem == name), folder / f"{name}{suffix}"))
 
 

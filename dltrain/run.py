@@ -113,7 +113,7 @@ def choose_anchors(config: DictConfig, data: DataModule) -> str:
         raise UserError(f"model.anchors=auto: {error}") from None
     keys.anchor_boxes = [[round(side, 1) for side in size] for size in fitted.tolist()]
     listed = ", ".join(f"{width:g} x {height:g}" for width, height in keys.anchor_boxes)
-    return (f"anchors of the training boxes: mean best IoU {mean_best_iou(sizes, fitted):.3f}, of the fixed ones "
+    return (f"anchors fitted to the training boxes: mean best IoU {mean_best_iou(sizes, fitted):.3f}, fixed ones "
             f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
 
 

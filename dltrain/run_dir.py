@@ -223,7 +223,7 @@ class RunDir:
     def write_damaged_exif(self, files: Sequence[str]) -> str:
         """Lists the photos whose EXIF data are damaged in damaged_exif.txt. Returns a line with their number."""
         write_text(self.path / "damaged_exif.txt", "\n".join(files) + "\n")
-        return f"EXIF of {len(files)} photos is damaged, taken as upright; {self}/damaged_exif.txt lists them"
+        return f"photos with damaged EXIF data, taken as upright: {len(files)}; {self}/damaged_exif.txt lists them"
 
     # records of a start
 

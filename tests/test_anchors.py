@@ -96,7 +96,7 @@ def test_anchors_that_do_not_fit_the_model_are_refused(word, message, config):
 def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures):
     code, out, err = dltrain(*SMALL, "model.anchors=auto", "name=a")
     assert (code, err) == (0, "")
-    (line,) = [line for line in out.splitlines() if line.startswith("anchors of the training boxes: mean best IoU ")]
+    (line,) = [line for line in out.splitlines() if line.startswith("anchors fitted to the training boxes: mean best ")]
     config = RunDir(Path("outputs/a")).read_config("run")
     sizes = config["model"]["anchor_boxes"]
     assert line.endswith("; " + ", ".join(f"{width:g} x {height:g}" for width, height in sizes) + " px")

@@ -10,6 +10,8 @@ from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize, Transform
 from dltrain.batches import ClassificationBatch, generator
+from dltrain.build import build_task
+from dltrain.errors import UserError
 from dltrain.tasks.classification import num_correct
 
 
@@ -278,6 +280,18 @@ def test_accuracy_of_mixed_labels_is_the_weight_of_the_predicted_class():
 def test_bad_arguments_are_refused_before_the_first_step(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+MIXUP = "augment.on_normalized=[{_target_: dltrain.augment.mixing.Mixup, alpha: 0.2, num_classes: %s}]"
+
+
+@pytest.mark.parametrize(("model", "num_classes", "message"), [
+    ("resnet20", 9, r"^task \(Classification\): augment.on_normalized.0 \(Mixup\): num_classes must be 10, .* is 9;"),
+    ("resnet20", 11, r"num_classes must be 10, that of the data, but is 11; write \$\{data.num_classes\}$"),
+    ("faster_rcnn", 3, r"\(Mixup\) mixes the labels of images, which DetectionBatch does not have")])
+def test_labels_are_mixed_of_images_and_as_many_classes_as_the_data_have(model, num_classes, message, config):
+    with pytest.raises(UserError, match=message):
+        build_task(config(f"model={model}", MIXUP % num_classes))
 
 
 ALL = [PadCrop(2, "reflect"), HorizontalFlip(0.5), resampling.ResizedCrop(8), resampling.ScaleJitter(8, (8, 12)),

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dltrain.build import build_data
-from dltrain.config.compose import compose
 from dltrain.data import decodable
-from dltrain.data.decodable import inspect_photos, memory_of
-from dltrain.errors import DataError
+from dltrain.data.decodable import cache_of, inspect_photos
 
 
 def photo(path: Path, seed: int = 0, size: int = 200) -> Path:
@@ -65,7 +62,7 @@ def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, monkeypatch, dec
     inspect_photos(paths)
     assert sorted(decoded) == ["1.jpg", "4.jpg"]
     decoded.clear()
-    memory_of(paths).write_text("{cut")
+    cache_of(paths).write_text("{cut")
     inspect_photos(paths)
     assert len(decoded) == 5
 
@@ -86,41 +83,3 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, d
     for _ in range(2):
         inspect_photos(paths)
     assert len(decoded) == 2
-
-
-def test_every_kind_of_photos_is_decoded_before_the_first_step(tmp_path):
-    """Of the test split too, whose photos are read last."""
-    for split in ("train", "val", "test"):
-        for name in ("cat", "dog"):
-            for index in range(3):
-                photo(tmp_path / f"folder/{split}/{name}/{index}.jpg", index, 64)
-    for index in range(6):
-        photo(tmp_path / f"masks/images/{index}.jpg", index, 64)
-        (tmp_path / "masks/masks").mkdir(exist_ok=True)
-        Image.fromarray(np.full((64, 64), index % 2, np.uint8)).save(tmp_path / f"masks/masks/{index}.png")
-        photo(tmp_path / f"voc/JPEGImages/{index}.jpg", index, 64)
-        (tmp_path / "voc/Annotations").mkdir(exist_ok=True)
-        (tmp_path / f"voc/Annotations/{index}.xml").write_text(
-            "<annotation><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-            "</object></annotation>")
-    (tmp_path / "masks/classes.txt").write_text("a\nb\n")
-    (tmp_path / "masks/train.txt").write_text("0\n1\n2\n3\n")
-    (tmp_path / "masks/test.txt").write_text("4\n5\n")
-    (tmp_path / "voc/ImageSets/Main").mkdir(parents=True)
-    (tmp_path / "voc/ImageSets/Main/train.txt").write_text("0\n1\n2\n3\n")
-    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("4\n5\n")
-    (tmp_path / "captions").mkdir()
-    for index in range(20):
-        photo(tmp_path / f"captions/{index}.jpg", index, 64)
-    (tmp_path / "captions/c.tsv").write_text("".join(f"{index}.jpg\ta dog {index % 3}\n" for index in range(20)))
-    for words, cut in ((["model=resnet20", "data=image_folder", "data.root=folder"], "folder/test/dog/2.jpg"),
-                       (["model=fcn32s", "data=mask_folder", "data.root=masks"], "masks/images/5.jpg"),
-                       (["model=faster_rcnn", "data=voc_folder", "data.root=voc"], "voc/JPEGImages/5.jpg"),
-                       (["model=captioner", "data=captions_file", "data.root=captions/c.tsv"], "captions/19.jpg")):
-        root = next(word for word in words if word.startswith("data.root="))
-        words = [*words[:2], f"data.root={tmp_path / root.removeprefix('data.root=')}"]
-        build_data(compose(words).job_config())
-        file = tmp_path / cut
-        file.write_bytes(file.read_bytes()[:-300])
-        with pytest.raises(DataError, match=r"1 of \d+ images cannot be read: "):
-            build_data(compose(words).job_config())

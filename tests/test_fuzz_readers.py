@@ -121,7 +121,7 @@ def config_of(reader: Reader) -> DictConfig:
 
 
 def fault_of(name: str, root: Path, rng: random.Random, config: DictConfig | None) -> str:
-    """Writes a broken data set, reads it, and returns what is against the law of this file, or ""."""
+    """Writes a broken data set, reads it, and returns what is against the rule of this file, or ""."""
     reader = READERS[name]
     fuzzing.write_broken(root, reader.files, rng)
     try:
@@ -170,7 +170,7 @@ def lost_samples(reader: Reader, root: Path, data: DataModule) -> str:
 
 
 def run(count: int, folder: Path) -> list[str]:
-    """What is against the law in `count` inputs, each by the name of its reader and its number."""
+    """What breaks the rule in `count` inputs, each by the name of its reader and its number."""
     configs = {name: config_of(reader) if reader.words else None for name, reader in READERS.items()}
     faults = []
     for number in range(count):

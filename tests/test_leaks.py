@@ -37,12 +37,10 @@ def test_copies_are_found_by_their_bytes_and_the_later_split_keeps_them(tmp_path
     data = load("resnet20", "image_folder", root)
     assert sizes(data) == [12, 7, 8]
     assert data.list_warnings() == [
-        f"1 of 7 val samples are in train too, as {root}/val/cat/b.png ({root}/train/cat/01.png); data.on_leak=drop "
-        "leaves them out of train",
-        f"1 of 8 test samples are in train too, as {root}/test/cat/a.png ({root}/train/cat/00.png); data.on_leak=drop "
-        "leaves them out of train",
-        f"1 of 8 test samples are in val too, as {root}/test/dog/c.png ({root}/val/dog/00.png); data.on_leak=drop "
-        "leaves them out of val"]
+        f"1 of {count} {split} samples are in {other} too, for example {root}/{split}/{mine} ({root}/{other}/{theirs})"
+        f"; data.on_leak=drop leaves them out of {other}" for count, split, other, mine, theirs in (
+            (7, "val", "train", "cat/b.png", "cat/01.png"), (8, "test", "train", "cat/a.png", "cat/00.png"),
+            (8, "test", "val", "dog/c.png", "dog/00.png"))]
     data = load("resnet20", "image_folder", root, "data.on_leak=drop")
     assert sizes(data) == [10, 6, 8]
     assert data.list_warnings() == []
@@ -80,13 +78,20 @@ def test_texts_are_dropped_before_the_vocabulary_is_made(tmp_path):
 
 
 def photos(root: Path, kind: str) -> list[str]:
-    """Twelve photos below root/images, of which the seventh is cut, as data of a kind. Returns the words of a command.
-    """
+    """Twelve photos as data of a kind, the last four for the test if the files have splits; of these the second is cut.
+    Returns the words of a command."""
     for index in range(12):
         picture(root / f"images/{index:02d}.png", index)
-    file = root / "images/06.png"
+    file = root / "images/09.png"
     file.write_bytes(file.read_bytes()[:20])
     names = [f"{index:02d}" for index in range(12)]
+    if kind == "image_folder":
+        for index, name in enumerate(names):
+            folder = root / ("train" if index < 8 else "test") / "ab"[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (root / f"images/{name}.png").rename(folder / f"{name}.png")
+        (root / "images").rmdir()
+        return ["resnet20", kind, str(root)]
     if kind == "captions_file":
         (root / "c.tsv").write_text("".join(f"images/{name}.png\ta dog\n" for name in names))
         return ["captioner", "captions_file", str(root / "c.tsv"), "data.min_count=1"]
@@ -109,16 +114,16 @@ def photos(root: Path, kind: str) -> list[str]:
     return ["faster_rcnn", kind, str(root)]
 
 
-@pytest.mark.parametrize("kind", ["captions_file", "mask_folder", "voc_folder"])
+@pytest.mark.parametrize("kind", ["image_folder", "captions_file", "mask_folder", "voc_folder"])
 def test_a_photo_that_cannot_be_read_is_refused_or_left_out_and_counted(kind, tmp_path):
     model, data, root, *more = photos(tmp_path, kind)
-    with pytest.raises(DataError, match=r"1 of 12 images cannot be read: \S+/06.png: .*; data.on_bad=skip leaves them"):
+    with pytest.raises(DataError, match=r"1 of 12 images cannot be read: \S+/09.png: .*; data.on_bad=skip leaves them"):
         load(model, data, Path(root), *more)
     loaded = load(model, data, Path(root), *more, "data.on_bad=skip")
     assert sum(sizes(loaded)) == 11
     ((reason, (place,)),) = loaded.left_out.items()
     assert reason == "a photo that cannot be read"
-    assert "/06.png: " in place
+    assert "/09.png: " in place
 
 
 def test_a_class_or_a_split_does_not_vanish(tmp_path):
@@ -130,7 +135,7 @@ def test_a_class_or_a_split_does_not_vanish(tmp_path):
     with pytest.raises(DataError, match=r"leave no test image of the class cat"):
         load(*words)
     (tmp_path / "test/dog/00.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of the 2 photos of the test split can be read, as \S+/cat/00.png: "):
+    with pytest.raises(DataError, match=r"none of the 2 photos of the test \w+ can be read, for \w+ \S+/cat/00.png: "):
         load(*words)
 
 
@@ -163,6 +168,7 @@ def test_photos_with_damaged_exif_are_counted_and_listed(dltrain, tmp_path):
         code, out, err = dltrain("model=resnet20", "model.depth=8", "data=image_folder", "data.root=in",
                                  "trainer=smoke", "data.batch_size=4", f"name={name}")
         assert (code, err) == (0, "")
-        assert f"EXIF of 2 photos is damaged, taken as upright; outputs/{name}/damaged_exif.txt lists them\n" in out
+        line = "photos with damaged EXIF data, taken as upright: 2; "
+        assert f"{line}outputs/{name}/damaged_exif.txt lists them\n" in out
         listed = (tmp_path / f"outputs/{name}/damaged_exif.txt").read_text()
         assert sorted(listed.splitlines()) == ["in/cat/00.jpg", "in/dog/03.jpg"]

@@ -16,6 +16,8 @@ from dltrain.batches import ClassificationBatch
 class MixingTransform(Transform):
     """Base class: keeps `alpha` (> 0) of the distribution Beta(alpha, alpha), and the number of classes."""
 
+    num_classes: int
+
     def __init__(self, alpha: float, num_classes: int):
         if alpha <= 0:
             raise ValueError(f"alpha must be > 0, but is {alpha}")

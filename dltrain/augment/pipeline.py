@@ -51,6 +51,8 @@ class Transform(ABC):
     """Base class of the transforms here. A transform from outside needs it only for `check` and `fit`; the buffers of
     a transform that is also an nn.Module are saved with the run."""
 
+    num_classes: int | None = None  # of the labels that it mixes
+
     def check(self, channels: int, image_px: int) -> None:  # noqa: B027  # optional for a subclass
         """Raises ValueError if images (C, image_px, image_px) do not fit. Called once, before the first step."""
 

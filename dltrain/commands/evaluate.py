@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from dltrain.run import Evaluation
 
 HELP = """\
-dltrain eval run=FOLDER [split=test|val|train] [checkpoint=best|last] [key=value ...]    measures a run's weights
-                                                                                       again, writes eval.json
-dltrain eval model=... data=... model.pretrained.weights=FILE [split=...]    measures weights without a run
+dltrain eval run=FOLDER [key=value ...]    measures the weights of a run again, writes eval.json
+dltrain eval model=... data=... model.pretrained.weights=FILE [key=value ...]    measures weights without a run
 
-  split=val                      the validation split instead of the test split; train: the training split, unaugmented
-  checkpoint=last                the weights of the last checkpoint instead of the best
+  split=val                      test, val or train (without augmentation); test if it is not given
+  checkpoint=last                the weights of the best or of the last checkpoint of a run; best if it is not given
   data.batch_size=1              any key of data, augment or trainer; without a run, any key
   augment.test=ten_crop          what evaluation shows to the model: single, flip, ten_crop, scales_mean, scales_max
   'model.pretrained.rename=["^module.:"]'    regular expressions that map the names of a file to the model's"""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 dltrain show [choices]    draws the first training batch as the model would see it, with its boxes, masks, captions or
-                          labels; texts are printed; and what an augmentation pipeline does to pictures
+                          labels, and what the augmentation pipeline does to pictures; texts are printed
 
   dltrain show augment=strong data=cifar10
   dltrain show model=faster_rcnn          data of another task: choose one of its models

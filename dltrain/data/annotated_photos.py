@@ -30,7 +30,7 @@ def find_annotated_photos(root: Path) -> tuple[dict[str, list[AnnotatedPhoto]], 
     left_out: LeftOut = {reason: [path for path in paths if path not in annotations and path != root / "classes.txt"]
                          for reason, paths in others.items()}
     folders = {path: name_of_split(path, root) for path in [*images, *annotations]}
-    names = sort_names({*folders.values()} - {None}, root)
+    names = match_splits({*folders.values()} - {None}, root)
     splits: dict[str, list[AnnotatedPhoto]] = {split: [] for split in SPLITS}
     for split, name in names.items() if names else [("train", None)]:
         splits[split] = pair_by_name([path for path in images if folders[path] == name],
@@ -48,7 +48,7 @@ def name_of_split(path: Path, root: Path) -> str | None:
     return next((name for name in path.relative_to(root).parts[:-1] if split_of(name)), None)
 
 
-def sort_names(names: Iterable[str | None], root: Path) -> dict[str, str]:
+def match_splits(names: Iterable[str | None], root: Path) -> dict[str, str]:
     """Maps each split to the name of its folders. Raises DataError where a split has two names, or train has none."""
     by_split: dict[str, str] = {}
     for name in sorted(map(str, names)):

@@ -15,6 +15,6 @@ def cache_file(kind: str, key: str) -> Path:
 
 
 def stamp_of(file: Path) -> list[int]:
-    """Size in bytes and time of change in ns, by which a file is known again. Raises OSError."""
+    """Size in bytes and time of change in ns, which show whether a file was changed. Raises OSError."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]

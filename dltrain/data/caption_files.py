@@ -29,7 +29,7 @@ class Flickr8k(CaptionedPhotos):
         by_name = {path.name: path for path in captions}
         lists = {split: self.read_list(root, split, by_name) for split in SPLITS}
         if not lists["train"]:
-            return undivided(captions, self.test_share)
+            return split_unlisted(captions, self.test_share)
         if not lists["test"] and self.test_share is None:
             lists["test"], lists["val"] = lists["val"], {}
         for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
@@ -102,10 +102,10 @@ class CaptionLines(CaptionedPhotos):
             if not tab:
                 raise DataError(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
             lines.append(CaptionLine(f"{root}:{number}", root.parent / name.strip(), text))
-        return undivided(group_by_photo(lines), self.test_share)
+        return split_unlisted(group_by_photo(lines), self.test_share)
 
 
-def undivided(captions: CaptionsByPhoto, test_share: float | None) -> dict[str, CaptionsByPhoto]:
+def split_unlisted(captions: CaptionsByPhoto, test_share: float | None) -> dict[str, CaptionsByPhoto]:
     """Photos of which no list names a split, all in train; runs of earlier versions, which have no `test_share`, split
     them 80 : 10 : 10."""
     if test_share is not None:

@@ -113,7 +113,7 @@ def find_places(root: Path, keys: PlaceKeys) -> dict[str, Place]:
         file = root / name
         if not file.is_file():
             advice = ("data.train_json=null reads the json in each of the folders train, val and test"
-                      if split == "train" else f"data.{split}_json=null holds photos of train out")
+                      if split == "train" else f"data.{split}_json=null holds out photos of train")
             raise DataError(f"data.{split}_json={name}: no file {file}; {advice}")
         places[split] = Place(file, root / images if images is not None else file.parent)
     return places

@@ -17,8 +17,8 @@ NO_WORD = re.compile(r"#|\d+[-.]\d+$")  # CoNLL-U: a comment; 3-4 stands for two
 
 
 class Conll(TaggedSequences):
-    """Sentences with a tag per word. `root` is a folder with a train, a dev or val, and a test file; without one of the
-    latter, sentences are held out of train. A line is a word, its columns separated by tabs (or by blanks if the line
+    """Sentences with a tag per word. `root` is a folder with a train, a dev or val, and a test file; a split without a
+    file is held out of train. A line is a word, its columns separated by tabs (or by blanks if the line
     has no tab); an empty line ends a sentence. CoNLL-U has the word in column 2 and the universal tag in column 4,
     CoNLL-2003 the word in column 1 and the tag in column 4. Columns count from 1."""
 

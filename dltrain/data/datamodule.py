@@ -99,8 +99,9 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                     raise DataError(f"data.on_leak=drop: all {len(splits[other])} {other} samples are in {split} too")
             else:
                 names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common[:3]]
-                self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, as "
-                                  f"{', '.join(map(readable, names))}; data.on_leak=drop leaves them out of {other}")
+                self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, for "
+                                  f"example {', '.join(map(readable, names))}; data.on_leak=drop leaves them out of "
+                                  f"{other}")
         if self.leaks and self.on_leak == "refuse":
             raise DataError("; ".join(self.leaks))
         return kept
@@ -110,7 +111,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return {}
 
     def unknown_counts(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """How many symbols of each split are not in the vocabulary, and how many there are, by what they are: words."""
+        """How many symbols of each split are not in the vocabulary, and how many there are, by their noun, as words."""
         return {}
 
     def describe(self) -> str:
@@ -133,7 +134,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         return lines
 
     def list_warnings(self) -> list[str]:
-        """Of unbalanced classes, and of samples that two splits share."""
+        """Lines that warn of unbalanced classes and of samples that two splits share."""
         counts = self.class_counts() if self.if_unbalanced else {}
         warnings = []
         if max(counts.values(), default=0) > UNBALANCED * min(counts.values(), default=0):

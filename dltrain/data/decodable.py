@@ -41,8 +41,8 @@ class Record(NamedTuple):
 
 def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: Callable[[SampleT], Path]
                   ) -> dict[str, list[SampleT]]:
-    """Decodes the photo of each sample. Returns the samples that are kept: without those of photos that cannot be
-    decoded, if data.on_bad says so, and as data.on_leak says of copies. Raises DataError."""
+    """Decodes the photo of each sample. Returns the samples that are kept: data.on_bad decides about photos that cannot
+    be decoded, data.on_leak about copies in two splits. Raises DataError."""
     paths = list(dict.fromkeys(path_of(sample) for split in SPLITS for sample in splits[split]))
     records, faults = inspect_photos(paths)
     if faults and data.on_bad == "stop":
@@ -54,7 +54,7 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
     for split in SPLITS:
         if splits[split] and not kept[split]:
             raise DataError(f"data.on_bad=skip: none of the {len(splits[split])} photos of the {split} split can be "
-                            f"read, as {next(fault for fault in faults.values())}")
+                            f"read, for example {next(iter(faults.values()))}")
     return data.settle_leaks(kept, lambda sample: records[path_of(sample)].digest, lambda sample: str(path_of(sample)))
 
 
@@ -63,8 +63,8 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     with the others."""
     if not paths:
         return {}, {}
-    memory = memory_of(paths)
-    known = read_memory(memory)
+    cache = cache_of(paths)
+    known = read_cache(cache)
     records = {path: record for path in paths if (record := known.get(str(path.absolute()))) is not None
                and [record.bytes, record.changed_ns] == stamp_or_zeros(path)}
     new = [path for path in paths if path not in records]
@@ -74,7 +74,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
         inspected = dict(zip(new, results, strict=True))
     decoded = {path: record for path, (record, _) in inspected.items() if record}
     if decoded:
-        write_memory(memory, known | {str(path.absolute()): record for path, record in decoded.items()})
+        write_cache(cache, known | {str(path.absolute()): record for path, record in decoded.items()})
     return records | decoded, {path: f"{path}: {fault}" for path, (_, fault) in inspected.items() if fault}
 
 
@@ -104,20 +104,20 @@ def stamp_or_zeros(path: Path) -> list[int]:
         return [0, 0]
 
 
-def memory_of(paths: Sequence[Path]) -> Path:
+def cache_of(paths: Sequence[Path]) -> Path:
     """A file for the photos below one folder."""
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     return cache_file("photos", folder).with_suffix(".json")
 
 
-def read_memory(file: Path) -> dict[str, Record]:
+def read_cache(file: Path) -> dict[str, Record]:
     try:
         return {path: Record(*values) for path, values in json.loads(file.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):  # none yet, cut by a crash, or of another version
         return {}
 
 
-def write_memory(file: Path, known: dict[str, Record]) -> None:
+def write_cache(file: Path, known: dict[str, Record]) -> None:
     """A cache that cannot be written only costs time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

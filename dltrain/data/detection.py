@@ -63,7 +63,7 @@ class Photo(NamedTuple):
 
 
 class PhotoFile(NamedTuple):
-    """A photo whose header was not read yet. `read` reads it and its boxes, and raises DataError."""
+    """A photo that was not read yet. `read` reads its header and its boxes, and raises DataError."""
 
     image: Path
     read: Callable[[], Photo]

@@ -131,7 +131,7 @@ def encode_characters(text: str, symbols: list[str]) -> Indices:
     """The index (N,) of each character, UNKNOWN if it is not among `symbols`, which are SPECIAL_SYMBOLS and then
     characters."""
     known = [ord(symbol) for symbol in symbols[len(SPECIAL_SYMBOLS) :]]
-    table = np.full(max(known, default=0) + 2, UNKNOWN, index_type(len(symbols)))  # the last is of all beyond
+    table = np.full(max(known, default=0) + 2, UNKNOWN, index_type(len(symbols)))  # the last entry is for all beyond
     table[known] = np.arange(len(SPECIAL_SYMBOLS), len(symbols))
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     return table[np.minimum(codes, len(table) - 1)]

@@ -40,7 +40,7 @@ def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=ink, fontsize=9)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said by font_for
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # font_for has warned
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)

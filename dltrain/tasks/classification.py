@@ -29,7 +29,9 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
     count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5).
 
-    Metrics: train/, val/ and test/ loss (nats per image) and accuracy. The training metrics are of augmented images."""
+    Metrics: train/, val/ and test/ loss (nats per image) and accuracy. The training metrics are of augmented images.
+
+    Raises ValueError for a transform that mixes labels of another number of classes."""
 
     batch_type = ClassificationBatch
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
@@ -39,6 +41,10 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         super().__init__(model, augment, freezing, **keys)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.metrics = ConfusionMatrix(num_classes)
+        for name, transform in augment.transforms.items():
+            if transform.num_classes not in (None, num_classes):
+                raise ValueError(f"augment.{name}: num_classes must be {num_classes}, that of the data, but is "
+                                 f"{transform.num_classes}; write ${{data.num_classes}}")
 
     def check(self, batch: ClassificationBatch) -> None:
         batch.check(self.num_classes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment, BatchT, Images, map_images
-from dltrain.batches import generator
+from dltrain.batches import ClassificationBatch, generator
 from dltrain.drawing.images import make_grid
 from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Figure, ModelT, Task, TaskKeys
@@ -24,7 +24,7 @@ class TrainingPixels(Protocol):
 
 class ImageTask(Task[ModelT, BatchT]):
     """Base class of the tasks on images. `augment` turns uint8 pixels into normalised floats, with random transforms in
-    training. `freezing`: see freezing.py."""
+    training. `freezing`: see freezing.py. Raises ValueError for a transform that mixes labels where there are none."""
 
     augment: Augment
 
@@ -32,6 +32,10 @@ class ImageTask(Task[ModelT, BatchT]):
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.augment, self.freezing = augment, Freezing(model, **freezing or {})
+        for name, transform in augment.transforms.items():
+            if transform.num_classes is not None and self.batch_type is not ClassificationBatch:
+                raise ValueError(f"augment.{name} mixes the labels of images, which {self.batch_type.__name__} does "
+                                 "not have; leave it out")
 
     def fit_statistics(self, data: TrainingPixels) -> None:
         self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
