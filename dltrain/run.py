@@ -27,9 +27,9 @@ from dltrain.build import (
 )
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
-from dltrain.data.datamodule import DataModule
+from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import UserError
+from dltrain.errors import DataError, UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.pretrained import load_pretrained, pretrained_of
 from dltrain.processes import is_first_process
@@ -63,12 +63,16 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         run_dir.check_vocabularies(data.vocabularies)
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
+        sizes = {split: data.num_samples(split) for split in SPLITS}
+        if saved and (changed := run_dir.describe_changed_splits(sizes, data.fingerprints)):
+            raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
             run_dir.write_vocabularies(data.vocabularies)
+            run_dir.write_splits(sizes, data.fingerprints)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
         if saved:
@@ -176,6 +180,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
+    for line in run_dir.describe_changed_splits({split: data.num_samples(split)}, data.fingerprints):
+        log.warning(f"dltrain: warning: {line}; the run may have trained on some of them")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 

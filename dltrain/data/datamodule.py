@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
@@ -53,6 +54,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         self.left_out: dict[str, list[str]] = {}
         self.held_out: list[str] = []
         self.leaks: list[str] = []  # a line for each two splits that share samples, on which evaluation says too much
+        self.fingerprints: dict[str, str] = {}  # of the samples of each split, where they are of people's own files
         self.damaged_exif: list[str] = []  # photos that are taken as upright because nobody knows how they are turned
 
     def load(self) -> None:
@@ -93,6 +95,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         if self.leaks and self.on_leak == "refuse":
             raise DataError(f"{'; '.join(self.leaks)}; data.on_leak=drop leaves those of the first split named out of "
                             "the second")
+        self.fingerprints = {split: fingerprint(map(identify, samples)) for split, samples in kept.items()}
         return kept
 
     def describe_leaks(self) -> list[str]:
@@ -178,6 +181,14 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     def is_true(self, split: str, index: int, sentence: str) -> bool | None:
         """Whether the sentence is true of the sample; None where the data cannot tell."""
         return None
+
+
+def fingerprint(keys: Iterable[Hashable]) -> str:
+    """Equal for equal keys in the same order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        digest.update(f"{key!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def require_root(root: str | None, expected: str) -> Path:
