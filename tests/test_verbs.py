@@ -142,7 +142,7 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["eval", "run=outputs/a", "data.batchsize=3"], 2, "unknown key 'data.batchsize'; did you mean 'data.batch_size'"),
     (["eval", "run=outputs/a", "model.depth=14"], 2, "model.depth cannot change"),
     (["resume", "run=outputs/a", "task.optimizer.lr=1"], 2, "task.optimizer.lr cannot change"),
-    (["eval", "run=outputs/a", "split=train"], 2, "split=train: must be val or test"),
+    (["eval", "run=outputs/a", "split=all"], 2, "split=all: must be test or val or train"),
     (["trainer=gpu"], 6, "trainer.accelerator=gpu: torch sees no GPU"),
     (["data=cifar10", "data.download=false"], 3, "CIFAR10 is not in data"),
     (["trainer.max_epochs=null", "recipe=none"], 2, "one must say how long to train"),
