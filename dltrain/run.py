@@ -57,6 +57,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
+        keep_anchors(config, run_dir)
         anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
@@ -108,6 +109,12 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             words = data.write_samples(run_dir.path / "samples")
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
+
+
+def keep_anchors(config: DictConfig, run_dir: RunDir) -> None:
+    """A run that continues by the same command has the anchors it began with, whatever the training boxes are now."""
+    if config.model.get("anchors") == "auto" and (run_dir.path / "config.yaml").is_file():
+        config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
 
 
 class StudyContext(NamedTuple):
@@ -181,7 +188,7 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     for line in run_dir.describe_changed_splits({split: data.num_samples(split)}, data.fingerprints):
-        log.warning(f"dltrain: warning: {line}; the run may have trained on some of them")
+        log.warning(f"dltrain: warning: {line}{'' if split == 'train' else '; the run may have trained on some'}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 

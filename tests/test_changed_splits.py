@@ -32,7 +32,7 @@ def test_a_run_notices_other_samples(tmp_path, monkeypatch, capsys):
     code, out, _ = dltrain("eval", "run=outputs/a")
     assert code == 0
     assert ("warning: the test split has other samples than when outputs/a began (4 then, 4 now); the run may have "
-            "trained on some of them") in out
+            "trained on some\n") in out
     Path("outputs/a/result.json").unlink()
     for words in (TRAIN, ("resume", "run=outputs/a")):
         code, _, err = dltrain(*words)
