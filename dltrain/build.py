@@ -254,7 +254,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   metrics, Figures(board),
+                   metrics, Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
         plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,

@@ -19,9 +19,9 @@ from dltrain.batches import generator
 from dltrain.build import build, build_data, build_task, build_trainer, check_device, check_first_step, device_name
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
-from dltrain.data.datamodule import DataModule
+from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import UserError
+from dltrain.errors import DataError, UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.pretrained import load_pretrained, pretrained_of
@@ -50,18 +50,23 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
+        keep_anchors(config, run_dir)
         anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
+        sizes = {split: data.num_samples(split) for split in SPLITS}
+        if saved and (changed := run_dir.describe_changed_splits(sizes, data.fingerprints)):
+            raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
             run_dir.write_vocabularies(data.vocabularies)
+            run_dir.write_splits(sizes, data.fingerprints)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
         if saved:
@@ -115,6 +120,12 @@ def choose_anchors(config: DictConfig, data: DataModule) -> str:
     listed = ", ".join(f"{width:g} x {height:g}" for width, height in keys.anchor_boxes)
     return (f"anchors fitted to the training boxes: mean best IoU {mean_best_iou(sizes, fitted):.3f}, fixed ones "
             f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
+
+
+def keep_anchors(config: DictConfig, run_dir: RunDir) -> None:
+    """A run that continues by the same command has the anchors it began with, whatever the training boxes are now."""
+    if config.model.get("anchors") == "auto" and (run_dir.path / "config.yaml").is_file():
+        config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
 
 
 class StudyContext(NamedTuple):
@@ -187,6 +198,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
+    for line in run_dir.describe_changed_splits({split: data.num_samples(split)}, data.fingerprints):
+        log.warning(f"dltrain: warning: {line}{'' if split == 'train' else '; the run may have trained on some'}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 

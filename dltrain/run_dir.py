@@ -6,6 +6,7 @@
     events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of text, names of labels
     checkpoints/       last.ckpt, previous.ckpt, best.ckpt        result.json       one flat object, at the end
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
+    splits.json        the number of samples of each split and, of own files, a fingerprint of them
 """
 
 from __future__ import annotations
@@ -182,6 +183,22 @@ class RunDir:
         raise DataError(f"the classes of these data are {', '.join(names[:10])}, but {self} began with "
                         f"{', '.join(stored[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
                         "or classes.txt, as they were")
+
+    # splits
+
+    def write_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> None:
+        """`sizes`: the number of samples of each split; `fingerprints`: equal for the same samples."""
+        self.write_json("splits.json", {split: {"samples": size, "fingerprint": fingerprints.get(split)}
+                                        for split, size in sizes.items()})
+
+    def describe_changed_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> list[str]:
+        """A line for each split that has other samples than when the run began; runs of earlier versions do not know
+        theirs."""
+        file = self.path / "splits.json"
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return [f"the {split} split has other samples than when {self} began ({stored[split]['samples']:,} then, "
+                f"{size:,} now)" for split, size in sizes.items()
+                if split in stored and stored[split]["fingerprint"] != fingerprints.get(split)]
 
     # results
 

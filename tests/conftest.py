@@ -64,4 +64,4 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
     import pytorch_lightning as pl  # here: the process that starts the workers needs no torch
 
-    monkeypatch.setattr("dltrain.build.Figures", lambda board: pl.Callback())
+    monkeypatch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())

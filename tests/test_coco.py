@@ -148,7 +148,7 @@ def test_a_json_in_each_folder_is_read_without_keys(root):
         load_boxes(root, train_json=None, test_share=0.3)
 
 
-def test_ids_of_test_photos_need_the_test_json_alone(root):
+def test_ids_of_test_photos_need_the_test_json_alone(root, capsys):
     data = load_boxes(root)
     (root / "train.json").unlink()
     assert data.image_id(str(root / "test/8.jpg"), 0) == 8
@@ -156,6 +156,20 @@ def test_ids_of_test_photos_need_the_test_json_alone(root):
     other = load_boxes(root, train_json="test.json", train_images="test")
     (root / "test.json").unlink()
     assert other.image_id(str(root / "test/8.jpg"), 5) == 5
+    assert capsys.readouterr().err == (f"dltrain: image_id is the number of the input, not an id of data.root={root}: "
+                                       f"data.train_json=test.json: no file {root}/test.json; data.train_json=null "
+                                       "reads the json in each of the folders train, val and test\n")
+    assert [other.category_id(label) for label in range(2)] == [3, 18], "as the training json had them"
+
+
+def test_predictions_have_the_category_ids_of_the_json_that_their_photos_are_in(root):
+    other = content()
+    other["categories"] = [{"id": 3, "name": "dog"}, {"id": 18, "name": "cat"}]
+    (root / "test.json").write_text(json.dumps(other))
+    data = load_boxes(root)
+    assert data.class_names == ["cat", "dog"], "as the training json sorts them"
+    assert [data.category_id(label) for label in range(2)] == [18, 3]
+    assert [load_boxes(root, test_json=None, test_share=0.3).category_id(label) for label in range(2)] == [3, 18]
 
 
 def test_one_json_is_enough(root):
@@ -239,6 +253,8 @@ def test_predictions_are_cocos_results_with_the_ids_of_the_data(dltrain, tmp_pat
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(result["test/map"], abs=1e-4)
     assert evaluation.stats[1] == pytest.approx(result["test/map_50"], abs=1e-4)
-    assert dltrain("predict", "run=outputs/a", "input=train/000.png", "score=0")[0] == 0
+    code, _, err = dltrain("predict", "run=outputs/a", "input=train/000.png", "score=0")
+    assert (code, err) == (0, "dltrain: image_id is null for 1 input that the json with the test photos does not "
+                              "have\n")
     others = json.loads((tmp_path / "outputs/a/predictions_2.json").read_text())
     assert {record["image_id"] for record in others} == {None}, "a photo of another file has none of these ids"

@@ -76,6 +76,17 @@ def test_a_bad_photo_is_not_remembered(tmp_path, decoded):
     assert decoded.count("1.jpg") == 1
 
 
+def test_a_photo_whose_values_have_no_meaning_is_named_before_the_first_step(tmp_path):
+    """It can be decoded, but nobody knows what is black and what is white: read_image refuses it."""
+    for name, value in (("good", 0.5), ("high", 5000.0), ("nan", np.nan)):
+        Image.fromarray(np.full((8, 8), value, np.float32)).save(tmp_path / f"{name}.tif")
+    good, high, nan = (tmp_path / f"{name}.tif" for name in ("good", "high", "nan"))
+    records, faults = inspect_photos([good, high, nan])
+    assert [*records] == [good]
+    assert faults[high] == f"{high}: values from 5000 to 5000: save it with 8 or 16 bits, or as floats from 0 to 1"
+    assert faults[nan].startswith(f"{nan}: values from nan to nan")
+
+
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, decoded):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "file/below"))

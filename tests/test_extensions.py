@@ -78,6 +78,9 @@ def test_callbacks_loggers_and_figures_see_the_run(dltrain, tmp_path):
     events.Reload()
     assert {"val/mean", "test/mean"} <= {*events.Tags()["images"]}
     assert {"val/count/text_summary"} <= {*events.Tags()["tensors"]}
+    (tmp_path / "outputs/a/result.json").unlink()  # as if it had been stopped in the test
+    assert dltrain("resume", "run=outputs/a")[0] == 0
+    assert {event.step for event in events.Reload().Images("test/mean")} == {6}
 
 
 def test_a_callback_keeps_its_state_when_a_run_is_resumed(dltrain, monkeypatch):

@@ -24,10 +24,11 @@ class Draws(Protocol):
 
 class Figures(pl.Callback):
     """Writes to `board`: the first training batch of a run; the first batch of each validation and of the test, with
-    the outputs; a summary of the split after the last validation and after the test."""
+    the outputs; a summary of the split after the last validation and after the test. `first_step`: that from which the
+    run resumes; the trainer does not know it where only the test is left."""
 
-    def __init__(self, board: TensorBoard):
-        self.board = board
+    def __init__(self, board: TensorBoard, first_step: int = 0):
+        self.board, self.first_step = board, first_step
         self.first: tuple[object, object] | None = None  # a batch of an evaluation and the outputs for it
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
@@ -59,11 +60,11 @@ class Figures(pl.Callback):
 
     def add_first(self, trainer: pl.Trainer, split: str) -> None:
         if self.first is not None:
-            self.add(split, task_of(trainer).all_figures(*self.first), trainer.global_step)
+            self.add(split, task_of(trainer).all_figures(*self.first), max(self.first_step, trainer.global_step))
         self.first = None
 
     def add_summary(self, trainer: pl.Trainer, split: str) -> None:
-        self.add(split, task_of(trainer).summary_figures(), trainer.global_step)
+        self.add(split, task_of(trainer).summary_figures(), max(self.first_step, trainer.global_step))
 
     def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():

@@ -189,5 +189,8 @@ def present(predictions: Iterable[Prediction], inputs: list[Input], outputs: Out
     if records:
         outputs.records.parent.mkdir(parents=True, exist_ok=True)
         write_text(outputs.records, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    if unknown := {record["file_name"] for record in records if record.get("image_id", 0) is None}:
+        print(f"dltrain: image_id is null for {format_count(len(unknown), 'input')} that the json with the test photos "
+              "does not have", file=sys.stderr)
     if written:
         print(f"{format_count(len(inputs), 'input')}; {' and '.join(written)}")

@@ -3,9 +3,10 @@ json file of images, annotations and categories, and a folder of images. A box t
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torchvision.ops import box_convert
@@ -18,6 +19,13 @@ from dltrain.errors import DataError
 from dltrain.image_files import Header, exists, no_image, read_header, readable
 
 LARGEST = 1e9  # of a coordinate in pixels; NaN is not below it
+
+
+class Ids(NamedTuple):
+    """Those of a json file: of its photos, and of its categories by their names."""
+
+    photos: dict[Path, int]
+    categories: dict[str, int]
 
 
 class CocoBoxes(PhotosWithBoxes):
@@ -49,25 +57,29 @@ class CocoBoxes(PhotosWithBoxes):
     def image_id(self, file: str, number: int) -> int | None:
         """The id of a photo of the json with the test photos, None for another one; if that json is not there, its
         number."""
-        return self.test_ids.get(Path(file).resolve()) if self.test_ids is not None else number
+        return self.test_ids.photos.get(Path(file).resolve()) if self.test_ids is not None else number
+
+    def category_id(self, label: int) -> int:
+        """That of the same json, or else of the training json; runs of earlier versions do not know it."""
+        ids = self.vocabularies.get("category_ids")
+        known = self.test_ids.categories if self.test_ids is not None else {}
+        return known.get(self.class_names[label], int(ids[label]) if ids else label)
 
     @cached_property
-    def test_ids(self) -> dict[Path, int] | None:
+    def test_ids(self) -> Ids | None:
         keys = self.place_keys
         if keys["train"][0] is not None and keys["test"][0] is not None:  # the json of train need not be there
             keys = {"train": keys["test"]}
         try:
             places = find_places(require_root(self.root, ""), keys)
-        except DataError:  # the data may have moved since the run
+        except DataError as error:  # the data may have moved since the run
+            print(f"dltrain: image_id is the number of the input, not an id of data.root={self.root}: {error}",
+                  file=sys.stderr)
             return None
         place = places.get("test", places["train"])
         file = Annotations(place.json)
-        return {file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")}
-
-    def category_id(self, label: int) -> int:
-        """That of the training json; runs of earlier versions do not know it."""
-        ids = self.vocabularies.get("category_ids")
-        return int(ids[label]) if ids else label
+        return Ids({file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")},
+                   {category_name(file, entry): category_number(file, entry) for entry in file.entries("categories")})
 
     def read_split(self, file: Annotations, images: Path) -> list[PhotoFile]:
         paths = file.by_id(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
@@ -54,6 +55,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         self.left_out: dict[str, list[str]] = {}
         self.held_out: list[str] = []
         self.leaks: list[str] = []  # a line for each two splits that share samples, on which evaluation says too much
+        self.fingerprints: dict[str, str] = {}  # of the samples of each split, where they are of people's own files
         self.damaged_exif: list[str] = []  # photos that are taken as upright because nobody knows how they are turned
 
     def load(self) -> None:
@@ -104,6 +106,7 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                                   f"{other}")
         if self.leaks and self.on_leak == "refuse":
             raise DataError("; ".join(self.leaks))
+        self.fingerprints = {split: fingerprint(map(identify, samples)) for split, samples in kept.items()}
         return kept
 
     def class_counts(self) -> dict[str, int]:
@@ -187,6 +190,14 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
 
 def smallest_and_largest(counts: Mapping[str, int]) -> tuple[str, str]:
     return min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+
+
+def fingerprint(keys: Iterable[Hashable]) -> str:
+    """Equal for equal keys in the same order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        digest.update(f"{key!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def require_root(root: str | None, expected: str) -> Path:

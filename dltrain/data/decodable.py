@@ -1,4 +1,4 @@
-"""Whether every photo can be decoded, found out before the first step and not after hours; and which are copies.
+"""Whether every photo can be read, found out before the first step and not after hours; and which are copies.
 
 All files are decoded once, in threads, and what is known of those that can be is remembered in the user's cache folder
 (or the folder DLTRAIN_CACHE) by their path, size and time of change, so that a second start only looks at these.
@@ -21,7 +21,7 @@ from rich.progress import track
 
 from dltrain.data.cache import cache_file, stamp_of
 from dltrain.data.datamodule import SPLITS, DataModule
-from dltrain.data.images import join_faults
+from dltrain.data.images import join_faults, to_8_bits
 from dltrain.errors import DataError
 from dltrain.image_files import has_damaged_exif
 
@@ -89,6 +89,8 @@ def inspect(path: Path) -> tuple[Record | None, str]:
             is_damaged = has_damaged_exif(image)
             image.draft("RGB", (DRAFT_PX, DRAFT_PX))
             image.load()
+            if image.mode[0] in "IF":
+                to_8_bits(image)
     except Image.UnidentifiedImageError:
         return None, "cannot identify image file"
     except Exception as error:

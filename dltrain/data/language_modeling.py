@@ -7,6 +7,7 @@ continues where it ends, so that the hidden state can be carried over (truncated
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,7 @@ class TextStreams(DataModule[TokenBatch, str]):
             self.tokens[split] = cut_streams(torch.from_numpy(indices), streams, whole=split != "train")
             self.unknown[split] = 0 if is_fresh and split == "train" else count_unknown(indices)
             self.counts[split] = length
+            self.fingerprints[split] = hashlib.blake2b(indices.data, digest_size=16).hexdigest()
 
     def encode_splits(self) -> dict[str, Indices]:
         """The indices (N,) of the characters of each split; sets the vocabulary if there is none."""
