@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import struct
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ ImageSource = Path | Image.Image  # a file, or a PIL image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}  # what systems write beside people's files
 ORIENTATION = 0x0112  # the EXIF tag
+# Pillow warns of a picture above 89 million pixels and refuses one above twice as many; the refusal is enough.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 DRAWN_BESIDE = ("_mask", "_attention")  # the endings of the names of what `predict` draws beside the first picture
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dltrain.commands.predict import Outputs, present
 from dltrain.image_files import find_images, output_names
+from dltrain.tasks.task import Input, Prediction
 
 
 def picture(path: Path, seed: int = 0) -> Path:
@@ -86,3 +88,13 @@ def test_a_bad_picture_among_good_ones_is_listed_at_the_end(segmenter, dltrain, 
     assert len(json.loads((segmenter / "predictions.json").read_text())) == 2
     code, _, err = dltrain("predict", "run=outputs/a", "input=ask/1.png")
     assert (code, err.count("\n")) == (3, 1)
+
+
+def test_pictures_without_an_object_have_an_empty_list_of_boxes(tmp_path):
+    prediction = Prediction("ask/a.png", ["no object"], pictures={"": Image.new("RGB", (8, 8))})
+    outputs = Outputs(tmp_path / "predictions", tmp_path / "predictions.json")
+    present([prediction], [Input("ask/a.png", list, "a")], outputs)
+    assert json.loads(outputs.records.read_text()) == []
+    text = Outputs(tmp_path / "texts", tmp_path / "texts.json")
+    present([Prediction("a prompt", ["a prompt that goes on"])], [Input("a prompt", str)], text)
+    assert not text.records.exists()

@@ -185,8 +185,9 @@ def present(predictions: Iterable[Prediction], inputs: list[Input], outputs: Out
             picture.save(file)
             num_pictures += 1
         records += prediction.records
-    written = [str(outputs.folder)] * bool(num_pictures) + [str(outputs.records)] * bool(records)
-    if records:
+    has_records = bool(records or num_pictures)  # pictures without an object have an empty list
+    written = [str(outputs.folder)] * bool(num_pictures) + [str(outputs.records)] * has_records
+    if has_records:
         outputs.records.parent.mkdir(parents=True, exist_ok=True)
         write_text(outputs.records, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     if unknown := {record["file_name"] for record in records if record.get("image_id", 0) is None}:
