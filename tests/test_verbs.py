@@ -108,6 +108,9 @@ def test_same_name_again_changed_or_not(dltrain, tmp_path):
     code, _, err = dltrain("name=a", "task.optimizer.momentum=0.5", *TINY)
     assert code == 2
     assert "outputs/a began with another config: task.optimizer.momentum (0.9, now 0.5)" in err
+    code, _, err = dltrain("resume", "run=outputs/a", "trainer.max_epochs=9")
+    assert (code, err.count("trainer.max_epochs cannot change in a run that has started")) == (2, 1)
+    assert err.endswith("; a new run with model.pretrained.from_run=outputs/a begins with its weights\n")
 
 
 def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):

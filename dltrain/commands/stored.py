@@ -42,13 +42,20 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
             checks.refuse_old_key(key)
             raise UserError(f"unknown key '{key}'{suggest(key, known) or f'; {run_dir}/config.yaml has them all'}")
         if not key.startswith(allowed):
-            raise UserError(f"{key} cannot change in a run that has started; these can: {', '.join(allowed)}")
+            raise UserError(f"{key} cannot change in a run that has started; these can: {', '.join(allowed)}"
+                            f"{new_run_hint(known, run_dir)}")
         value = parse_value(key, text, rules.get(key))
         try:
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as error:
             raise UserError(f"{key}={text}: {checks.one_line(error)}") from None
     return config
+
+
+def new_run_hint(keys: Iterable[str], run_dir: RunDir) -> str:
+    """How a run with other values begins with these weights; "" for a model that loads none."""
+    key = next((key for key in keys if key.endswith("pretrained.from_run")), None)
+    return f"; a new run with {key}={run_dir} begins with its weights" if key else ""
 
 
 def parse_value(key: str, text: str, rule: str | None) -> Any:
