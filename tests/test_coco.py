@@ -1,6 +1,7 @@
 """Boxes from COCO's json: what is read, what is repaired, errors that name file and line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / split).mkdir()
         (tmp_path / f"{split}.json").write_text(json.dumps(content(), indent=1))
         for number in (7, 8, 9):
-            Image.new("RGB", (60, 40), (90, 40, 20)).save(tmp_path / split / f"{number}.jpg")
+            Image.new("RGB", (60, 40), (90, 40, 99 * (split == "test"))).save(tmp_path / split / f"{number}.jpg")
     return tmp_path
 
 
@@ -153,6 +154,11 @@ def test_ids_of_test_photos_need_the_test_json_alone(root, capsys):
     (root / "train.json").unlink()
     assert data.image_id(str(root / "test/8.jpg"), 0) == 8
     assert data.image_id(str(root / "train/8.jpg"), 0) is None
+    (root / "copies").mkdir()
+    for name in ("8.jpg", "10.jpg"):
+        shutil.copy(root / "test/8.jpg", root / "copies" / name)
+    assert data.image_id(str(root / "copies/8.jpg"), 0) == 8, "as a run's samples are"
+    assert data.image_id(str(root / "copies/10.jpg"), 0) is None
     other = load_boxes(root, train_json="test.json", train_images="test")
     (root / "test.json").unlink()
     assert other.image_id(str(root / "test/8.jpg"), 5) == 5
@@ -217,7 +223,7 @@ def test_predictions_are_cocos_results_with_the_ids_of_the_data(dltrain, tmp_pat
         images, boxes = [], []
         (tmp_path / split).mkdir()
         for index in range(count):
-            pixels = np.random.default_rng(index).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            pixels = np.random.default_rng([index, count]).integers(0, 255, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"{split}/{index:03d}.png")
             images.append({"id": 1000 + 7 * index, "file_name": f"{index:03d}.png", "width": 64, "height": 64})
             boxes.append({"id": index + 1, "image_id": images[-1]["id"], "category_id": (18, 44)[index % 2],

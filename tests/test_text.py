@@ -157,6 +157,9 @@ def test_a_cache_that_is_cut_or_cannot_be_written_costs_only_time(cached, tmp_pa
     (indices,) = (path for path in cached.iterdir() if path.suffix == "")
     indices.write_bytes(indices.read_bytes()[:-2])
     assert streams_of(file) == expected_streams(SENTENCE * 9)
+    for facts in ("null", "[]", "7", '"x"', '{"files": 1, "length": 2, "train": 5, "others": null}'):
+        indices.with_suffix(".json").write_text(facts)
+        assert streams_of(file) == expected_streams(SENTENCE * 9)
     monkeypatch.setenv("DLTRAIN_CACHE", str(file))
     assert streams_of(file) == expected_streams(SENTENCE * 9)
 

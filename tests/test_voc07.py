@@ -89,3 +89,15 @@ def test_a_difficult_object_is_neither_missed_nor_a_reason_for_a_false_alarm():
     assert float(metric.compute()) == 1
     metric.reset()
     assert bool(metric.compute().isnan())
+
+
+@pytest.mark.parametrize("number", [None, 0, 1])
+def test_it_is_that_of_all_images_of_several_processes(number):
+    """Two processes that have the same images, or none with an object."""
+    detections, targets = random_set(number) if number is not None else ([], [])
+    one, of_both = Voc07AveragePrecision(3), Voc07AveragePrecision(3)
+    one.update(detections, targets)
+    of_both.update([*detections, *detections], [*targets, *targets])
+    one.dist_sync_fn = lambda tensor, group: [tensor, tensor]
+    one.distributed_available_fn = lambda: True
+    assert one.compute().item() == pytest.approx(of_both.compute().item(), nan_ok=True)

@@ -88,7 +88,7 @@ def read_cache(place: Path, stamps: list[list[str | int]]) -> EncodedText | None
         facts = json.loads(place.with_suffix(".json").read_text())
         dtype = index_type(len(SPECIAL_SYMBOLS) + len(facts["train"]) + len(facts["others"]))
         indices: NDArray[np.int16 | np.int32] = np.memmap(place, dtype, "c")  # "c": a torch tensor may be made of it
-    except (OSError, ValueError, KeyError):  # none yet, or cut by a crash
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, cut by a crash, or of another form
         return None
     if facts["files"] != stamps or len(indices) != facts["length"]:
         return None
@@ -105,6 +105,7 @@ def write_cache(place: Path, files: Sequence[Path], encoding: str, symbols: list
             with open(temporary, "wb") as out:
                 for piece in joined_pieces(files, encoding):
                     out.write(encode_characters(piece, symbols).tobytes())
+                os.fsync(out.fileno())  # else zeros may stand there after a power failure, in the right length
             place.with_suffix(".json").unlink(missing_ok=True)
             temporary.replace(place)
             temporary.write_text(json.dumps(facts))

@@ -3,6 +3,7 @@ json file of images, annotations and categories, and a folder of images. A box t
 
 from __future__ import annotations
 
+import filecmp
 import sys
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,9 +23,11 @@ LARGEST = 1e9  # of a coordinate in pixels; NaN is not below it
 
 
 class Ids(NamedTuple):
-    """Those of a json file: of its photos, and of its categories by their names."""
+    """Those of a json file: of its photos, and of its categories by their names. `by_name`: a photo of each file name.
+    """
 
     photos: dict[Path, int]
+    by_name: dict[str, Path]
     categories: dict[str, int]
 
 
@@ -55,9 +58,16 @@ class CocoBoxes(PhotosWithBoxes):
         return photos
 
     def image_id(self, file: str, number: int) -> int | None:
-        """The id of a photo of the json with the test photos, None for another one; if that json is not there, its
-        number."""
-        return self.test_ids.photos.get(Path(file).resolve()) if self.test_ids is not None else number
+        """The id of a photo of the json with the test photos, or of a copy of one with its name, None for another one;
+        if that json is not there, its number."""
+        if self.test_ids is None:
+            return number
+        path, photos = Path(file).resolve(), self.test_ids.photos
+        if path in photos:
+            return photos[path]
+        original = self.test_ids.by_name.get(path.name)
+        is_copy = original is not None and exists(original) and filecmp.cmp(path, original, shallow=False)
+        return photos[original] if original is not None and is_copy else None
 
     def category_id(self, label: int) -> int:
         """That of the same json, or else of the training json; runs of earlier versions do not know it."""
@@ -78,7 +88,8 @@ class CocoBoxes(PhotosWithBoxes):
             return None
         place = places.get("test", places["train"])
         file = Annotations(place.json)
-        return Ids({file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")},
+        photos = {file.image_path(entry, place.images).resolve(): entry["id"] for entry in file.entries("images")}
+        return Ids(photos, {path.name: path for path in photos},
                    {category_name(file, entry): category_number(file, entry) for entry in file.entries("categories")})
 
     def read_split(self, file: Annotations, images: Path) -> list[PhotoFile]:

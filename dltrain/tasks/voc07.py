@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 from torchvision.ops import box_iou
 
 LEAST_IOU = 0.5
@@ -24,7 +25,7 @@ class Voc07AveragePrecision(Metric):
     is 1 for a difficult object) of images. `compute` returns the mean over the classes that have an object which is not
     difficult, and NaN where there is none."""
 
-    scores: list[Tensor]
+    scores: list[Tensor]  # where several processes are joined, `compute` finds a tensor
     labels: list[Tensor]
     hits: list[Tensor]
     num_objects: Tensor
@@ -48,9 +49,8 @@ class Voc07AveragePrecision(Metric):
             self.hits.append(hits[counted].to(self.device))
 
     def compute(self) -> Tensor:
-        if not self.scores:
-            return torch.tensor(torch.nan)
-        scores, labels, hits = (torch.cat(list(values)) for values in (self.scores, self.labels, self.hits))
+        scores, labels, hits = (dim_zero_cat(values) if len(values) else torch.zeros(0, device=self.device)
+                                for values in (self.scores, self.labels, self.hits))
         order = scores.argsort(descending=True, stable=True)
         values = [average_precision(hits[order][labels[order] == label], int(count))
                   for label, count in enumerate(self.num_objects.tolist()) if count]
