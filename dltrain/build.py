@@ -186,7 +186,8 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
             raise
         finally:
             task.train(training)
-    if data.batch_size > 1 and data.num_samples("train") // data.world_size % data.batch_size == 1:
+    full_batches, remainder = divmod(data.num_samples("train") // data.world_size, data.batch_size)
+    if data.batch_size > 1 and remainder == 1 and (data.max_batches is None or data.max_batches > full_batches):
         check_lone_sample(data, task)
 
 

@@ -149,6 +149,8 @@ def test_evaluation_scores_each_image_against_its_own_truth(trained, monkeypatch
     assert isinstance(data, FewScenes)
     truths = data.targets["test"]
     detections = disturb(truths, 10)
+    absent = next(label for label in range(10) if not any((truth["labels"] == label).any() for truth in truths))
+    detections[0]["labels"][0] = absent
     queue = list(detections)
     monkeypatch.setattr(FasterRCNN, "detect", lambda self, images: [queue.pop(0) for _ in images])
     result = run.evaluate(trained.config, trained.run_dir, "test").metrics
@@ -157,11 +159,12 @@ def test_evaluation_scores_each_image_against_its_own_truth(trained, monkeypatch
     metric.update(detections, truths)
     expected = metric.compute()
     assert expected["map"] > 0.2
+    assert expected["map_per_class"].min() == -1, "COCO's mark of a class without objects, which is no result"
     assert {name: result[f"test/{name}"] for name in ("map", "map_50", "map_75")} == {
         name: float(expected[name]) for name in ("map", "map_50", "map_75")}
     assert {name: value for name, value in result.items() if name.startswith("test/map/")} == {
         f"test/map/{label}": value for label, value in
-        zip(expected["classes"].tolist(), expected["map_per_class"].tolist(), strict=True)}
+        zip(expected["classes"].tolist(), expected["map_per_class"].tolist(), strict=True) if value >= 0}
 
 
 def test_a_resumed_run_ends_in_the_same_bits(config, run_folder, monkeypatch):
@@ -197,7 +200,8 @@ def test_predict_leaves_out_boxes_of_lower_scores(trained, monkeypatch, capsys):
     path = trained.run_dir.path
     monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples/00.png", "score=0.99"])
     assert cli.main() == 0
-    assert capsys.readouterr().out.splitlines() == ["00.png  no object", f"1 input; {path}/predictions_2"]
+    assert capsys.readouterr().out.splitlines() == [
+        "00.png  no object", f"1 input; {path}/predictions_2 and {path}/predictions_2.json"]
 
 
 def test_figures_of_a_run(trained):

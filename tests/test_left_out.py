@@ -133,7 +133,7 @@ def test_photos_and_masks_of_one_name_are_not_merged(tmp_path):
         build_data(compose(words).job_config())
 
 
-def test_two_coco_images_of_one_id_are_refused(tmp_path):
+def test_two_coco_images_of_one_id_or_of_one_file_are_refused(tmp_path):
     for split, ids in (("train", (1, 2, 2)), ("test", (1, 2, 3))):
         images = [{"id": number, "file_name": f"{index}.png", "width": 32, "height": 32} for index, number in
                   enumerate(ids)]
@@ -145,6 +145,10 @@ def test_two_coco_images_of_one_id_are_refused(tmp_path):
     words = ["model=faster_rcnn", "data=coco", f"data.root={tmp_path}", "data.train_json=train.json",
              "data.train_images=train", "data.test_json=test.json", "data.test_images=test"]
     with pytest.raises(DataError, match=r"train.json:\d+ \(images id 2\): two images have this id"):
+        build_data(compose(words).job_config())
+    file = tmp_path / "train.json"
+    file.write_text(file.read_text().replace('"id": 2,', '"id": 5,', 1).replace("0.png", "1.png"))
+    with pytest.raises(DataError, match=r"train.json:\d+ \(images id 5\): its file 1.png is that of id 1 too"):
         build_data(compose(words).job_config())
 
 

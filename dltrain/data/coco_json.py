@@ -53,12 +53,17 @@ class Annotations:
         return entry[key]
 
     def by_id(self, folder: Path) -> dict[Any, Path]:
-        """The file of each image. Raises DataError where two have one id."""
+        """The file of each image. Raises DataError where two have one id or one file."""
         paths: dict[Any, Path] = {}
+        ids: dict[Path, Any] = {}
         for entry in self.entries("images"):
             if entry["id"] in paths:
                 raise DataError(f"{self.place(entry, 'images')}: two images have this id")
-            paths[entry["id"]] = self.image_path(entry, folder)
+            path = self.image_path(entry, folder)
+            if path in ids:
+                raise DataError(f"{self.place(entry, 'images')}: its file {entry['file_name']} is that of id "
+                                f"{shorten(ids[path])} too")
+            paths[entry["id"]], ids[path] = path, entry["id"]
         return paths
 
     def image_of(self, annotation: Entry, known: Mapping[Any, T]) -> T:

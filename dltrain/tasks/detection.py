@@ -90,7 +90,8 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             values["map_voc07"] = self.voc07_metric.compute()
             self.voc07_metric.reset()
             of_classes = zip(result["classes"].flatten().tolist(), result["map_per_class"].flatten(), strict=True)
-            values |= {f"map/{self.class_names[label]}": value for label, value in of_classes if label >= 0}
+            values |= {f"map/{self.class_names[label]}": value for label, value in of_classes
+                       if label >= 0 and value >= 0}  # -1: no object of the class in this split
         self.log_metrics(split, values)
 
     def training_figures(self, batch: DetectionBatch) -> dict[str, Figure]:
