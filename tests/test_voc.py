@@ -296,4 +296,4 @@ def test_a_detector_trains_on_them(photos, config, tmp_path):
     assert run_dir.read_vocabularies() == {"labels": ["cat", "dog"]}
     assert result["steps"] == 2
     assert result["test/map"] == result["test/map/cat"] >= 0
-    assert result["test/map/dog"] == -1, "the only dog of the test split is difficult"
+    assert "test/map/dog" not in result, "the only dog of the test split is difficult"
