@@ -144,3 +144,12 @@ def test_a_word_vector_that_is_not_finite_is_refused(tmp_path):
     assert read_word_vectors(tmp_path / "v.txt", {"cat": 0}, 2)[1].tolist() == [[1, 2]]
     with pytest.raises(DataError, match=r"v.txt:2: the vector of 'dog' has a value that is not finite"):
         read_word_vectors(tmp_path / "v.txt", {"dog": 0}, 2)
+
+
+@pytest.mark.parametrize("raw", [b"", b" \n\t\r\n", b"\xef\xbb\xbf", " \n \n".encode("utf-16")])
+def test_a_file_without_a_letter_is_empty(raw, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(raw)
+    for read in (read_text, lambda path: [*read_pieces(path)]):
+        with pytest.raises(DataError, match=r"a\.txt: empty$"):
+            read(file)

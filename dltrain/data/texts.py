@@ -36,8 +36,6 @@ def read_text(file: Path, encoding: str | None = None) -> str:
         raise DataError(f"{file}: {error.strerror}") from None
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    if not raw.strip():
-        raise DataError(f"{file}: empty")
     if b"\0" in raw[:HEAD_BYTES] and not encoding.startswith("utf-16"):
         raise DataError(f"{file}: not text (a zero byte at {raw.index(0)})")
     try:
@@ -46,6 +44,8 @@ def read_text(file: Path, encoding: str | None = None) -> str:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{file}:{line}: not {encoding} (byte 0x{raw[error.start]:02x} at offset {error.start:,}); "
                         f"{advice}") from None
+    if not text.strip():
+        raise DataError(f"{file}: empty")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -62,10 +62,10 @@ def read_pieces(file: Path, encoding: str | None = None) -> Iterator[str]:
             raise UnicodeError
         with open(file, encoding="utf-8-sig" if name == "utf-8" else name) as text:  # line ends become \n
             while piece := text.read(PIECE_CHARACTERS):
-                has_text = has_text or bool(piece.strip(" \t\n\r\v\f"))
+                has_text = has_text or bool(piece.strip())
                 yield piece
         if not has_text:
-            raise UnicodeError
+            raise DataError(f"{file}: empty")
     except (OSError, LookupError, UnicodeError):
         read_text(file, encoding)  # says what is wrong
         raise
