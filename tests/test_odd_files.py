@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.texts import read_names, read_word_vectors
+from dltrain.data.texts import read_names, read_pieces, read_text, read_word_vectors
 from dltrain.data.voc import read_xml
 from dltrain.errors import DataError
 from tests import fuzzing
