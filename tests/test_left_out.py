@@ -50,7 +50,7 @@ def test_folders_that_are_no_splits_are_refused_or_counted(tmp_path):
     assert load(tmp_path / "a").left_out == {"a folder that is no split": [str(tmp_path / "a/extra")]}
     for name in ("val", "test"):
         classes(tmp_path / "b" / name, 3)
-    with pytest.raises(DataError, match="b: has test, val, but no folder train; if these are classes, rename them"):
+    with pytest.raises(DataError, match="b: has test, val, but no folder train; if these are no splits, rename them"):
         load(tmp_path / "b")
     for name in ("train", "val", "valid"):
         classes(tmp_path / "c" / name, 3)

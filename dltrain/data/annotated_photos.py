@@ -4,12 +4,11 @@ of annotations and one of photos. A folder named train, val or test, at any dept
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.splits import split_of
+from dltrain.data.splits import match_splits, split_of
 from dltrain.errors import DataError
 from dltrain.image_files import by_stem, scan_images
 
@@ -30,7 +29,7 @@ def find_annotated_photos(root: Path) -> tuple[dict[str, list[AnnotatedPhoto]], 
     left_out: LeftOut = {reason: [path for path in paths if path not in annotations and path != root / "classes.txt"]
                          for reason, paths in others.items()}
     folders = {path: name_of_split(path, root) for path in [*images, *annotations]}
-    names = match_splits({*folders.values()} - {None}, root)
+    names = match_splits({name for name in folders.values() if name is not None}, root)
     splits: dict[str, list[AnnotatedPhoto]] = {split: [] for split in SPLITS}
     for split, name in names.items() if names else [("train", None)]:
         splits[split] = pair_by_name([path for path in images if folders[path] == name],
@@ -46,20 +45,6 @@ def find_annotated_photos(root: Path) -> tuple[dict[str, list[AnnotatedPhoto]], 
 def name_of_split(path: Path, root: Path) -> str | None:
     """The name of the first folder between `root` and the file that is named as a split."""
     return next((name for name in path.relative_to(root).parts[:-1] if split_of(name)), None)
-
-
-def match_splits(names: Iterable[str | None], root: Path) -> dict[str, str]:
-    """Maps each split to the name of its folders. Raises DataError where a split has two names, or train has none."""
-    by_split: dict[str, str] = {}
-    for name in sorted(map(str, names)):
-        split = str(split_of(name))
-        if split in by_split:
-            raise DataError(f"{root}: {by_split[split]} and {name} are both the {split} split; keep one")
-        by_split[split] = name
-    if by_split and "train" not in by_split:
-        raise DataError(f"{root}: has {', '.join(by_split.values())}, but no folder train; if these are no splits, "
-                        "rename them")
-    return by_split
 
 
 def pair_by_name(images: list[Path], annotations: list[Path], root: Path) -> list[AnnotatedPhoto]:

@@ -3,7 +3,7 @@ runs can be compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,20 +28,26 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
-def find_split_folders(root: Path) -> dict[str, Path]:
-    """The folders below `root` that are named as splits. Raises DataError where a split has two, or where there are
-    such folders, but none to train on."""
-    folders: dict[str, Path] = {}
-    for path in sorted(path for path in root.iterdir() if path.is_dir()):
-        if (split := split_of(path.name)) is None:
+def match_splits(names: Iterable[str], root: Path) -> dict[str, str]:
+    """Those of the names of folders below `root` that are names of splits, by the split. Raises DataError where a split
+    has two, or where there are such folders, but none to train on."""
+    by_split: dict[str, str] = {}
+    for name in sorted(names):
+        if (split := split_of(name)) is None:
             continue
-        if split in folders:
-            raise DataError(f"{root}: {folders[split].name} and {path.name} are both the {split} split; keep one")
-        folders[split] = path
-    if folders and "train" not in folders:
-        raise DataError(f"{root}: has {', '.join(path.name for path in folders.values())}, but no folder train; if "
-                        "these are classes, rename them")
-    return folders
+        if split in by_split:
+            raise DataError(f"{root}: {by_split[split]} and {name} are both the {split} split; keep one")
+        by_split[split] = name
+    if by_split and "train" not in by_split:
+        raise DataError(f"{root}: has {', '.join(by_split.values())}, but no folder train; if these are no splits, "
+                        "rename them")
+    return by_split
+
+
+def find_split_folders(root: Path) -> dict[str, Path]:
+    """The folders in `root` that are named as splits. Raises DataError as `match_splits` does."""
+    names = match_splits((path.name for path in root.iterdir() if path.is_dir()), root)
+    return {split: root / name for split, name in names.items()}
 
 
 def hold_out(samples: Sequence[SampleT], fraction: float, split: str, noun: str,
