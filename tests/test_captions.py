@@ -22,6 +22,7 @@ from dltrain.data.scene_captions import SceneCaptions
 from dltrain.drawing.captions import draw_attention, draw_caption
 from dltrain.errors import DataError, UserError
 from dltrain.models.captioner import Captioner
+from dltrain.models.cifar_resnet import CifarResNet
 from dltrain.run_dir import RunDir
 from dltrain.tasks.captioning import Captioning, caption_scores
 from dltrain.tasks.decoding import beam_search, start_tokens, until_end
@@ -89,8 +90,8 @@ def test_padding_does_not_count_in_the_loss(build_both):
     images = task.augment(batch).images
     task.eval()
     with torch.no_grad():
-        total, count = task.loss_sum(images, batch.captions)
         logits = task.model(images, batch.captions[:, :, :-1])
+        total, count = task.loss_sum(logits, batch.captions)
         losses = []
         for image in range(3):
             for row, caption in enumerate(batch.captions[image].tolist()):
@@ -99,7 +100,8 @@ def test_padding_does_not_count_in_the_loss(build_both):
                            for place in range(length - 1)]
         assert int(count) == len(losses)
         assert float(total) == pytest.approx(sum(losses), rel=1e-5)
-        wider_total, wider_count = task.loss_sum(images, F.pad(batch.captions, (0, 3, 0, 2)))
+        wider = F.pad(batch.captions, (0, 3, 0, 2))
+        wider_total, wider_count = task.loss_sum(task.model(images, wider[:, :, :-1]), wider)
     assert int(wider_count) == int(count)
     assert float(wider_total) == pytest.approx(float(total), rel=1e-5)
 
@@ -143,10 +145,11 @@ def test_evaluation_scores_each_sentence_against_its_own_references(trained, mon
     texts = {number: references[number - number % 2][number % 5] for number in range(8)}
     indices = {word: index for index, word in enumerate(data.vocabularies["words"])}
     queue = [[indices[word] for word in text.split()] for text in texts.values()]
-    monkeypatch.setattr(Captioning, "write", lambda self, images: [queue.pop(0) for _ in images])
+    monkeypatch.setattr(Captioning, "write", lambda self, state, count: [queue.pop(0) for _ in range(count)])
     batch = next(data.read("test", [torch.arange(8)]))
     with torch.no_grad():
-        total, count = task.loss_sum(task.augment(batch).images, batch.captions)
+        logits = task.model(task.augment(batch).images, batch.captions[:, :, :-1])
+        total, count = task.loss_sum(logits, batch.captions)
     expected = caption_scores(texts, references)
     expected["loss"], expected["perplexity"] = (total / count).item(), (total / count).exp().item()
     expected["caption_accuracy"] = 0.5
@@ -156,15 +159,27 @@ def test_evaluation_scores_each_sentence_against_its_own_references(trained, mon
     assert result.keys() == {name for name in trained.result if name.startswith("test/")}
 
 
+def test_evaluation_encodes_each_image_once(trained, monkeypatch):
+    counts, features = list[int](), CifarResNet.features
+
+    def count(self: CifarResNet, images: Tensor) -> Tensor:
+        counts.append(len(images))
+        return features(self, images)
+
+    monkeypatch.setattr(CifarResNet, "features", count)
+    run.evaluate(trained.config, trained.run_dir, "test")
+    assert counts == [8]
+
+
 def test_evaluation_with_a_beam_writes_its_best_sentences(trained):
     data, task = build.build_data(trained.config), trained.restore()
     assert isinstance(task.model, Captioner)
     task.model.head.weight.data *= 6
     images = task.augment(next(data.read("test", [torch.arange(8)]))).images
     with torch.no_grad():
-        greedy = task.write(images)
+        greedy = task.write(task.model.begin(images), 8)
         task.beam_width = 3
-        written = task.write(images)
+        written = task.write(task.model.begin(images), 8)
         rows, _ = beam_search(task.model.step, task.model.begin(images), start_tokens(8, images.device),
                               task.max_length, 3)
     assert written == until_end(rows[:, 0])

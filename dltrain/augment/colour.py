@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.augment.geometry import sample_uniform, to_device
-from dltrain.augment.pipeline import BatchT, Transform, map_images
+from dltrain.augment.pipeline import BatchT, Transform, colours_of, map_images
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, rounded as in torchvision
 
@@ -104,8 +104,13 @@ class Lighting(nn.Module, Transform):
             raise ValueError(f"Lighting needs images with 3 channels, but they have {channels}")
 
     def fit(self, pixels: Tensor) -> None:
-        colours = pixels.permute(0, 2, 3, 1).reshape(-1, 3).double() / 255
-        values, vectors = torch.linalg.eigh(torch.cov(colours.T, correction=0))
+        total, products = torch.zeros(3).double(), torch.zeros(3, 3).double()
+        for colours in map(torch.Tensor.double, colours_of(pixels)):
+            total += colours.sum(1)
+            products += colours @ colours.T
+        count = pixels.numel() / 3
+        mean = total / count
+        values, vectors = torch.linalg.eigh((products / count - torch.outer(mean, mean)) / 255**2)
         self.axes.copy_(vectors * values.clamp_min(0))
 
     def forward(self, batch: BatchT, rng: torch.Generator) -> BatchT:

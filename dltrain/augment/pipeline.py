@@ -10,7 +10,7 @@ Shapes: B batch, N images of the training split, C channels, H, W height and wid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from dltrain.batches import Batch
 STATISTICS_IMAGES = 50_000  # at most so many images are read for the statistics; more hardly change them
 NORMALIZATIONS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation for torchvision's weights
+PIXELS_AT_ONCE = 1 << 16  # so that a step of the statistics stays in the cache
 WHITEN_MAX_VALUES = 3072  # of an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
 WHITEN_EPSILON = 1e-3  # added to the eigenvalues (pixels in [0, 1]) so that low-variance directions are not amplified
 
@@ -102,19 +103,20 @@ class Normalize(nn.Module):
             self.register_buffer("colouring", torch.eye(num_values))  # the inverse of `whitening`
 
     def fit(self, pixels: Tensor) -> None:
-        """Computes the statistics of (N, C, H, W) uint8 images, in double precision, 1,000 images at a time."""
+        """Computes the statistics of (N, C, H, W) uint8 images from exact sums, some images at a time."""
         if self.kind in ("box", "imagenet"):
             return
-        chunks = pixels.split(1000)
-        dims = (0,) if self.kind in ("per_pixel", "whiten") else (0, 2, 3)
-        count = len(pixels) * (1 if len(dims) == 1 else pixels[0, 0].numel())
-        mean = sum(chunk.double().sum(dims, keepdim=True) for chunk in chunks) / (255 * count)
+        if self.kind in ("mean_pixel", "standard"):
+            mean, std = channel_statistics(pixels)
+            self.mean.copy_(mean.view_as(self.mean))
+            if self.kind == "standard":
+                self.std.copy_(std.clamp_min(1e-8).view_as(self.std))
+            return
+        count = len(pixels)
+        mean = sum(chunk.float().sum(0, keepdim=True).double() for chunk in pixels.split(32)) / (255 * count)
         self.mean.copy_(mean)
-        if self.kind == "standard":
-            square = sum(chunk.double().square().sum(dims, keepdim=True) for chunk in chunks)
-            self.std.copy_((square / (255**2 * count) - mean.square()).sqrt().clamp_min(1e-8))
         if self.kind == "whiten":
-            centred = ((chunk.double() / 255 - mean).flatten(1) for chunk in chunks)
+            centred = ((chunk.double() / 255 - mean).flatten(1) for chunk in pixels.split(1000))
             values, vectors = torch.linalg.eigh(sum(flat.T @ flat for flat in centred) / count)
             scale = (values.clamp_min(0) + WHITEN_EPSILON).sqrt()
             self.whitening.copy_(vectors / scale @ vectors.T)
@@ -131,6 +133,23 @@ class Normalize(nn.Module):
         if self.kind == "whiten":
             images = (images.flatten(1) @ self.colouring).view_as(images)
         return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,), double, in [0, 1], of (N, C, H, W) uint8 images, from their histograms."""
+    histograms = torch.zeros(pixels.shape[1], 256, dtype=torch.long)
+    for channels in colours_of(pixels):
+        histograms += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
+    values, counts = torch.arange(256).double() / 255, histograms.double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    return mean, ((share @ values.square()) - mean.square()).clamp_min(0).sqrt()
+
+
+def colours_of(pixels: Tensor) -> Iterator[Tensor]:
+    """All pixels (C, M) of (N, C, H, W) images, some images at a time."""
+    for chunk in pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel())):
+        yield chunk.transpose(0, 1).flatten(1)
 
 
 class Augment(nn.Module):

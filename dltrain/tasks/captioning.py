@@ -26,7 +26,7 @@ from dltrain.drawing.images import arrange
 from dltrain.drawing.sequences import join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.caption_words import caption_words
-from dltrain.tasks.decoding import beam_search, start_tokens, until_end, write_sequences
+from dltrain.tasks.decoding import beam_search, read_sequences, repeat_state, start_tokens, until_end, write_sequences
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask, TrainingPixels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -85,11 +85,11 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         if tuple(logits.shape) != expected:
             raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
-    def loss_sum(self, images: Tensor, captions: Tensor, sampled: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Over all words after START, and how many they are."""
-        logits = self.model(images, captions[:, :, :-1], sampled)
+    def loss_sum(self, logits: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Over all words of `captions` (B, R, T) after START, whose logits are (B, R, T - 1, V), and how many they are.
+        """
         targets = captions[:, :, 1:]
-        total = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="sum", ignore_index=PAD)
+        total = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=PAD)
         return total, (targets != PAD).sum()
 
     def training_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
@@ -99,22 +99,25 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         if self.sampled_share:
             probability = self.sampled_share * self.global_step / max(1, self.total_steps)
             sampled = to_device(torch.rand(batch.captions.shape, generator=rng) < probability, images)
-        total, count = self.loss_sum(images, batch.captions, sampled)
+        total, count = self.loss_sum(self.model(images, batch.captions[:, :, :-1], sampled), batch.captions)
         with torch.no_grad():
             self.sums += torch.stack([total.detach(), count.to(total)])
         return total / count
 
-    def write(self, images: Tensor) -> list[list[int]]:
-        """A sentence about each normalised image."""
-        start, state = start_tokens(len(images), images.device), self.model.begin(images)
+    def write(self, state: Any, count: int) -> list[list[int]]:
+        """A sentence about each of `count` images, from the model's state before START."""
+        start = start_tokens(count, self.device)
         if self.beam_width == 1:
             return until_end(write_sequences(self.model.step, state, start, self.max_length)[0])
         return until_end(beam_search(self.model.step, state, start, self.max_length, self.beam_width)[0][:, 0])
 
     def evaluation_step(self, batch: CaptionBatch, batch_idx: int) -> list[int]:
         images, numbers = self.augment(batch).images, batch.numbers.tolist()
-        self.add_loss(*self.loss_sum(images, batch.captions))
-        written = zip(numbers, self.write(images), strict=True)
+        state, captions = self.model.begin(images), batch.captions
+        states = repeat_state(state, captions.shape[1])  # the image is encoded once for all its captions
+        self.add_loss(*self.loss_sum(read_sequences(self.model.step, states, captions[:, :, :-1].flatten(0, 1)),
+                                     captions))
+        written = zip(numbers, self.write(state, len(numbers)), strict=True)
         self.sentences |= {number: words for number, words in written if number >= 0}
         return numbers
 

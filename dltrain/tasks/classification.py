@@ -84,7 +84,7 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         return logits
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
 
     def training_figures(self, batch: ClassificationBatch) -> dict[str, Figure]:
         """Images as the model sees them, above their labels; of mixed samples above the two largest shares."""

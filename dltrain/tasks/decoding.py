@@ -53,6 +53,20 @@ def write_sequences(step: Step, state: Any, start: Tensor, max_length: int, temp
     return torch.stack(symbols, dim=1), score
 
 
+def read_sequences(step: Step, state: Any, symbols: Tensor) -> Tensor:
+    """The logits (N, T, V) of the symbol after each of the given `symbols` (N, T)."""
+    logits = []
+    for place in range(symbols.shape[1]):
+        next_logits, state = step(symbols[:, place], state)
+        logits.append(next_logits)
+    return torch.stack(logits, 1)
+
+
+def repeat_state(state: Any, times: int) -> Any:
+    """Each row of every tensor `times` times, one after the other."""
+    return tree_map(lambda tensor: tensor.repeat_interleave(times, 0), state)
+
+
 def beam_search(step: Step, state: Any, start: Tensor, max_length: int, width: int, length_power: float = 1.0
                 ) -> tuple[Tensor, Tensor]:
     """The `width` best sequences of each row: symbols (B, width, T) and scores (B, width), best first.
@@ -61,7 +75,7 @@ def beam_search(step: Step, state: Any, start: Tensor, max_length: int, width: i
     In the end they are ranked by score / length ** length_power, since longer sequences have lower scores (Y. Wu et
     al., 2016, arXiv 1609.08144, section 7, in its simplest form); 0 ranks by the score itself."""
     rows, device = len(start), start.device
-    state = tree_map(lambda tensor: tensor.repeat_interleave(width, 0), state)
+    state = repeat_state(state, width)
     token = start.repeat_interleave(width)
     scores = torch.full((rows, width), -torch.inf, device=device)
     scores[:, 0] = 0.0  # all start equal: only one of them counts

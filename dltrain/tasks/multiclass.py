@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dltrain.batches import IGNORED_LABEL
 from dltrain.drawing.confusion import draw_confusion
@@ -19,20 +18,26 @@ MAX_PROBABILITIES, PREDICT_BATCH_SIZE, MAX_CHARACTERS = 5, 64, 60
 class ConfusionMatrix(nn.Module):
     """Counts (true class, predicted class) over an evaluation. Labels equal to `ignored` are not counted."""
 
+    counts: Tensor
+
     def __init__(self, num_classes: int, ignored: int = IGNORED_LABEL):
         super().__init__()
-        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=ignored, validate_args=False)
+        self.num_classes, self.ignored = num_classes, ignored
+        self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.long), persistent=False)
         self.last: Tensor | None = None  # (num_classes, num_classes), row = true class, of the last evaluation
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Logits (N, num_classes) or classes (N, ...), and labels of one per prediction."""
-        self.matrix.update(predictions, labels)
+        """Logits (N, num_classes, ...) or classes (N, ...), and labels (N, ...) of one per prediction."""
+        classes = predictions.argmax(1) if predictions.dim() > labels.dim() else predictions
+        places = torch.where(labels == self.ignored, self.counts.numel(), labels * self.num_classes + classes)
+        counts = torch.bincount(places.flatten(), minlength=self.counts.numel() + 1)
+        self.counts += counts[:-1].view_as(self.counts)
 
-    def compute(self) -> Tensor:
+    def compute(self, sum_over_processes: Callable[[Tensor], Tensor]) -> Tensor:
         """The matrix of what was added, over all processes; starts anew."""
-        matrix: Tensor = self.matrix.compute()
+        matrix = sum_over_processes(self.counts.clone())
         self.last = matrix.cpu()
-        self.matrix.reset()
+        self.counts.zero_()
         return matrix
 
     def figures(self, class_names: Sequence[str]) -> dict[str, Figure]:

@@ -91,7 +91,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         return predictions
 
     def evaluation_end(self, split: str) -> None:
-        matrix = self.metrics.compute().double()
+        matrix = self.metrics.compute(self.reduce_sum).double()
         iou = intersection_over_union(matrix)
         values = {"mean_iou": iou.nanmean().float(), "pixel_accuracy": accuracy(matrix).float(),
                   "loss": self.mean_loss()}

@@ -62,7 +62,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
                       (batch.labels != IGNORED_LABEL).sum())
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
 
     def training_figures(self, batch: LabelledBatch) -> dict[str, Figure]:
         """The label and the text, cut off, of the first sequences; vectors are drawn as the rows of a picture."""

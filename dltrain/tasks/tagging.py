@@ -76,7 +76,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
                       (tags != IGNORED_LABEL).sum())
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute()), "loss": self.mean_loss()})
+        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
 
     def training_figures(self, batch: TaggedBatch) -> dict[str, Figure]:
         """The first sequences, cut off, with the tag after each word or stretch of characters."""
