@@ -50,14 +50,6 @@ def test_crop_equals_torchvision_sample_by_sample(dtype, channels, px, padding, 
         assert torch.equal(result, reference.crop(padded, y, x, px, px))
 
 
-def test_crop_by_gather_equals_crop_by_slices():
-    """The GPU's code against the CPU's."""
-    images = make_images(20, 3, 8)
-    offsets = torch.randint(0, 9, (20, 2), generator=generator("offsets"))
-    padded = torch.nn.functional.pad(images, (4,) * 4)
-    assert torch.equal(geometry.gather_crops(padded, offsets, 8, 8), pad_and_crop(images, 4, offsets))
-
-
 def test_crop_takes_every_position_equally_often():
     padding, count = 1, 9000
     image = torch.zeros(count, 1, 3, 3)

@@ -133,24 +133,12 @@ class PadCrop(GeometricTransform):
 
 def pad_and_crop(images: Tensor, padding_px: int, offsets: Tensor, mode: str = "zero") -> Tensor:
     """Pads (B, C, H, W) and crops each sample to its old shape from row offsets[i, 0] and column offsets[i, 1] on.
-    `offsets` (B, 2) are on the CPU. A CPU copies one slice per sample; other devices gather all samples at once."""
+    `offsets` (B, 2) are on the CPU. All crops are taken at once, without waiting for the device."""
     h, w = images.shape[2:]
     padded = F.pad(images, (padding_px,) * 4, mode="constant" if mode == "zero" else "reflect")
-    if images.device.type == "cpu":
-        out = torch.empty_like(images)
-        for target, source, (y, x) in zip(out, padded, offsets.tolist(), strict=True):
-            target.copy_(source[:, y : y + h, x : x + w])
-        return out
-    return gather_crops(padded, to_device(offsets, images), h, w)
-
-
-def gather_crops(padded: Tensor, offsets: Tensor, h: int, w: int) -> Tensor:
-    """Crops (h, w) of each padded image, as `pad_and_crop` does, without a loop and without waiting for the device."""
-    b, c = padded.shape[:2]
-    rows = offsets[:, 0, None] + torch.arange(h, device=padded.device)  # (B, H)
-    columns = offsets[:, 1, None] + torch.arange(w, device=padded.device)  # (B, W)
-    indices = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W), into the flattened padded image
-    return padded.flatten(2).gather(2, indices.reshape(b, 1, h * w).expand(b, c, h * w)).reshape(b, c, h, w)
+    windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (B, C, rows, columns, H, W), a view
+    rows, columns = to_device(offsets, images).unbind(1)
+    return windows[torch.arange(len(images), device=images.device), :, rows, columns]
 
 
 class HorizontalFlip(GeometricTransform):
