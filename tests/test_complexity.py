@@ -1,6 +1,7 @@
 """Parameters, multiply-adds and depth of nets against what torchvision and the papers publish, and by hand."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torchvision
 from torch import nn
 
 from dltrain import complexity
+from dltrain.commands import ls
 from dltrain.config import groups
 from dltrain.models.alexnet import AlexNet
 from dltrain.models.cifar_resnet import CifarResNet
@@ -75,3 +77,27 @@ def test_ls_models_measures(monkeypatch, capsys):
     assert rows["resnet20"] == ["269,722", "40.55", "M", "20"]
     assert rows["vgg11"][-1] == "11"
     assert note.startswith("For one image of 3 x 32 x 32 and 10 classes. ")
+
+
+def test_what_was_measured_is_kept_until_a_model_changes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(groups, "names", lambda group, *folders: ["resnet20"] if group == "model" else [])
+    nodes, measure_node = list[object](), complexity.measure_node
+
+    def note(*words):
+        nodes.append(words)
+        return measure_node(*words)
+
+    monkeypatch.setattr(complexity, "measure_node", note)
+    table = partial(run_command, monkeypatch, capsys, "ls", "models", "px=32")
+    first = table()
+    assert "resnet20" in first[1]
+    assert table() == first
+    assert len(nodes) == 1
+    run_command(monkeypatch, capsys, "ls", "models", "px=33")
+    monkeypatch.setattr(ls, "stamps_of_models", lambda: [[1, 2]])
+    assert table() == first
+    assert len(nodes) == 3
+    (tmp_path / "cache").rename(tmp_path / "old")
+    (tmp_path / "cache").write_text("a file, so that nothing can be kept")
+    assert table() == first

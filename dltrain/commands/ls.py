@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +14,10 @@ import yaml
 
 from dltrain.config import groups, schema
 from dltrain.config.words import take_config_folders
+from dltrain.data.cache import cache_file, stamp_of
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
-from dltrain.run_dir import RunDir
+from dltrain.run_dir import RunDir, write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -116,23 +120,59 @@ def classifier_nodes(px: int, channels: int, classes: int) -> Iterator[tuple[str
 
 
 def measure_models(px: int, channels: int, classes: int) -> str:
-    """Prints a row for each classifier as soon as it is measured. Returns what the columns mean."""
+    """Prints a row for each classifier, as soon as it is measured or from the cache. Returns what the columns mean."""
+    sizes = {"px": px, "channels": channels, "classes": classes}
+    names = groups.names("model")
+    file = cache_file("models", json.dumps([sizes, names, version("torch"), stamps_of_models()])).with_suffix(".json")
+    width = max(map(len, names))
+    print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
+    if (rows := read_rows(file)) is not None:
+        print("\n".join(rows))
+    else:
+        rows = []
+        for row in measured_rows(width, **sizes):
+            print(row, flush=True)
+            rows.append(row)
+        write_rows(file, rows)
+    return (f"\nFor one image of {channels} x {px} x {px} and {classes} classes. Parameters: those that evaluation "
+            "reads, without GoogLeNet's auxiliary classifiers.\nMultiply-adds: of convolutions and linear layers. "
+            "Depth: how many of these lie on the longest path.")
+
+
+def measured_rows(width: int, px: int, channels: int, classes: int) -> Iterator[str]:
+    """`width`: of the column of names."""
     from dltrain import complexity  # torch from here on
 
-    width = max(map(len, groups.names("model")))
-    print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
     for name, node in classifier_nodes(px, channels, classes):
         try:
             result = complexity.measure_node(node, channels, px)
         except (ValueError, RuntimeError) as error:
             fault = str(error).splitlines()[0].rpartition(". ")[2][:90]
-            print(f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {fault}", flush=True)
+            yield f"  {name:{width}}  {'-':>11}  {'-':>13}  {'-':>5}  {fault}"
         else:
-            print(f"  {name:{width}}  {result.parameters:>11,}  {in_millions(result.multiply_adds):>13}  "
-                  f"{result.depth:>5}", flush=True)
-    return (f"\nFor one image of {channels} x {px} x {px} and {classes} classes. Parameters: those that evaluation "
-            "reads, without GoogLeNet's auxiliary classifiers.\nMultiply-adds: of convolutions and linear layers. "
-            "Depth: how many of these lie on the longest path.")
+            yield (f"  {name:{width}}  {result.parameters:>11,}  {in_millions(result.multiply_adds):>13}  "
+                   f"{result.depth:>5}")
+
+
+def stamps_of_models() -> list[list[int]]:
+    """What shows that a model, or its config, was changed."""
+    files = [*(Path(__file__).parent.parent / "models").glob("*.py"), *(groups.CONFIGS / "model").rglob("*.yaml")]
+    return [stamp_of(file) for file in sorted(files)]
+
+
+def read_rows(file: Path) -> list[str] | None:
+    """The rows that were measured before; None if there are none."""
+    try:
+        return list(map(str, json.loads(file.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_rows(file: Path, rows: list[str]) -> None:
+    """A cache that cannot be written only costs time."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(rows))
 
 
 def in_millions(count: int) -> str:
