@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,14 +141,15 @@ def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
-        for path in (Path(base, name) for name in names if not is_hidden(name)):
-            if not path.exists():
-                others["a broken link"].append(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                images.append(path)
+        parent = Path(base)
+        for name in (name for name in names if not is_hidden(name)):
+            if not os.path.exists(f"{base}/{name}"):
+                others["a broken link"].append(parent / name)
+            elif (suffix := os.path.splitext(name)[1]).lower() in IMAGE_SUFFIXES:
+                images.append(parent / name)
             else:
-                others[f"no picture by its suffix {path.suffix}".strip()].append(path)
-    return sorted(images), dict(others)
+                others[f"no picture by its suffix {suffix}".strip()].append(parent / name)
+    return sorted(images, key=attrgetter("parts")), dict(others)
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -62,7 +62,7 @@ def test_only_what_is_new_or_changed_is_decoded_again(tmp_path, monkeypatch, dec
     inspect_photos(paths)
     assert sorted(decoded) == ["1.jpg", "4.jpg"]
     decoded.clear()
-    cache_of(paths).write_text("{cut")
+    cache_of(map(str, paths)).write_text("{cut")
     inspect_photos(paths)
     assert len(decoded) == 5
 

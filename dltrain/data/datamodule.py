@@ -87,20 +87,21 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         if self.on_leak is None:
             return splits
         kept = dict(splits)
+        by_key = {split: {identify(sample): sample for sample in samples} for split, samples in splits.items()}
         for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
-            theirs = {identify(sample): name(sample) for sample in splits[other]}
-            common = [(identify(sample), name(sample)) for sample in splits[split] if identify(sample) in theirs]
-            if not common:
+            shared, theirs = by_key[split].keys() & by_key[other].keys(), by_key[other]
+            if not shared:
                 continue
             if self.on_leak == "drop":
-                shared = {key for key, _ in common}
                 self.leave_out(f"a {other} sample that is in {split} too",
                                [name(sample) for sample in kept[other] if identify(sample) in shared])
                 kept[other] = [sample for sample in kept[other] if identify(sample) not in shared]
                 if not kept[other]:
                     raise DataError(f"data.on_leak=drop: all {len(splits[other])} {other} samples are in {split} too")
             else:
-                names = [mine if mine == theirs[key] else f"{mine} ({theirs[key]})" for key, mine in common[:3]]
+                common = [(identify(sample), name(sample)) for sample in splits[split] if identify(sample) in shared]
+                names = [mine if mine == (other_name := name(theirs[key])) else f"{mine} ({other_name})"
+                         for key, mine in common[:3]]
                 self.leaks.append(f"{len(common):,} of {len(splits[split]):,} {split} samples are in {other} too, for "
                                   f"example {', '.join(map(readable, names))}; data.on_leak=drop leaves them out of "
                                   f"{other}")

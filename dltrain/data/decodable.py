@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -63,9 +63,11 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     with the others."""
     if not paths:
         return {}, {}
-    cache = cache_of(paths)
+    here = os.getcwd()
+    keys = {path: os.path.join(here, path) for path in paths}
+    cache = cache_of(keys.values())
     known = read_cache(cache)
-    records = {path: record for path in paths if (record := known.get(str(path.absolute()))) is not None
+    records = {path: record for path, key in keys.items() if (record := known.get(key)) is not None
                and [record.bytes, record.changed_ns] == stamp_or_zeros(path)}
     new = [path for path in paths if path not in records]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -74,7 +76,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
         inspected = dict(zip(new, results, strict=True))
     decoded = {path: record for path, (record, _) in inspected.items() if record}
     if decoded:
-        write_cache(cache, known | {str(path.absolute()): record for path, record in decoded.items()})
+        write_cache(cache, known | {keys[path]: record for path, record in decoded.items()})
     return records | decoded, {path: f"{path}: {fault}" for path, (_, fault) in inspected.items() if fault}
 
 
@@ -106,10 +108,9 @@ def stamp_or_zeros(path: Path) -> list[int]:
         return [0, 0]
 
 
-def cache_of(paths: Sequence[Path]) -> Path:
-    """A file for the photos below one folder."""
-    folder = os.path.commonpath([path.absolute().parent for path in paths])
-    return cache_file("photos", folder).with_suffix(".json")
+def cache_of(files: Iterable[str]) -> Path:
+    """A file for the photos below one folder. `files`: their absolute paths."""
+    return cache_file("photos", os.path.commonpath({os.path.dirname(file) for file in files})).with_suffix(".json")
 
 
 def read_cache(file: Path) -> dict[str, Record]:
