@@ -108,9 +108,9 @@ class Normalize(nn.Module):
             return
         if self.kind in ("mean_pixel", "standard"):
             mean, std = channel_statistics(pixels)
-            self.mean.copy_(mean.view_as(self.mean))
+            self.mean.copy_(mean.view(1, -1, 1, 1))
             if self.kind == "standard":
-                self.std.copy_(std.clamp_min(1e-8).view_as(self.std))
+                self.std.copy_(std.clamp_min(1e-8).view(1, -1, 1, 1))
             return
         count = len(pixels)
         mean = sum(chunk.float().sum(0, keepdim=True).double() for chunk in pixels.split(32)) / (255 * count)
