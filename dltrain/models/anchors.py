@@ -54,7 +54,7 @@ def fit_anchors(sizes: Tensor, count: int, rng: torch.Generator) -> Tensor:
 
 
 def first_centres(sizes: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Boxes that lie apart: each next one is drawn with a probability in proportion to its squared distance to the
+    """Boxes that lie apart: each next one is chosen with a probability in proportion to its squared distance to the
     nearest one before (k-means++, D. Arthur and S. Vassilvitskii, 2007)."""
     centres = sizes[torch.randint(len(sizes), (1,), generator=rng)]
     while len(centres) < count:
