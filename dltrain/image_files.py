@@ -118,15 +118,6 @@ def image_size(path: Path) -> tuple[int, int]:
     return read_header(path).size
 
 
-def list_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """Lists the image files of a folder by suffix, sorted; hidden files and, with `recursive`, hidden folders are left
-    out."""
-    if recursive:
-        return scan_images(folder)[0]
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-                  and not is_hidden(path.name))
-
-
 def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[str, list[Path]]]:
     """The image files of a folder and, with `recursive`, of those below it, through links too, sorted; and the other
     files by the reason why they are left out. Hidden files and folders, and those that systems write, are in neither.
@@ -173,7 +164,7 @@ def find_images(paths: str) -> dict[Path, Path]:
     for word in [paths] if Path(paths).exists() else paths.split(","):
         path = Path(word.strip()).expanduser()
         if path.is_dir():
-            below = list_images(path, recursive=True)
+            below, _ = scan_images(path)
             if not below:
                 raise DataError(f"input={path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files |= {file: file.relative_to(path) for file in below}

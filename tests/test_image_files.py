@@ -17,7 +17,7 @@ from dltrain.data.image_folder import ImageFolder
 from dltrain.data.images import read_image
 from dltrain.data.torchvision_sets import TorchvisionImages
 from dltrain.errors import DataError
-from dltrain.image_files import list_images
+from dltrain.image_files import scan_images
 from tests.test_data import as_rows
 
 # torchvision's data sets: MNIST from files that the test writes
@@ -225,5 +225,5 @@ def test_listed_images_are_sorted_and_not_hidden(tmp_path):
     for name in ("b.PNG", "a.jpg", "._c.png", "in/d.png", ".hidden/e.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
-    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.jpg", "b.PNG", "d.png"]
+    assert [path.name for path in scan_images(tmp_path, recursive=False)[0]] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in scan_images(tmp_path)[0]] == ["a.jpg", "b.PNG", "d.png"]

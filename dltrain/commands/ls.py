@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +13,10 @@ import yaml
 
 from dltrain.config import groups, schema
 from dltrain.config.words import take_config_folders
-from dltrain.data.cache import cache_file, stamp_of
+from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -126,14 +125,14 @@ def measure_models(px: int, channels: int, classes: int) -> str:
     file = cache_file("models", json.dumps([sizes, names, version("torch"), stamps_of_models()])).with_suffix(".json")
     width = max(map(len, names))
     print(f"  {'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  {'depth':>5}", flush=True)
-    if (rows := read_rows(file)) is not None:
-        print("\n".join(rows))
+    if type(kept := read_json(file)) is str:
+        print(kept)
     else:
         rows = []
         for row in measured_rows(width, **sizes):
             print(row, flush=True)
             rows.append(row)
-        write_rows(file, rows)
+        write_json(file, "\n".join(rows))
     return (f"\nFor one image of {channels} x {px} x {px} and {classes} classes. Parameters: those that evaluation "
             "reads, without GoogLeNet's auxiliary classifiers.\nMultiply-adds: of convolutions and linear layers. "
             "Depth: how many of these lie on the longest path.")
@@ -158,21 +157,6 @@ def stamps_of_models() -> list[list[int]]:
     """What shows that a model, or its config, was changed."""
     files = [*(Path(__file__).parent.parent / "models").glob("*.py"), *(groups.CONFIGS / "model").rglob("*.yaml")]
     return [stamp_of(file) for file in sorted(files)]
-
-
-def read_rows(file: Path) -> list[str] | None:
-    """The rows that were measured before; None if there are none."""
-    try:
-        return list(map(str, json.loads(file.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def write_rows(file: Path, rows: list[str]) -> None:
-    """A cache that cannot be written only costs time."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(rows))
 
 
 def in_millions(count: int) -> str:

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 
 from dltrain.config import groups
 from dltrain.errors import DataError
-from dltrain.image_files import image_size, is_hidden, list_images
+from dltrain.image_files import image_size, is_hidden, scan_images
 from dltrain.run_dir import RunDir
 
 MOST_CLASSES, MOST_PHOTOS = 20, 200  # headers are read of so many classes, of so many photos in all
@@ -96,7 +96,7 @@ def short_sides(root: Path) -> list[int]:
     classes = spaced(folders, MOST_CLASSES)
     sides = []
     for folder in classes:
-        for path in spaced(list_images(folder, recursive=True), MOST_PHOTOS // len(classes)):
+        for path in spaced(scan_images(folder)[0], MOST_PHOTOS // len(classes)):
             try:
                 sides.append(min(image_size(path)))
             except DataError:

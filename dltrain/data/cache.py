@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,3 +20,21 @@ def stamp_of(file: Path) -> list[int]:
     """Size in bytes and time of change in ns, which show whether a file was changed. Raises OSError."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def read_json(file: Path) -> object:
+    """What was kept; None if there is nothing, or it was cut by a crash."""
+    try:
+        content: object = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def write_json(file: Path, content: object) -> None:
+    """Replaces the file whole or not at all. A cache that cannot be written only costs time."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(file)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dltrain.data.cache import cache_file, stamp_of
+from dltrain.data.cache import cache_file, stamp_of, write_json
 from dltrain.data.language_modeling import Indices, encode_characters, index_type
 from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.data.splits import cut_text
@@ -108,9 +108,8 @@ def write_cache(place: Path, files: Sequence[Path], encoding: str, symbols: list
                 os.fsync(out.fileno())  # else zeros may stand there after a power failure, in the right length
             place.with_suffix(".json").unlink(missing_ok=True)
             temporary.replace(place)
-            temporary.write_text(json.dumps(facts))
-            temporary.replace(place.with_suffix(".json"))
         finally:
             temporary.unlink(missing_ok=True)
+        write_json(place.with_suffix(".json"), facts)
     except OSError:
         return

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from PIL import Image
 from rich.progress import track
 
-from dltrain.data.cache import cache_file, stamp_of
+from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.images import join_faults, to_8_bits
 from dltrain.errors import DataError
@@ -76,7 +75,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
         inspected = dict(zip(new, results, strict=True))
     decoded = {path: record for path, (record, _) in inspected.items() if record}
     if decoded:
-        write_cache(cache, known | {keys[path]: record for path, record in decoded.items()})
+        write_json(cache, known | {keys[path]: record for path, record in decoded.items()})
     return records | decoded, {path: f"{path}: {fault}" for path, (_, fault) in inspected.items() if fault}
 
 
@@ -115,17 +114,7 @@ def cache_of(files: Iterable[str]) -> Path:
 
 def read_cache(file: Path) -> dict[str, Record]:
     try:
-        return {path: Record(*values) for path, values in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, cut by a crash, or of another version
+        kept = cast(dict[str, tuple[int, int, str, bool]], read_json(file) or {})
+        return {path: Record(*values) for path, values in kept.items()}
+    except (TypeError, AttributeError):  # of another version
         return {}
-
-
-def write_cache(file: Path, known: dict[str, Record]) -> None:
-    """A cache that cannot be written only costs time."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known))
-        temporary.replace(file)
-    except OSError:
-        return
