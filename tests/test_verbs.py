@@ -8,17 +8,22 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from PIL import Image
 
 from dltrain import __version__ as dltrain_version
 from dltrain import cli, reporting, run
+from dltrain.build import build_data
+from dltrain.commands.stored import load_config
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
+from tests.tiny import FewDigits
 
 SMALL = [word for word in TINY if not word.startswith("data._target_")]
 
@@ -415,7 +420,13 @@ def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_
             "val", 40, checkpoint, step // 3, step]
     code, out, _ = dltrain("eval", "run=outputs/a", "split=train", "data.batch_size=7")
     assert "96 samples of the train split" in out
-    assert {*json.loads((folder / "eval.json").read_text())} >= {"train/loss", "train/accuracy"}
+    config = load_config(RunDir(folder), {}, ())
+    images, labels = cast(FewDigits, build_data(config)).splits["train"]
+    with torch.no_grad():
+        logits = run.restore(config, RunDir(folder))(images)
+    stored = json.loads((folder / "eval.json").read_text())
+    assert stored["train/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-4)
+    assert stored["train/accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     assert dltrain("eval", "run=outputs/a", "checkpoint=lst")[2].endswith("checkpoint=lst: must be best or last\n")
     assert dltrain("eval", "run=outputs/a", "split=tests")[2].endswith("split=tests: must be test or val or train\n")
     (folder / "checkpoints/last.ckpt").unlink()
