@@ -35,10 +35,13 @@ from dltrain.errors import DataError, MachineError, UserError, suggest
 from dltrain.image_files import readable
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
+from dltrain.step_loop import StepLoop
 from dltrain.tasks.task import Task
 
 # Keys of a node that are not arguments of its class.
 NOT_ARGUMENTS = {"data": {"batch_type"}, "task": {"batch_type", "predict"}}
+# Their code takes random numbers from torch's generators only.
+LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
 
 def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, **more: object) -> Any:
@@ -250,18 +253,19 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
         strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
-        callbacks=[StepSeeds(config.seed), StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps),
-                   metrics, Figures(board, saved["global_step"] if saved else 0),
+        callbacks=[StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
+                   StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
         plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False,
-    ), checkpointing
+        use_distributed_sampler=False)
+    trainer.fit_loop.epoch_loop = StepLoop(trainer)
+    return trainer, checkpointing
 
 
 def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **defaults: object) -> list[Any]:
@@ -281,6 +285,12 @@ def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **de
             raise UserError(f"{place}: {node._target_} must be a {kind.__module__.partition('.')[0]} {kind.__name__}")
         built.append(item)
     return built
+
+
+def has_own_code(config: DictConfig) -> bool:
+    """Whether the config names code that is neither dltrain's nor that of the libraries it is built on."""
+    words = re.findall(r"\b([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", OmegaConf.to_yaml(config, resolve=True))
+    return not LIBRARIES.issuperset(words)
 
 
 def check_device(keys: DictConfig) -> None:

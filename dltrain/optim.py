@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dltrain.contracts import Model, backbone_of
 from dltrain.errors import UserError, suggest
@@ -174,16 +174,30 @@ def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleK
     Raises UserError for a path that names nothing or does not take the keys."""
     name = keys["name"]
     if "." not in name:
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
+        return FractionOfPeak(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
     target = import_name("task.schedule.name", name)
     own: dict[str, Any] = {key: value for key, value in keys.items() if key not in ScheduleKeys.__annotations__}
     try:
         if not isinstance(target, type):
             target(0, total_steps, **own)
-            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: target(step, total_steps, **own))
+            return FractionOfPeak(optimizer, lambda step: target(step, total_steps, **own))
         if "total_steps" in inspect.signature(target).parameters:
             own.setdefault("total_steps", total_steps)
         scheduler: torch.optim.lr_scheduler.LRScheduler = target(optimizer, **own)
         return scheduler
     except TypeError as error:
         raise UserError(f"task.schedule.name={name}: {error}") from error
+
+
+class FractionOfPeak(torch.optim.lr_scheduler.LambdaLR):
+    """The rate of each parameter group at a step is its first one times `lr_lambda(step)`. As torch's, without the
+    contexts and copies that schedulers of other kinds need."""
+
+    def step(self, epoch: int | None = None) -> None:
+        self._step_count += 1
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        rates: list[float | Tensor] = []
+        for group, base, fraction in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * fraction(self.last_epoch)
+            rates.append(group["lr"])
+        self._last_lr = rates

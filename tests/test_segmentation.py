@@ -119,7 +119,7 @@ def test_pixels_that_are_not_scored_do_not_count(config):
     logits = task.model(task.augment.normalize(images))[:, :, 40:]
     torch.testing.assert_close(loss, F.cross_entropy(logits, masks[:, 40:]))
     accuracy = (logits.argmax(1) == masks[:, 40:]).float().mean().item()
-    assert task.sums[2] == 2 * 24 * 64
+    assert task.step_sums.settle()[2] == 2 * 24 * 64
     assert task.read_training_metrics() == pytest.approx({"train/loss": loss.item(), "train/pixel_accuracy": accuracy})
     without_scored_pixel = SegmentationBatch(images, torch.full_like(masks, IGNORED_PIXEL))
     assert task.training_step(without_scored_pixel, 0) == 0
@@ -131,7 +131,7 @@ def test_the_loss_of_random_pixels_is_that_of_their_logits(config):
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     masks = torch.randint(0, 11, (2, 64, 64))
     loss = task.training_step(SegmentationBatch(images, masks), 0)
-    assert task.sums[2] == 2 * 5
+    assert task.step_sums.settle()[2] == 2 * 5
     log_p = task.model(task.augment.normalize(images)).log_softmax(1)
     places = random_places(masks, 5, generator("augment", *task.position))
     losses = [-log_p[image, masks[image, row, column], row, column]

@@ -161,10 +161,11 @@ class MetricsLogging(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object,
                            batch_idx: int) -> None:
-        self.num_units += cast(TrainedTask, pl_module).count(batch) * trainer.world_size
-        if trainer.global_step != self.last_step and trainer.global_step % self.every_n_steps == 0:
+        self.num_units += cast(TrainedTask, pl_module).count(batch)
+        step = trainer.global_step
+        if step != self.last_step and step % self.every_n_steps == 0:
             self.log_training(trainer, pl_module)
-        self.last_step = trainer.global_step
+        self.last_step = step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the last steps of an epoch before its validation, so that a run stopped in between loses none."""
@@ -184,7 +185,8 @@ class MetricsLogging(pl.Callback):
             return
         metrics["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.num_units:
-            metrics[f"{task.unit}_per_second"] = self.num_units / (time.perf_counter() - self.start_seconds)
+            metrics[f"{task.unit}_per_second"] = self.num_units * trainer.world_size / (
+                time.perf_counter() - self.start_seconds)
         self.restart_clock()
         self.send_to_loggers(trainer, metrics)
 

@@ -5,32 +5,36 @@ change it, and no generator's state has to be saved."""
 from __future__ import annotations
 
 import random
-from typing import cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from dltrain.batches import seed_of
-from dltrain.callbacks.metrics import TrainedTask
 
 
 class StepSeeds(pl.Callback):
-    """Before each training step: seeds the global generators of torch, Python and NumPy, and sets the task's `position`
-    to (seed, epoch, batch index, process rank)."""
+    """Before each training step: seeds the global generators of torch and, with `all_generators`, of Python and NumPy,
+    and sets the task's `position` to (seed, epoch, batch index, process rank). dltrain itself draws from torch's only;
+    code of the user's may draw from any."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, all_generators: bool = True):
+        self.seed, self.all_generators = seed, all_generators
+        self.epoch: int | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
                              ) -> None:
-        position = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        cast(TrainedTask, pl_module).position = position
+        if batch_idx == 0 or self.epoch is None:
+            self.epoch, self.rank = trainer.current_epoch, trainer.global_rank
+            self.device = pl_module.device.type
+        position = (self.seed, self.epoch, batch_idx, self.rank)
+        vars(pl_module)["position"] = position  # past Module.__setattr__, which looks for parameters
         step_seed = seed_of("model", *position)
         torch.default_generator.manual_seed(step_seed)  # torch.manual_seed also records a stack trace per absent device
-        if pl_module.device.type == "cuda":
+        if self.device == "cuda":
             torch.cuda.manual_seed(step_seed)
-        if pl_module.device.type == "mps":
+        if self.device == "mps":
             torch.mps.manual_seed(step_seed)
-        random.seed(step_seed)
-        np.random.seed(step_seed % 2**32)
+        if self.all_generators:
+            random.seed(step_seed)
+            np.random.seed(step_seed % 2**32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from contextlib import ExitStack
@@ -60,9 +61,7 @@ class StopAtNonFinite(pl.Callback):
         self.every_n_steps = every_n_steps
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        if loss.device.type != "cpu" and trainer.global_step % self.every_n_steps:
-            return
-        if not torch.isfinite(loss.detach()):
+        if (loss.is_cpu or trainer.global_step % self.every_n_steps == 0) and not math.isfinite(loss.item()):
             lr = trainer.optimizers[0].param_groups[0]["lr"]
             raise DivergedError(
                 f"loss is {float(loss):g} at step {trainer.global_step} with lr {lr:g}; the last checkpoint is finite; "

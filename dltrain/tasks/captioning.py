@@ -100,8 +100,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
             probability = self.sampled_share * self.global_step / max(1, self.total_steps)
             sampled = to_device(torch.rand(batch.captions.shape, generator=rng) < probability, images)
         total, count = self.loss_sum(self.model(images, batch.captions[:, :, :-1], sampled), batch.captions)
-        with torch.no_grad():
-            self.sums += torch.stack([total.detach(), count.to(total)])
+        self.step_sums.append((total.detach(), count))
         return total / count
 
     def write(self, state: Any, count: int) -> list[list[int]]:

@@ -69,9 +69,8 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         for other in auxiliary:
             term = F.cross_entropy(other, labels, label_smoothing=self.label_smoothing)
             loss = loss + auxiliary_weight(self.model) * term
-        with torch.no_grad():
-            correct = num_correct(logits.argmax(1), labels)
-            self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
+        count = len(labels)
+        self.step_sums.append((loss.detach() * count, num_correct(logits.argmax(1), labels), count))
         return loss
 
     def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> Tensor:
@@ -115,4 +114,4 @@ def num_correct(predictions: Tensor, labels: Tensor) -> Tensor:
     """How many predicted classes are right; of mixed labels (B, num_classes), the share of the predicted class."""
     if labels.dim() == 2:
         return labels.gather(1, predictions[:, None]).sum()
-    return (predictions == labels).sum()
+    return (predictions == labels).count_nonzero()

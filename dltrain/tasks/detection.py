@@ -68,10 +68,9 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         except ValueError as error:
             raise UserError(str(error)) from None
         terms = torch.stack([losses[name] for name in self.model.losses])
-        with torch.no_grad():
-            count = terms.new_full((1,), batch.size)
-            self.sums += torch.cat([torch.cat([terms.sum()[None], terms]).detach() * count, count])
-        return terms.sum()
+        total = terms.sum()
+        self.step_sums.append((total.detach() * batch.size, *(terms.detach() * batch.size), batch.size))
+        return total
 
     def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> list[Target]:
         detections = self(batch.images)

@@ -65,9 +65,8 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
             state.copy_(new.detach())
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
         count = batch.targets.numel()
-        with torch.no_grad():
-            total = loss.detach() * count
-            self.sums += torch.stack([total, total * BITS, torch.full_like(total, count)])
+        total = loss.detach() * count
+        self.step_sums.append((total, total * BITS, count))
         return loss
 
     def evaluation_step(self, batch: TokenBatch, batch_idx: int) -> None:

@@ -74,9 +74,8 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             logits = cast(PixelSegmenter, self.model).classify_pixels(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
         total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
-        with torch.no_grad():
-            count = (masks != IGNORED_PIXEL).sum()
-            self.sums += torch.stack([total, (logits.argmax(1) == masks).sum(), count])
+        count = (masks != IGNORED_PIXEL).sum()
+        self.step_sums.append((total.detach(), (logits.argmax(1) == masks).sum(), count))
         return total / count.clamp_min(1)
 
     def evaluation_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:

@@ -48,9 +48,8 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         logits, labels = self(batch), batch.labels
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
-        with torch.no_grad():
-            correct, count = (logits.argmax(1) == labels).sum(), (labels != IGNORED_LABEL).sum()
-            self.sums += torch.stack([loss.detach() * count, correct, count])
+        count = (labels != IGNORED_LABEL).sum()
+        self.step_sums.append((loss.detach() * count, (logits.argmax(1) == labels).sum(), count))
         return loss
 
     def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> None:

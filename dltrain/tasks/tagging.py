@@ -62,9 +62,8 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
     def training_step(self, batch: TaggedBatch, batch_idx: int) -> Tensor:
         logits, tags = self(batch).flatten(0, 1), batch.tags.flatten()
         loss = F.cross_entropy(logits, tags, ignore_index=IGNORED_LABEL)
-        with torch.no_grad():
-            correct, count = (logits.argmax(1) == tags).sum(), (tags != IGNORED_LABEL).sum()
-            self.sums += torch.stack([loss.detach() * count, correct, count])
+        count = (tags != IGNORED_LABEL).sum()
+        self.step_sums.append((loss.detach() * count, (logits.argmax(1) == tags).sum(), count))
         return loss
 
     def evaluation_step(self, batch: TaggedBatch, batch_idx: int) -> None:

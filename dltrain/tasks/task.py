@@ -66,12 +66,42 @@ class TaskKeys(TypedDict):
     figures: NotRequired[Sequence[str]]
 
 
+class StepSums(list[tuple[Tensor | float, ...]]):
+    """The values of each training step, `size` scalars without a graph, and their sums in double precision. To append
+    the values of a step costs nothing; they are summed on the host when they are read or a checkpoint is saved, and
+    only then does the host wait for the device."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.totals = [0.0] * size
+
+    def settle(self) -> list[float]:
+        """The sums since the start or the last `read`."""
+        for index in range(len(self.totals) if self else 0):
+            values = [step[index] for step in self]
+            on_device = [value for value in values if torch.is_tensor(value)]
+            numbers = [value for value in values if not torch.is_tensor(value)]
+            self.totals[index] += sum(numbers) + (sum(torch.stack(on_device).tolist()) if on_device else 0)
+        self.clear()
+        return self.totals
+
+    def read(self) -> list[float]:
+        """As `settle`; the sums start anew."""
+        totals, self.totals = self.settle(), [0.0] * len(self.totals)
+        return totals
+
+    def load(self, totals: list[float]) -> None:
+        self.totals = list(totals)
+        self.clear()
+
+
 class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
     `evaluation_step` and `evaluation_end`; `predict` and `figures` where there is something to predict and to draw.
 
     Metrics are logged as train/, val/ and test/ with a name; the headline decides which checkpoint is `best`.
-    In each training step a task adds to `sums`: the value of each of `training_metrics` times a count, and the count.
+    In each training step a task appends to `step_sums` the value of each of `training_metrics` times a count, and the
+    count. Tasks of earlier versions add a tensor of these to `sums`.
     """
 
     model: ModelT
@@ -83,7 +113,6 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     validated_split = "val"  # or train: that which `dltrain eval split=train` measures
     position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
-    gradients: Tensor
     evaluation_loss: Tensor
 
     def __init__(self, model: ModelT, *, seed: int, optimizer: optim.OptimizerKeys, schedule: optim.ScheduleKeys,
@@ -96,8 +125,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         self.class_names: list[str] = []  # the data's; like `vocabularies` set after construction
         self.vocabularies: dict[str, list[str]] = {}
         self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
-        self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))  # since the last reading
-        self.register_buffer("gradients", torch.zeros(3))  # sum of norms, clipped steps, steps since the last reading
+        self.step_sums = StepSums(len(self.training_metrics) + 1)
+        self.norm_sums = StepSums(3)  # of norms of the gradients, of steps that were clipped, of steps
+        self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))
+        self.register_load_state_dict_pre_hook(read_gradients_of_earlier_version)
         self.register_buffer("evaluation_loss", torch.zeros(2), persistent=False)  # summed loss, scored targets
 
     def fit_statistics(self, data: Any) -> None:
@@ -228,10 +259,9 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     def read_training_metrics(self) -> dict[str, float]:
         """The means since the last reading: a host sync."""
-        *sums, count = self.sums.tolist()
-        norm, clipped, steps = self.gradients.tolist()
+        *sums, count = map(sum, zip(self.step_sums.read(), self.sums.tolist(), strict=True))
+        norm, clipped, steps = self.norm_sums.read()
         self.sums.zero_()
-        self.gradients.zero_()
         means = {}
         if count:
             means = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
@@ -242,7 +272,11 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def backward(self, loss: Tensor, *arguments: Any, **keys: Any) -> None:
         """`loss`: that of a batch, divided by trainer.accumulate_batches. The last step of an epoch may have fewer
         batches; its gradient is their mean too."""
-        many, index = self.trainer.accumulate_grad_batches, self.trainer.fit_loop.batch_idx
+        many = self.trainer.accumulate_grad_batches
+        if many == 1:
+            super().backward(loss, *arguments, **keys)
+            return
+        index = self.trainer.fit_loop.batch_idx
         present = min(many, int(self.trainer.num_training_batches) - index // many * many)
         super().backward(loss if present == many else loss * (many / present), *arguments, **keys)
 
@@ -252,11 +286,25 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         algorithm 1)."""
         if gradient_clip_val is None:
             return
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
-        clipped = (norm > gradient_clip_val).float()
-        self.gradients += torch.stack([norm.detach().float(), clipped, torch.ones_like(clipped)])
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val).detach()
+        self.norm_sums.append((norm, norm > gradient_clip_val, 1))
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.optimizer(self.model, **self.optimizer_keys)
         schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sums"] = {"steps": self.step_sums.settle(), "norms": self.norm_sums.settle()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "sums" in checkpoint:
+            self.step_sums.load(checkpoint["sums"]["steps"])
+            self.norm_sums.load(checkpoint["sums"]["norms"])
+
+
+def read_gradients_of_earlier_version(task: Task[Any, Any], weights: dict[str, Tensor], prefix: str, *context: object
+                                      ) -> None:
+    """Until version 0.6 the sums of the norms were a buffer."""
+    if (sums := weights.pop(f"{prefix}gradients", None)) is not None:
+        task.norm_sums.load(sums.tolist())

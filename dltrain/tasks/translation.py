@@ -65,8 +65,7 @@ class Translation(Task[TranslationModel, PairBatch]):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         total, count = self.loss_sum(batch)
-        with torch.no_grad():
-            self.sums += torch.stack([total.detach(), count.to(total)])
+        self.step_sums.append((total.detach(), count))
         return total / count
 
     def decode_greedily(self, batch: PairBatch) -> list[list[int]]:
