@@ -24,6 +24,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
 
+from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head
 from dltrain.models.regions import REGION_PX, RegionPool, region_head, region_pool
@@ -57,8 +58,10 @@ class GridRegions(nn.Module):
         (B, C, H, W) to the map that regions are pooled from; None: they are pooled from the images themselves."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         scaled, targets = self.transform(images, targets)
-        proposals = [grid(h, w, self.box_px, self.ratios, self.step).to(scaled.tensors) for h, w in scaled.image_sizes]
-        map_ = features(scaled.tensors) if features is not None else scaled.tensors
+        pixels = scaled.tensors
+        proposals = [to_device(grid(h, w, self.box_px, self.ratios, self.step).to(pixels.dtype), pixels.device)
+                     for h, w in scaled.image_sizes]
+        map_ = features(pixels) if features is not None else pixels
         boxes, losses = self.heads({"0": map_}, proposals, scaled.image_sizes, targets)
         return self.transform.postprocess(boxes, scaled.image_sizes, sizes), losses
 

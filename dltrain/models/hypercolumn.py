@@ -54,7 +54,8 @@ class Hypercolumn(nn.Module):
     def classify_pixels(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits (B, N, K) of the pixels `places` (B, N, 2), row and column, int64."""
         h, w = images.shape[2:]
-        grid = (2 * places.flip(2) + 1) / places.new_tensor([w, h]) - 1  # (B, N, 2): x, y from -1 to 1
+        y, x = places.unbind(2)
+        grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], 2)  # (B, N, 2): x, y from -1 to 1
         columns = columns_at(self.tapped_maps(images), grid.to(images.dtype))
         logits: Tensor = self.fc2_and_classes(self.fc1(columns))
         return logits
