@@ -24,6 +24,19 @@ SHAPE_DEPENDS_ON_VALUES = {  # or a value is read: the kernels of these on CUDA 
     "unique_dim_consecutive", "bincount", "equal", "is_nonzero", "linalg_inv_ex", "nms", "_linalg_check_errors"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 HOST_LENGTHS = {"_pack_padded_sequence", "_pack_padded_sequence_backward"}  # they read lengths on the host
+# What torch.use_deterministic_algorithms(True) refuses on CUDA, by the documentation of that function ("will throw a
+# RuntimeError"), as names of the operations, and the backward kernels of torchvision's pooling of regions, which refuse
+# it too (roi_pool_kernel.cu, roi_align_kernel.cu and so on: alertNotDeterministic).
+REFUSED = {
+    "avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward",
+    "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d",
+    "max_unpool3d", "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward",
+    "upsample_trilinear3d_backward", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward",
+    "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward", "_ctc_loss_backward",
+    "_embedding_bag_backward", "_embedding_bag_dense_backward", "put_", "histc", "median", "nanmedian",
+    "grid_sampler_2d_backward", "grid_sampler_3d_backward", "scatter_reduce", "scatter_reduce_",
+    "_roi_align_backward", "_roi_pool_backward", "_ps_roi_align_backward", "_ps_roi_pool_backward"}
+REDUCTION_NONE = 0  # with which the kernel of torch.nn.NLLLoss adds up nothing, and does not refuse (NLLLoss2d.cu)
 MADE_FROM_VALUES = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 
 
@@ -31,7 +44,6 @@ class GpuTensor(Tensor):
     """`on_host`: the same tensor on the CPU."""
 
     on_host: Tensor
-    device = CUDA
     is_cuda = True
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -41,6 +53,10 @@ class GpuTensor(Tensor):
                                              storage_offset=on_host.storage_offset(), device=META)
         made.on_host = on_host
         return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return CUDA if torch._C._len_torch_function_stack() else META  # META within what DeviceNames has called
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
@@ -61,12 +77,13 @@ def is_on_gpu(value: object) -> bool:
 
 class FakeGpu(TorchDispatchMode):
     """Context manager. `waits`: (operation, file, function) of everything that waited; `operations`: names of the
-    operations that ran on the device, backward ones too."""
+    operations that ran on the device, backward ones too; `refused`: those of them that a deterministic run refuses."""
 
     def __init__(self):
         super().__init__()
         self.waits: Counter[tuple[str, str, str]] = Counter()
         self.operations: Counter[str] = Counter()
+        self.refused: set[str] = set()
         self.pinned: dict[int, Tensor] = {}
         self.names = DeviceNames(self)
 
@@ -118,6 +135,9 @@ class FakeGpu(TorchDispatchMode):
             raise RuntimeError(f"{func}: expected all tensors to be on the same device, but some are on cuda, others "
                                f"on the cpu")
         self.operations[name] += 1
+        if name in REFUSED or (name == "nll_loss2d_forward" and args[3] != REDUCTION_NONE) or (
+                name == "bincount" and len(args) > 1 and args[1] is not None):
+            self.refused.add(name)
         wrappers = {id(t.on_host): t for t in on_gpu}
         out = func(*tree_map_only(GpuTensor, host_copy, args), **tree_map_only(GpuTensor, host_copy, kwargs))
         if not to_gpu:

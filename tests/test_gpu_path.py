@@ -1,5 +1,6 @@
 """What a training step does on a GPU, seen without one (fake_gpu.py): nothing in it waits for the device."""
 
+from contextlib import contextmanager
 from itertools import islice
 from unittest.mock import Mock
 
@@ -55,6 +56,7 @@ PROPOSALS = HEADS | {("detection/generalized_rcnn.py", "forward"), ("detection/a
                      ("ops/boxes.py", "nms")}
 OF_TORCHVISION = {"faster_rcnn": PROPOSALS, "faster_rcnn pool": PROPOSALS, "fast_rcnn": HEADS, "rcnn": HEADS,
                   "faster_rcnn pyramid": PROPOSALS | {("ops/poolers.py", "_multiscale_roi_align")}}
+OF_KERNELS = {("torchvision/ops/poolers.py", "_multiscale_roi_align")}  # not in a deterministic run
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +76,21 @@ def build(composed):
     return build_task(composed, data.vocabularies).train(), next(iter(data.train_dataloader()))
 
 
-def train_one_step(composed) -> FakeGpu:
-    """The second step of an epoch on a device that is not there."""
+@contextmanager
+def deterministic(mode: bool):
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(mode)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def train_one_step(composed, repeatable: bool = True) -> FakeGpu:
+    """The second step of an epoch on a device that is not there; `repeatable`: in a deterministic run."""
     task, batch = build(composed)
-    with FakeGpu() as gpu:
+    with FakeGpu() as gpu, deterministic(repeatable):
         task.to("cuda")
         batch = task.transfer_batch_to_device(batch, torch.device("cuda"), 0)
         optimizer = task.configure_optimizers()["optimizer"]
@@ -91,13 +104,40 @@ def train_one_step(composed) -> FakeGpu:
     return gpu
 
 
+def listed(family: str) -> set[tuple[str, str]]:
+    return {(f"torchvision/{'models/' if file.startswith('detection') else ''}{file}", function)
+            for file, function in OF_TORCHVISION.get(family, ())}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_step_waits_for_nothing_but_torchvision(family, config, small_data):
+def test_training_step_waits_for_nothing_but_torchvision_and_can_be_deterministic(family, config, small_data):
     gpu = train_one_step(config(*FAMILIES[family], "trainer=cpu"))
     assert len(gpu.operations) > 20  # the step did run on the device
-    expected = {(f"torchvision/{'models/' if file.startswith('detection') else ''}{file}", function)
-                for file, function in OF_TORCHVISION.get(family, ())}
-    assert {(file, function) for _, file, function in gpu.waits} == expected, gpu.waits
+    assert {(file, function) for _, file, function in gpu.waits} == listed(family) - OF_KERNELS, gpu.waits
+    assert not gpu.refused
+
+
+@pytest.mark.parametrize("family", ["dilated", "hypercolumn", "captioner", "faster_rcnn", "faster_rcnn pool",
+                                    "faster_rcnn pyramid"])
+def test_the_faster_kernels_of_other_runs_wait_for_nothing_either(family, config, small_data):
+    gpu = train_one_step(config(*FAMILIES[family], "trainer=cpu"), repeatable=False)
+    assert {(file, function) for _, file, function in gpu.waits} == listed(family), gpu.waits
+    assert bool(gpu.refused) == (family != "captioner")
+
+
+@pytest.mark.parametrize("family", ["resnet20", "googlenet", "fcn8s", "dilated", "hypercolumn", "faster_rcnn",
+                                    "overfeat", "localizer", "char_rnn", "tagger", "seq2seq", "captioner"])
+def test_evaluation_can_be_deterministic(family, config, small_data, monkeypatch):
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    composed = config(*FAMILIES[family], "trainer=cpu")
+    data = build_data(composed)
+    task = build_task(composed, data.vocabularies).eval()
+    task.trainer = Mock(spec=pl.Trainer, testing=False)
+    with FakeGpu() as gpu, deterministic(True), torch.no_grad():
+        task.to("cuda")
+        batch = task.transfer_batch_to_device(next(iter(data.val_dataloader())), torch.device("cuda"), 0)
+        task.evaluation_step(batch, 0)
+    assert not gpu.refused
 
 
 def test_stated_readings_of_a_run_wait(config):

@@ -19,15 +19,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head
-from dltrain.models.regions import REGION_PX, RegionPool, region_head, region_pool
+from dltrain.models.faster_rcnn import region_pool
+from dltrain.models.regions import REGION_PX, RegionPool, region_head
 
 Target = dict[str, Tensor]
 Features = Callable[[Tensor], Tensor] | None
@@ -116,7 +118,8 @@ class RCNN(nn.Module):
 
     def crop_maps(self, images: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """The map (N, C, 7, 7) of each region of all images."""
-        crops = roi_align(images["0"], boxes, self.crop_px, sampling_ratio=2, aligned=True)
+        numbered = torch.cat([F.pad(of_image, (1, 0), value=image) for image, of_image in enumerate(boxes)])
+        crops = torch.ops.torchvision.roi_align(images["0"], numbered, 1.0, self.crop_px, self.crop_px, 2, True)
         if self.training:  # batch normalisation needs all of them together
             return self.backbone.features(crops)
         return torch.cat([self.backbone.features(some) for some in crops.split(CROPS_AT_ONCE)])
