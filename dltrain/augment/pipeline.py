@@ -196,12 +196,19 @@ class Augment(nn.Module):
         return batch
 
 
-def map_images(function: Callable[..., Tensor], images: Images, *parameters: Tensor) -> Images:
-    """Calls function((B, C, H, W), *parameters), where each tensor of parameters has one row per sample. Images of
-    different sizes go through it one by one, as batches of one."""
+def map_images(function: Callable[..., Tensor], images: Images, *parameters: Tensor, together: bool = True) -> Images:
+    """Calls function((B, C, H, W), *parameters), where each tensor of parameters has one row per sample. Of a list of
+    images those of one size go through it together, or, for a function that samples random numbers, each alone."""
     if isinstance(images, Tensor):
         return function(images, *parameters)
-    return [function(image[None], *(rows[i : i + 1] for rows in parameters))[0] for i, image in enumerate(images)]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.shape if together else (index,), []).append(index)
+    changed = {}
+    for indices in groups.values():
+        rows = parameters if len(groups) == 1 else [torch.stack([row[i] for i in indices]) for row in parameters]
+        changed |= dict(zip(indices, function(torch.stack([images[i] for i in indices]), *rows), strict=True))
+    return [changed[index] for index in range(len(images))]
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
