@@ -50,11 +50,11 @@ def generator(*position: int | str) -> torch.Generator:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values`, of the host, on the device. A copy to a GPU starts from pinned memory and runs after the work that is
+    """`values` on the device. A copy from the host to a GPU starts from pinned memory and runs after the work that is
     queued there already, so the host does not wait."""
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 class ClassificationBatch(NamedTuple):

@@ -41,9 +41,10 @@ MADE_FROM_VALUES = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_ten
 
 
 class GpuTensor(Tensor):
-    """`on_host`: the same tensor on the CPU."""
+    """`on_host`: the same tensor on the CPU; `reader`: the stream whose kernels read it, by `record_stream`."""
 
     on_host: Tensor
+    reader: object = None
     is_cuda = True
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -61,6 +62,9 @@ class GpuTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         raise RuntimeError(f"{func} outside of `with FakeGpu()`")
+
+    def record_stream(self, stream: object) -> None:
+        self.reader = stream
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return f"GpuTensor({list(self.shape)}, {self.dtype})"
@@ -155,6 +159,8 @@ class DeviceNames(TorchFunctionMode):
         self.gpu = gpu
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
         args, kwargs = tree_map(as_meta, args), tree_map(as_meta, dict(kwargs or {}))
         if func is Tensor.pin_memory:
             pinned = args[0].clone()

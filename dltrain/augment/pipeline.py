@@ -204,7 +204,7 @@ def map_images(function: Callable[..., Tensor], images: Images, *parameters: Ten
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault(image.shape if together else (index,), []).append(index)
-    changed = {}
+    changed: dict[int, Tensor] = {}
     for indices in groups.values():
         rows = parameters if len(groups) == 1 else [torch.stack([row[i] for i in indices]) for row in parameters]
         changed |= dict(zip(indices, function(torch.stack([images[i] for i in indices]), *rows), strict=True))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol, Unpack
 
 import torch
-from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.transforms.functional import to_pil_image
@@ -69,7 +68,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         if not self.training:
             moved: DetectionBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
             return moved
-        return batch._replace(images=move_data_to_device(batch.images, device))
+        return batch._replace(images=[to_device(image, device) for image in batch.images])
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         images, targets = self.augment(batch, generator("augment", *self.position))

@@ -74,7 +74,8 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
     def evaluation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         if batch_idx == 0:
             self.evaluation_state = self.model.zeros(batch.size)
-        logits, self.evaluation_state = self.model(batch.tokens, self.evaluation_state)
+        logits, after = self.model(batch.tokens, self.evaluation_state)
+        self.evaluation_state = tuple(state.clone() for state in after)  # a CUDA graph writes its outputs anew
         targets = batch.targets.flatten()
         if self.own_metrics:
             self.update_own_metrics(logits[batch.targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL])
