@@ -49,6 +49,14 @@ def generator(*position: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*position))
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on the device. A copy from the host to a GPU starts from pinned memory and runs after the work that is
+    queued there already, so the host does not wait."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class ClassificationBatch(NamedTuple):
     """images (B, C, H, W): uint8 in [0, 255] before augmentation, float after it. labels (B,): int64 in
     [0, num_classes), or IGNORED_LABEL in evaluation; (B, num_classes) float after a transform that mixes samples."""

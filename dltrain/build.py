@@ -30,8 +30,7 @@ from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
-from dltrain.drawing.tables import format_count
-from dltrain.errors import DataError, MachineError, UserError, suggest
+from dltrain.errors import DataError, UserError, suggest
 from dltrain.image_files import readable
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
@@ -143,7 +142,7 @@ def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
         task.model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         for module in compiled_modules(task.model):
-            module.compile()
+            module.compile(mode=config.trainer.get("compile_mode", "default"))
     return task
 
 
@@ -237,7 +236,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     """Lightning's trainer with dltrain's callbacks, and the callback that writes the checkpoints. `saved`: the
     checkpoint that the run resumes from."""
     keys = config.trainer
-    check_device(keys)
+    task.scales_loss = keys.precision == "16-mixed"
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     metrics_file = MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0)
@@ -291,20 +290,3 @@ def has_own_code(config: DictConfig) -> bool:
     """Whether the config names code that is neither dltrain's nor that of the libraries it is built on."""
     words = re.findall(r"\b([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", OmegaConf.to_yaml(config, resolve=True))
     return not LIBRARIES.issuperset(words)
-
-
-def check_device(keys: DictConfig) -> None:
-    """Raises MachineError if the trainer's device is not there."""
-    if keys.accelerator == "gpu" and not torch.cuda.is_available():
-        raise MachineError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu or trainer=auto")
-    if keys.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise MachineError("trainer.accelerator=mps: not available here; use trainer=cpu or trainer=auto")
-    if keys.accelerator != "cpu" and torch.cuda.is_available() and keys.devices > torch.cuda.device_count():
-        raise MachineError(f"trainer.devices={keys.devices}: torch sees only {torch.cuda.device_count()} GPUs")
-
-
-def device_name(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {format_count(torch.get_num_threads(), 'thread')}"

@@ -2,7 +2,8 @@
 
 The protocols are for type checkers and readers. Only optional features are checked at run time: a backbone
 (`backbone_of`), proposals (`isinstance(model, ProposalDetector)`), the logits of single pixels (`PixelSegmenter`),
-auxiliary classifiers and dropped blocks (`auxiliary_weight`, `drops_blocks`).
+auxiliary classifiers, dropped blocks and where boxes are matched (`auxiliary_weight`, `drops_blocks`,
+`matches_on_host`).
 
 B images or N sequences, C channels, H and W height and width, K classes, T time steps, V symbols of a vocabulary.
 Images are float and normalised; labels, places and tokens are int64.
@@ -67,7 +68,8 @@ class Detector(Model, Protocol):
     """Images, a list of (C, Hi, Wi), to boxes.
 
     A target has boxes (Ni, 4), x1, y1, x2, y2 in pixels, and labels (Ni,) in [0, K); Ni may be 0. Background is no
-    class here: a model that needs one adds it by itself."""
+    class here: a model that needs one adds it by itself. Targets are on the device of the images, or on the host for a
+    model whose attribute `matches_on_host` is true."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -177,6 +179,11 @@ def auxiliary_weight(model: object) -> float:
 def drops_blocks(model: object) -> bool:
     """Whether a model leaves out random blocks in training: its attribute `drops_blocks`."""
     return bool(getattr(model, "drops_blocks", False))
+
+
+def matches_on_host(model: object) -> bool:
+    """Whether a detector reads the targets of a training step on the host: its attribute `matches_on_host`."""
+    return bool(getattr(model, "matches_on_host", False))
 
 
 def backbone_of(model: object) -> Backbone | None:

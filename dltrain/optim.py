@@ -30,6 +30,7 @@ class OptimizerKeys(TypedDict, total=False):
     nesterov: bool
     decay_all: bool
     lr_factors: Sequence[str]
+    fused: bool
 
 
 class ScheduleKeys(TypedDict, total=False):
@@ -45,7 +46,7 @@ class ScheduleKeys(TypedDict, total=False):
 
 def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum: float = 0.0,
               beta2: float = 0.999, nesterov: bool = False, decay_all: bool = True, lr_factors: Sequence[str] = (),
-              **own: Any) -> torch.optim.Optimizer:
+              fused: bool = True, **own: Any) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `module` that require a gradient.
 
     `momentum` is that of SGD and RMSprop, and the first beta of Adam and AdamW; `beta2` is their second one. An
@@ -54,20 +55,21 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
     norm parameters (those of one dimension) are not decayed.
     `lr_factors`: "NAME:FACTOR", where NAME is a stage of the backbone, `backbone` for all of its stages, or what names
     of parameters begin with; a parameter that several of them name has the factor of the one that names the fewest
-    parameters.
+    parameters. `fused`: where all of them are on a GPU, sgd, adam and adamw update them in one kernel.
 
     Raises UserError for an unknown optimizer, or for a factor that fits no parameter.
     """
     groups = parameter_groups(module, lr, weight_decay, decay_all, parse_factors(lr_factors))
+    one_kernel = True if fused and all(parameter.is_cuda for group in groups for parameter in group["params"]) else None
     if nesterov and name != "sgd":
         raise UserError(f"task.optimizer.nesterov=true: only sgd has it, but task.optimizer.name is {name}")
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=one_kernel)
     if own and name in OPTIMIZERS:
         raise UserError(f"task.optimizer.{next(iter(own))}: {name} does not take it here; name the optimizer by its "
                         f"dotted path, as torch.optim.{OPTIMIZERS[name].__name__}")
     if name in ("adam", "adamw"):
-        return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, beta2))
+        return OPTIMIZERS[name](groups, lr=lr, betas=(momentum, beta2), fused=one_kernel)
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     if "." not in name:

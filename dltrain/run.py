@@ -16,10 +16,11 @@ from torch import nn
 
 from dltrain import __version__, checkpoints
 from dltrain.batches import generator
-from dltrain.build import build, build_data, build_task, build_trainer, check_device, check_first_step, device_name
+from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import DataError, UserError
 from dltrain.memory import keep_freed_memory
@@ -62,6 +63,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
+        set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
@@ -85,6 +87,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                 log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
+            place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=source)
         steps = max(trainer.global_step, saved["global_step"] if saved else 0)  # fewer if a callback ended the run
         task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
@@ -177,6 +180,7 @@ def load_checkpoint(run_dir: RunDir, checkpoint: str) -> checkpoints.Checkpoint:
 
 def device_of(config: DictConfig) -> torch.device:
     """Where predictions are made: a GPU if there is one and the trainer may use it, else the CPU."""
+    set_matmul_precision(config.trainer)
     return torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
 
 
@@ -193,7 +197,7 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
     keep_freed_memory()
-    check_device(config.trainer)
+    set_up_device(config.trainer)
     config.trainer.devices = 1
     step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
@@ -208,7 +212,7 @@ def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = Fal
     """Measures the weights that model.pretrained names, head and all, on a split, without a step of training. The
     statistics of normalisation are those of the training split."""
     keep_freed_memory()
-    check_device(config.trainer)
+    set_up_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
     choose_anchors(config, data)

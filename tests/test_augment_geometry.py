@@ -10,9 +10,11 @@ from torchvision.transforms.v2 import functional as reference
 
 from dltrain.augment import colour, erasing, geometry, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop, pad_and_crop
+from dltrain.augment.pipeline import map_images
 from dltrain.batches import IGNORED_PIXEL, BatchError, ClassificationBatch, DetectionBatch, SegmentationBatch, generator
 from dltrain.build import build
 from dltrain.config import groups
+from tests.fake_gpu import FakeGpu, host_copy
 
 GEOMETRIC = [PadCrop(3), PadCrop(3, "reflect"), HorizontalFlip(0.5), resampling.ResizedCrop(10, (0.3, 1.0)),
              resampling.ScaleJitter(12, (16, 30)), resampling.Affine(25, 0.1, (0.8, 1.2), 10)]
@@ -241,14 +243,49 @@ LIGHTING.axes += torch.rand(3, 3, generator=generator("axes"))
     *GEOMETRIC, erasing.Cutout(3), erasing.RandomErasing(0.9), colour.ColorJitter(0.5, 0.5, 0.5, 0.2), LIGHTING,
     colour.GaussianBlur(3)], ids=lambda t: type(t).__name__)
 def test_image_i_of_a_list_is_transformed_as_sample_i_of_a_batch(transform):
-    images = [make_images(1, 3, *size)[0] for size in ((12, 20), (16, 10), (30, 31))]
-    batch = DetectionBatch(images, [{"boxes": torch.zeros(0, 4)}] * 3)
+    sizes = ((12, 20), (16, 10), (12, 20), (30, 31), (16, 10))
+    images = list(make_images(5, 3, 30, 31))
+    images = [image[:, :h, :w].contiguous() for image, (h, w) in zip(images, sizes, strict=True)]
+    batch = DetectionBatch(images, [{"boxes": torch.zeros(0, 4)}] * 5)
     results = transform(batch, generator("list")).images
-    assert len(results) == 3
+    assert len(results) == 5
     for i, image in enumerate(images):
-        copies = ClassificationBatch(image.repeat(3, 1, 1, 1), torch.zeros(3).long())
+        copies = ClassificationBatch(image.repeat(5, 1, 1, 1), torch.zeros(5).long())
         expected = transform(copies, generator("list")).images[i]
         torch.testing.assert_close(results[i], expected, atol=1e-5, rtol=1e-5)
+    if transform is LIGHTING:  # its buffer is on the CPU
+        return
+    with FakeGpu() as gpu:
+        batch = batch._replace(images=[image.to("cuda") for image in images])
+        gpu.waits.clear()
+        on_gpu = transform(batch, generator("list")).images
+        assert not gpu.waits
+    for result, expected in zip(on_gpu, results, strict=True):
+        torch.testing.assert_close(host_copy(result), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_images_of_one_size_in_a_list_are_transformed_together_on_a_gpu():
+    images = [torch.rand(3, *size) for size in ((4, 5), (6, 7), (4, 5), (4, 5))]
+    calls: list[tuple[int, ...]] = []
+
+    def add(pixels, number):
+        calls.append(tuple(pixels.shape))
+        return pixels + number[:, None, None, None]
+
+    expected = map_images(add, images, torch.arange(4))
+    assert calls == [(1, *image.shape) for image in images]
+    with FakeGpu() as gpu:
+        on_gpu, numbers = [image.to("cuda") for image in images], torch.arange(4, device="cuda")
+        gpu.waits.clear()
+        calls.clear()
+        results = map_images(add, on_gpu, numbers)
+        assert calls == [(3, 3, 4, 5), (1, 3, 6, 7)]
+        map_images(add, on_gpu, numbers, together=False)
+        assert calls[2:] == [(1, *image.shape) for image in images]
+        assert not gpu.waits
+    for number, (result, image, other) in enumerate(zip(results, images, expected, strict=True)):
+        assert torch.equal(host_copy(result), image + number)
+        assert torch.equal(other, image + number)
 
 
 def test_noise_differs_by_image_of_a_list():

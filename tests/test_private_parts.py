@@ -39,6 +39,7 @@ PRIVATE = [
     "torch.utils._python_dispatch:TorchDispatchMode",
     "torch.utils._pytree:tree_leaves",
     "torch.utils._pytree:tree_map",
+    "torch.utils._pytree:tree_map_only",
 ]
 PUBLIC = {"_replace", "_asdict", "_target_", "_fields", "_exit"}  # of NamedTuple, of Hydra's configs, of os
 FILES = sorted(Path(dltrain.__file__).parent.rglob("*.py"))

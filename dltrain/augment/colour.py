@@ -165,4 +165,4 @@ class GaussianNoise(Transform):
         def add_noise(images: Tensor) -> Tensor:
             return add_and_clip(images, self.std * to_device(torch.randn(images.shape, generator=rng), images))
 
-        return batch._replace(images=map_images(add_noise, batch.images))
+        return batch._replace(images=map_images(add_noise, batch.images, together=False))

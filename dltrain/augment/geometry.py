@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image
 
+from dltrain import batches
 from dltrain.augment.pipeline import BatchT, Images, Transform, map_images
 from dltrain.batches import IGNORED_PIXEL
 
@@ -24,10 +25,7 @@ MIN_VISIBLE = 0.25  # a box is dropped if less than this fraction of its area st
 
 def to_device(parameters: Tensor, images: Images) -> Tensor:
     """Copies `parameters` from the CPU to the device of `images` without waiting for the device."""
-    device = images[0].device
-    if device.type == "cuda":
-        parameters = parameters.pin_memory()
-    return parameters.to(device, non_blocking=True)
+    return batches.to_device(parameters, images[0].device)
 
 
 def sample_uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
+from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, to_device
 from dltrain.data.datamodule import DataKeys, DataModule
 from dltrain.data.images import read_image
 from dltrain.image_files import ImageSource
@@ -62,7 +62,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
     def write_samples(self, folder: Path, at_most: int = 10) -> str:
         indices = torch.arange(min(at_most, self.num_samples("test")))
         batch = next(iter(self.read("test", [indices])))
-        for index, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
+        for index, (image, label) in enumerate(zip(batch.images.cpu(), batch.labels, strict=True)):
             name = "".join(c if c.isalnum() else "_" for c in self.class_names[int(label)])
             to_pil_image(image).save(folder / f"{index:02d}_{name}.png")
         return f"input={folder}"
@@ -74,11 +74,19 @@ class InMemoryImages(LabelledImages):
     def __init__(self, **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
         self.splits: dict[str, Split] = {}
+        self.resident: dict[str, Split] = {}  # the same on a GPU
+
+    def keep_on(self, device: torch.device, at_most: int) -> None:
+        tensors = [tensor for split in self.splits.values() for tensor in split]
+        if sum(tensor.nbytes for tensor in tensors) <= at_most:
+            self.resident = {name: Split(*(tensor.to(device) for tensor in split))
+                             for name, split in self.splits.items()}
 
     def num_samples(self, split: str) -> int:
         return len(self.splits[split].labels)
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
-        images, labels = self.splits[split]
+        images, labels = self.resident.get(split, self.splits[split])
         for indices in batches:
-            yield ClassificationBatch(images[indices], labels[indices].masked_fill(indices < 0, IGNORED_LABEL))
+            chosen = to_device(indices, images.device)
+            yield ClassificationBatch(images[chosen], labels[chosen].masked_fill(chosen < 0, IGNORED_LABEL))

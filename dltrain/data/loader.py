@@ -109,6 +109,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         self.max_batches: int | None = None  # of every split, in a smoke run
         self.rank, self.world_size = 0, 1  # the index of this process, and how many train together
         self.train_loader: TrainLoader[BatchT] | None = None
+        self.send_ahead: Callable[[Iterable[BatchT]], Iterator[BatchT]] | None = None  # to a GPU, see ahead.py
 
     def num_samples(self, split: str) -> int:
         raise NotImplementedError
@@ -121,15 +122,23 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         """Yields the batch of each tensor of sample indices; an index of -1 gives a sample that is not scored."""
         raise NotImplementedError
 
+    def keep_on(self, device: torch.device, at_most: int) -> None:
+        """Keeps all samples in the memory of a GPU, where they are whole tensors and take `at_most` bytes."""
+
+    def read_ahead(self, split: str, batches: list[Tensor]) -> Iterable[BatchT]:
+        """As `read`; on a GPU each batch is there before the step that takes it."""
+        samples = self.read(split, batches)
+        return samples if self.send_ahead is None else self.send_ahead(samples)
+
     def train_dataloader(self) -> TrainLoader[BatchT]:
         if self.train_loader is None:
-            self.train_loader = TrainLoader(partial(self.read, "train"), self.num_samples("train"), self.batch_size,
-                                            self.seed, self.rank, self.world_size, self.max_batches, self.shuffled,
-                                            self.bucket_keys())
+            self.train_loader = TrainLoader(partial(self.read_ahead, "train"), self.num_samples("train"),
+                                            self.batch_size, self.seed, self.rank, self.world_size, self.max_batches,
+                                            self.shuffled, self.bucket_keys())
         return self.train_loader
 
     def eval_loader(self, split: str) -> EvalLoader[BatchT]:
-        return EvalLoader(partial(self.read, split), self.num_samples(split), self.eval_batch_size, self.rank,
+        return EvalLoader(partial(self.read_ahead, split), self.num_samples(split), self.eval_batch_size, self.rank,
                           self.world_size, self.max_batches)
 
     def val_dataloader(self) -> EvalLoader[BatchT]:

@@ -23,11 +23,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import remove_head
+from dltrain.models.deterministic_pool import average_to
 from dltrain.models.recurrent import Recurrent, State, Symbols, split_layers
 
 
@@ -74,12 +74,12 @@ class Captioner(nn.Module):
     def begin(self, images: Tensor, sentences_per_image: int = 1) -> DecoderState:
         """Images (B, C', H, W) to the state before START of N = B * sentences_per_image sentences."""
         maps = self.backbone.features(images)
-        vector = self.image(F.adaptive_avg_pool2d(maps, self.pool_px).flatten(1)).repeat_interleave(
+        vector = self.image(average_to(maps, self.pool_px).flatten(1)).repeat_interleave(
             sentences_per_image, 0)
         n = len(vector)
         attended = AttendedMap(vector.new_zeros(n, 0, 0), vector.new_zeros(n, 0, 0))
         if self.attends:
-            places = F.adaptive_avg_pool2d(maps, self.map_px).flatten(2).transpose(1, 2) + self.place_embedding
+            places = average_to(maps, self.map_px).flatten(2).transpose(1, 2) + self.place_embedding
             attended = AttendedMap(places.repeat_interleave(sentences_per_image, 0),
                                    self.place_keys(places).repeat_interleave(sentences_per_image, 0))
         state = split_layers(self.recurrent.zeros(n))

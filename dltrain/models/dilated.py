@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import remove_head
 from dltrain.models.dilation import dilate
+from dltrain.models.fixed_order import enlarge
 
 
 class Dilated(nn.Module):
@@ -40,4 +40,4 @@ class Dilated(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         map_ = self.backbone.features(images)
         logits = torch.stack([branch(map_) for branch in self.branches]).sum(0)
-        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
+        return enlarge(logits, images.shape[2:])

@@ -19,14 +19,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import clip_boxes_to_image, remove_small_boxes, roi_align
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
+from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head
-from dltrain.models.regions import REGION_PX, RegionPool, region_head, region_pool
+from dltrain.models.faster_rcnn import region_pool
+from dltrain.models.regions import REGION_PX, RegionPool, region_head
 
 Target = dict[str, Tensor]
 Features = Callable[[Tensor], Tensor] | None
@@ -57,8 +60,10 @@ class GridRegions(nn.Module):
         (B, C, H, W) to the map that regions are pooled from; None: they are pooled from the images themselves."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         scaled, targets = self.transform(images, targets)
-        proposals = [grid(h, w, self.box_px, self.ratios, self.step).to(scaled.tensors) for h, w in scaled.image_sizes]
-        map_ = features(scaled.tensors) if features is not None else scaled.tensors
+        pixels = scaled.tensors
+        proposals = [to_device(grid(h, w, self.box_px, self.ratios, self.step).to(pixels.dtype), pixels.device)
+                     for h, w in scaled.image_sizes]
+        map_ = features(pixels) if features is not None else pixels
         boxes, losses = self.heads({"0": map_}, proposals, scaled.image_sizes, targets)
         return self.transform.postprocess(boxes, scaled.image_sizes, sizes), losses
 
@@ -113,7 +118,8 @@ class RCNN(nn.Module):
 
     def crop_maps(self, images: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """The map (N, C, 7, 7) of each region of all images."""
-        crops = roi_align(images["0"], boxes, self.crop_px, sampling_ratio=2, aligned=True)
+        numbered = torch.cat([F.pad(of_image, (1, 0), value=image) for image, of_image in enumerate(boxes)])
+        crops = torch.ops.torchvision.roi_align(images["0"], numbered, 1.0, self.crop_px, self.crop_px, 2, True)
         if self.training:  # batch normalisation needs all of them together
             return self.backbone.features(crops)
         return torch.cat([self.backbone.features(some) for some in crops.split(CROPS_AT_ONCE)])

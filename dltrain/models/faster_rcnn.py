@@ -11,6 +11,7 @@ from what is returned.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import resize_boxes
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head, stage_maps, stage_shapes
-from dltrain.models.regions import region_head, region_pool
+from dltrain.models.fixed_order import align
+from dltrain.models.regions import REGION_PX, OneMapRoIPool, RegionPool, region_head
 
 PYRAMID_CHANNELS, PYRAMID_LEVELS = 256, 4
 
@@ -56,6 +58,40 @@ class Pyramid(nn.Module):
         maps = stage_maps(self.body, images)[-PYRAMID_LEVELS:]
         merged: dict[str, Tensor] = self.fpn(OrderedDict((str(level), map_) for level, map_ in enumerate(maps)))
         return merged
+
+
+class RegionAlign(MultiScaleRoIAlign):
+    """RoIAlign (K. He et al., 2017, arXiv 1703.06870) from the maps of one or several levels; a region is read from the
+    level that its size decides (T.-Y. Lin et al., 2016, 1612.03144, equation 1)."""
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        maps = [map_ for name, map_ in x.items() if name in self.featmap_names]
+        if not (maps[0].is_cuda and torch.are_deterministic_algorithms_enabled()):  # as fixed_order.py, with no call
+            regions: Tensor = super().forward(x, boxes, image_shapes)
+            return regions
+        longest = max(height for height, _ in image_shapes)
+        powers = [round(math.log2(longest / map_.shape[2])) for map_ in maps]  # of two, the strides
+        pooled = [align(map_, boxes, 0.5**power, self.output_size, self.sampling_ratio)
+                  for map_, power in zip(maps, powers, strict=True)]
+        corners = torch.cat(boxes)
+        side = ((corners[:, 2:] - corners[:, :2]).prod(1)).sqrt()
+        level = torch.floor(self.canonical_level + torch.log2(side / self.canonical_scale) + 1e-6)
+        level = level.clamp(powers[0], powers[-1])[:, None, None, None]
+        out = pooled[0]
+        for power, of_level in zip(powers[1:], pooled[1:], strict=True):
+            out = torch.where(level == power, of_level, out)
+        return out
+
+
+def region_pool(kind: str, levels: Sequence[str], stride: int) -> RegionPool:
+    """`align`: RoIAlign (K. He et al., 2017, arXiv 1703.06870) on the maps of all `levels`; `pool`: RoI max pooling on
+    one map of this stride. Raises ValueError for pooling from several levels."""
+    if kind == "align":
+        region_align: RegionPool = RegionAlign(list(levels), REGION_PX, 2)
+        return region_align
+    if len(levels) > 1:
+        raise ValueError("roi_pool must be align where pyramid=true: roi_pool=pool reads one map")
+    return OneMapRoIPool(REGION_PX, stride)
 
 
 def fixed_sizes(levels: Sequence[Sequence[Sequence[float]]]) -> AnchorGenerator:

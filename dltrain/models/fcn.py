@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import Place, layer_maps, remove_head, stage_shapes, stage_strides, stride_of
+from dltrain.models.fixed_order import enlarge
 
 
 class FCN(nn.Module):
@@ -92,7 +93,7 @@ class Upsampling(nn.Module):
         """(B, C, h, w) to (B, C, *size). `size` is `factor` times (h, w), or smaller where the stride does not divide
         the sides of the image."""
         if self.kernel is None:
-            return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+            return enlarge(x, size)
         s = self.factor
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")  # so that the border is that of bilinear interpolation
         out = F.conv_transpose2d(padded, self.kernel, stride=s, padding=s // 2)

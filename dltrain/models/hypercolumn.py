@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import remove_head, stage_maps, stage_shapes
+from dltrain.models.fixed_order import enlarge, values_at
 
 
 class Hypercolumn(nn.Module):
@@ -54,7 +55,8 @@ class Hypercolumn(nn.Module):
     def classify_pixels(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits (B, N, K) of the pixels `places` (B, N, 2), row and column, int64."""
         h, w = images.shape[2:]
-        grid = (2 * places.flip(2) + 1) / places.new_tensor([w, h]) - 1  # (B, N, 2): x, y from -1 to 1
+        y, x = places.unbind(2)
+        grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], 2)  # (B, N, 2): x, y from -1 to 1
         columns = columns_at(self.tapped_maps(images), grid.to(images.dtype))
         logits: Tensor = self.fc2_and_classes(self.fc1(columns))
         return logits
@@ -63,8 +65,7 @@ class Hypercolumn(nn.Module):
         total: Tensor | None = None
         bias: Tensor | None = self.fc1.bias  # enlarging keeps a constant as it is: added once, to the first map
         for map_, weight in zip(self.tapped_maps(images), self.fc1.weight.split(self.widths, 1), strict=True):
-            term = F.interpolate(F.conv2d(map_, weight[:, :, None, None], bias), size=images.shape[2:],
-                                 mode="bilinear", align_corners=False)
+            term = enlarge(F.conv2d(map_, weight[:, :, None, None], bias), images.shape[2:])
             total, bias = term if total is None else total.add_(term), None
         assert total is not None
         logits: Tensor = self.fc2_and_classes(total.permute(0, 2, 3, 1))
@@ -74,6 +75,4 @@ class Hypercolumn(nn.Module):
 def columns_at(maps: Sequence[Tensor], grid: Tensor) -> Tensor:
     """(B, N, sum of channels): the bilinearly interpolated values of all maps at the points `grid` (B, N, 2), which are
     x, y in [-1, 1] as grid_sample takes them."""
-    values = [F.grid_sample(map_, grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=False)
-              for map_ in maps]
-    return torch.cat(values, 1)[..., 0].transpose(1, 2)
+    return torch.cat([values_at(map_, grid) for map_ in maps], 1).transpose(1, 2)

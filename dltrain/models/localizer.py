@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import remove_head
 
@@ -29,6 +30,7 @@ class Localizer(nn.Module):
     class's cross-entropy has 1."""
 
     losses = ("loss_classifier", "loss_box_reg")
+    matches_on_host = True
 
     def __init__(self, backbone: Backbone, num_classes: int, points: int, box_weight: float):
         super().__init__()
@@ -51,8 +53,8 @@ class Localizer(nn.Module):
             raise ValueError(f"the localizer needs one object an image, but they have {min(counts)} to {max(counts)}; "
                              "scenes have one with data.max_objects=1")
         logits, codes = self.logits_and_codes(images)
-        labels = torch.cat([target["labels"] for target in targets])
-        expected = encode(torch.cat([target["boxes"] for target in targets]), images[0])
+        labels = to_device(torch.cat([target["labels"] for target in targets]), logits.device)
+        expected = to_device(encode(torch.cat([target["boxes"] for target in targets]), images[0]), codes.device)
         return {"loss_classifier": F.cross_entropy(logits, labels),
                 "loss_box_reg": self.box_weight * F.smooth_l1_loss(codes, expected, beta=0.05)}
 
@@ -78,17 +80,18 @@ def moments(maps: Tensor) -> Tensor:
 
 
 def sides(image: Tensor) -> Tensor:
-    """(2,): width and height."""
+    """(2,): width and height, on the host."""
     h, w = image.shape[1:]
-    return image.new_tensor([w, h])
+    return torch.tensor([w, h], dtype=image.dtype)
 
 
 def encode(boxes: Tensor, image: Tensor) -> Tensor:
-    """(N, 4) x1, y1, x2, y2 in pixels to centre and size in units of the image's sides."""
+    """(N, 4) x1, y1, x2, y2 in pixels, on the host, to centre and size in units of the image's sides."""
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1) / sides(image).repeat(2)
 
 
 def decode(codes: Tensor, image: Tensor) -> Tensor:
     """The inverse of `encode`, clipped to the image."""
-    centre, half = codes[:, :2] * sides(image), codes[:, 2:].clamp_min(0) * sides(image) / 2
-    return torch.cat([centre - half, centre + half], 1).clamp_min(0).minimum(sides(image).repeat(2))
+    side = to_device(sides(image), codes.device)
+    centre, half = codes[:, :2] * side, codes[:, 2:].clamp_min(0) * side / 2
+    return torch.cat([centre - half, centre + half], 1).clamp_min(0).minimum(side.repeat(2))

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
+from dltrain.batches import to_device
+
 Target = dict[str, Tensor]
 
 
@@ -59,6 +61,7 @@ class OverFeatDetector(nn.Module):
     square, whose side is the object's longer one, is at least 0.5, and is background below 0.3."""
 
     losses = ("loss_classifier", "loss_box_reg")
+    matches_on_host = True  # how many windows have an object decides the shapes of the loss
 
     def __init__(self, num_classes: int, in_channels: int, width: int, hidden: int, window_px: int,
                  scales: Sequence[float], windows: int, score_threshold: float, nms: float):
@@ -70,7 +73,7 @@ class OverFeatDetector(nn.Module):
 
     def slide(self, images: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Images to logits (B, N, K + 1), background last, box codes (B, N, 4) and the N windows of all scales (N, 4)
-        in pixels of the images. Smaller images are padded to the size of the largest."""
+        in pixels of the images, on the host. Smaller images are padded to the size of the largest."""
         h, w = (max(image.shape[side] for image in images) for side in (1, 2))
         padded = torch.stack([F.pad(image, (0, w - image.shape[2], 0, h - image.shape[1])) for image in images])
         outputs, windows = [], []
@@ -79,33 +82,36 @@ class OverFeatDetector(nn.Module):
             scaled = F.interpolate(padded, size=size, mode="bilinear", antialias=scale < 1)
             out = self.net.dense(F.pad(scaled, (self.margin,) * 4))
             outputs.append(out.flatten(2).transpose(1, 2))
-            corners = torch.cartesian_prod(*(torch.arange(n, device=out.device) for n in out.shape[2:])).flip(1)
+            corners = torch.cartesian_prod(*map(torch.arange, out.shape[2:])).flip(1)
             corners = corners * self.net.stride - self.margin
             of_scale = torch.cat([corners, corners + self.net.window_px], 1)
-            windows.append(of_scale * of_scale.new_tensor([w / size[1], h / size[0]] * 2, dtype=torch.float))
+            windows.append(of_scale * torch.tensor([w / size[1], h / size[0]] * 2))
         output = torch.cat(outputs, 1)
         return output[..., :-4], output[..., -4:], torch.cat(windows)
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         logits, codes, windows = self.slide(images)
-        sampled_logits, expected_labels, sampled_codes, expected_codes = [], [], [], []
+        places, expected_labels, object_places, expected_codes = [], [], [], []  # a place: (image, window)
         for index, target in enumerate(targets):
             labels, objects = self.match(windows, target)
             sampled = self.sample(labels)
-            sampled_logits.append(logits[index, sampled])
+            places.append(torch.stack([torch.full_like(sampled, index), sampled]))
             expected_labels.append(labels[sampled])
             with_object = sampled[labels[sampled] < self.num_classes]
-            sampled_codes.append(codes[index, with_object])
+            object_places.append(torch.stack([torch.full_like(with_object, index), with_object]))
             expected_codes.append(encode(target["boxes"][objects[with_object]], windows[with_object]))
-        count = max(1, sum(map(len, sampled_codes)))
-        return {"loss_classifier": F.cross_entropy(torch.cat(sampled_logits), torch.cat(expected_labels)),
-                "loss_box_reg": F.smooth_l1_loss(torch.cat(sampled_codes), torch.cat(expected_codes), beta=0.1,
-                                                 reduction="sum") / count}
+        image, window = to_device(torch.cat(places, 1), logits.device)
+        image_with, window_with = to_device(torch.cat(object_places, 1), logits.device)
+        labels = to_device(torch.cat(expected_labels), logits.device)
+        of_objects = to_device(torch.cat(expected_codes), codes.device)
+        return {"loss_classifier": F.cross_entropy(logits[image, window], labels),
+                "loss_box_reg": F.smooth_l1_loss(codes[image_with, window_with], of_objects, beta=0.1,
+                                                 reduction="sum") / max(1, len(image_with))}
 
     def match(self, windows: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Per window: the class label (num_classes = background, -1 = ignored), and the index of the object with the
         highest IoU (0 where there are no objects)."""
-        labels = torch.full((len(windows),), self.num_classes, device=windows.device)
+        labels = torch.full((len(windows),), self.num_classes)
         if not len(target["labels"]):
             return labels, labels.new_zeros(len(windows))
         overlap, objects = box_iou(windows, squares(target["boxes"])).max(1)
@@ -116,14 +122,14 @@ class OverFeatDetector(nn.Module):
         """Indices of the windows in the loss: up to a quarter with objects, the others background, at random."""
         objects = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
         background = (labels == self.num_classes).nonzero()[:, 0]
-        objects = objects[torch.randperm(len(objects), device=labels.device)[: self.windows // 4]]
-        background = background[torch.randperm(len(background), device=labels.device)[: self.windows - len(objects)]]
+        objects = objects[torch.randperm(len(objects))[: self.windows // 4]]
+        background = background[torch.randperm(len(background))[: self.windows - len(objects)]]
         return torch.cat([objects, background])
 
     def detect(self, images: list[Tensor]) -> list[Target]:
         """At most 100 boxes (N, 4), labels and scores of each image, best first."""
         logits, codes, windows = self.slide(images)
-        detections = []
+        windows, detections = to_device(windows, codes.device), []
         for image, probabilities, code in zip(images, logits.softmax(2)[..., :-1], codes, strict=True):
             indices, label = (probabilities > self.score_threshold).nonzero(as_tuple=True)
             score, boxes = probabilities[indices, label], decode(code[indices], windows[indices])

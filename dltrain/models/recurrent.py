@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dltrain.batches import to_device
+
 FUSED = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {  # what these modules call
     "rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}
@@ -90,10 +92,7 @@ class Recurrent(nn.Module):
             return out, after if self.cell == "lstm" else (after,)
         state = self.zeros(len(x)) if state is None else state
         if x.is_cuda:
-            packed = nn.utils.rnn.pack_padded_sequence(x, torch.as_tensor(lengths), True, enforce_sorted=False)
-            out, after = self.fused(packed, state if self.cell == "lstm" else state[0])
-            out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
-            return out, after if self.cell == "lstm" else (after,)
+            return self.packed(x, state, lengths)
         if self.directions == 1:
             return run_to_lengths(self, x, state, lengths)
         last: list[State] = []
@@ -110,6 +109,19 @@ class Recurrent(nn.Module):
             if layer < self.layers - 1:
                 x = F.dropout(x, self.fused.dropout, self.training)
         return x, tuple(torch.cat(tensors) for tensors in zip(*last, strict=True))
+
+    def packed(self, x: Tensor, state: State, lengths: Sequence[int]) -> tuple[Tensor, State]:
+        """As `forward` with lengths, by cuDNN's packed sequences. The rows are sorted by their lengths here: where
+        torch sorts them, the host waits for the device."""
+        order = torch.tensor(lengths).argsort(descending=True, stable=True)
+        there, back = to_device(torch.stack([order, order.argsort()]), x.device)
+        ordered = [lengths[row] for row in order.tolist()]
+        packed = nn.utils.rnn.pack_padded_sequence(x.index_select(0, there), ordered, True)
+        first = tuple(tensor.index_select(1, there) for tensor in state)
+        out, after = self.fused(packed, first if self.cell == "lstm" else first[0])
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
+        last = after if self.cell == "lstm" else (after,)
+        return out.index_select(0, back), tuple(tensor.index_select(1, back) for tensor in last)
 
     def run_layer(self, x: Tensor, state: State, layer: int, backward: bool) -> tuple[Tensor, State]:
         """The fused kernel of one layer in one direction, over all steps of x."""
@@ -180,7 +192,8 @@ def run_to_lengths(call: Callable[[Tensor, State], tuple[Tensor, State]], x: Ten
 
 def reverse_sequences(x: Tensor, lengths: Sequence[int]) -> Tensor:
     """(B, T, ...) with the first `lengths` steps of each row in reverse order, the others as they are."""
-    ends, places = torch.as_tensor(lengths).to(x.device)[:, None], torch.arange(x.shape[1], device=x.device)
+    ends = to_device(torch.as_tensor(lengths), x.device)[:, None]
+    places = torch.arange(x.shape[1], device=x.device)
     rows = torch.arange(len(x), device=x.device)[:, None]
     return x[rows, torch.where(places < ends, ends - 1 - places, places)]
 
@@ -267,7 +280,8 @@ class SequenceClassifier(nn.Module):
         x = self.symbols(tokens) if self.symbols is not None else tokens
         out, state = self.recurrent(self.dropout(x), None, lengths)
         if self.pool == "mean":
-            pooled = out.sum(1) / torch.as_tensor(lengths).to(out)[:, None]  # zeros after each end
+            counts = to_device(torch.as_tensor(lengths), out.device)
+            pooled = out.sum(1) / counts.to(out)[:, None]  # zeros after each end
         else:
             pooled = torch.cat(list(state[0][-self.recurrent.directions :]), dim=1)
         return self.head(self.dropout(pooled))

@@ -1,12 +1,16 @@
-"""What detectors that classify regions share: the fully connected head, and pooling regions from maps."""
+"""What detectors that classify regions share: the fully connected head, and RoI max pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign, RoIPool
+from torchvision.ops import RoIPool
+
+from dltrain.models.fixed_order import MaxOfRegions, needs_fixed_order
 
 REGION_PX = 7  # side of the map that the head reads of each region
 
@@ -23,19 +27,13 @@ class OneMapRoIPool(nn.Module):
         self.pool = RoIPool(output_size, 1 / stride)
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        regions: Tensor = self.pool(maps["0"], boxes)
+        regions: Tensor
+        if needs_fixed_order(maps["0"]):
+            numbered = torch.cat([F.pad(of_image, (1, 0), value=image) for image, of_image in enumerate(boxes)])
+            regions = MaxOfRegions.apply(maps["0"], numbered, self.pool.spatial_scale, self.pool.output_size)
+        else:
+            regions = self.pool(maps["0"], boxes)
         return regions
-
-
-def region_pool(kind: str, levels: Sequence[str], stride: int) -> RegionPool:
-    """`align`: RoIAlign (K. He et al., 2017, arXiv 1703.06870) on the maps of all `levels`; `pool`: RoI max pooling on
-    one map of this stride. Raises ValueError for pooling from several levels."""
-    if kind == "align":
-        align: RegionPool = MultiScaleRoIAlign(list(levels), REGION_PX, 2)
-        return align
-    if len(levels) > 1:
-        raise ValueError("roi_pool must be align where pyramid=true: roi_pool=pool reads one map")
-    return OneMapRoIPool(REGION_PX, stride)
 
 
 def region_head(in_channels: int, hidden: int, num_classes: int) -> tuple[nn.Module, nn.Module]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dltrain.batches import to_device
 from dltrain.models.recurrent import Recurrent, State, Symbols, reverse_sequences, split_layers
 
 
@@ -48,7 +49,7 @@ class Seq2Seq(nn.Module):
 
     def encode(self, source: Tensor, lengths: Sequence[int]) -> tuple[Memory, State]:
         """Symbols (B, S), of which the first `lengths` count, to the memory and the encoder's last state."""
-        ends = torch.as_tensor(lengths).to(source.device)[:, None]
+        ends = to_device(torch.as_tensor(lengths), source.device)[:, None]
         places = torch.arange(source.shape[1], device=source.device)
         if self.reverse:
             source = reverse_sequences(source, lengths)

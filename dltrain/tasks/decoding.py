@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map
 
+from dltrain.augment.geometry import to_device
 from dltrain.batches import END, PAD, START
+
+ENDS_READ_EVERY = 8  # symbols, where reading whether all sequences have ended makes the host wait for the device
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
@@ -42,15 +45,23 @@ def write_sequences(step: Step, state: Any, start: Tensor, max_length: int, temp
         perturbed = log_p
         if rng is not None and temperature:  # Gumbel-max trick: argmax(log p + noise) is a sample
             noise = -torch.empty(log_p.shape).exponential_(generator=rng).log()
-            perturbed = log_p / temperature + noise.to(log_p)
+            perturbed = log_p / temperature + to_device(noise, [log_p])
         token = perturbed.argmax(1)
         score = score + log_p.gather(1, token[:, None])[:, 0].masked_fill(done, 0.0)
         token = token.masked_fill(done, PAD)
         symbols.append(token)
         done = done | (token == END)
-        if done.all():
+        if all_ended(done, len(symbols)):
             break
     return torch.stack(symbols, dim=1), score
+
+
+def all_ended(done: Tensor, length: int) -> bool:
+    """Whether all sequences of `length` symbols have ended. On a device it is only read for some lengths; the symbols
+    that are written meanwhile are PAD."""
+    if not done.is_cpu and length % ENDS_READ_EVERY:
+        return False
+    return bool(done.all())
 
 
 def read_sequences(step: Step, state: Any, symbols: Tensor) -> Tensor:
@@ -95,7 +106,7 @@ def beam_search(step: Step, state: Any, start: Tensor, max_length: int, width: i
         symbols = torch.cat([symbols.gather(1, origin[:, :, None].expand_as(symbols)), chosen[:, :, None]], dim=2)
         done = done.gather(1, origin) | (chosen == END)
         token = chosen.flatten()
-        if done.all():
+        if all_ended(done, symbols.shape[2]):
             break
     rank = scores / (symbols != PAD).sum(2).clamp_min(1) ** length_power
     best = rank.argsort(dim=1, descending=True)

@@ -12,8 +12,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.augment.pipeline import Augment
-from dltrain.batches import DetectionBatch, generator
-from dltrain.contracts import Detector, ProposalDetector
+from dltrain.batches import DetectionBatch, generator, to_device
+from dltrain.contracts import Detector, ProposalDetector, matches_on_host
 from dltrain.drawing.boxes import draw_boxes
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
@@ -44,7 +44,7 @@ class Detection(ImageTask[Detector, DetectionBatch]):
                  **keys: Unpack[TaskKeys]):
         self.training_metrics = ("loss", *model.losses)
         super().__init__(model, augment, freezing, **keys)
-        self.num_classes = num_classes
+        self.num_classes, self.matches_on_host = num_classes, matches_on_host(model)
         self.coco_metric = MeanAveragePrecision()
         self.voc07_metric = Voc07AveragePrecision(num_classes)
 
@@ -61,8 +61,19 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    def transfer_batch_to_device(self, batch: DetectionBatch, device: torch.device, dataloader_idx: int
+                                 ) -> DetectionBatch:
+        """In training the boxes stay on the host: how many are left of them decides shapes, for which the host would
+        wait for the device."""
+        if not self.training:
+            moved: DetectionBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+            return moved
+        return batch._replace(images=[to_device(image, device) for image in batch.images])
+
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         images, targets = self.augment(batch, generator("augment", *self.position))
+        if not self.matches_on_host:
+            targets = move_targets(targets, images[0].device)
         try:
             losses = self.model(images, targets)
         except ValueError as error:
@@ -137,6 +148,14 @@ class Detection(ImageTask[Detector, DetectionBatch]):
                            *(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)]
             line = f"{Path(item.name).name}  {'  '.join(self.describe(kept)) or 'no object'}"
             yield Prediction(item.name, [line], records=records, pictures={"": to_pil_image(self.draw(image, kept))})
+
+
+def move_targets(targets: list[Target], device: torch.device) -> list[Target]:
+    """The targets on the device; each of their tensors goes there in one copy for the whole batch."""
+    counts = [len(target["labels"]) for target in targets]
+    moved = {name: to_device(torch.cat([target[name] for target in targets]), device).split(counts)
+             for name in targets[0]}
+    return [{name: values[index] for name, values in moved.items()} for index in range(len(targets))]
 
 
 class CocoNames(Protocol):

@@ -18,6 +18,7 @@ from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
 SAMPLE_LENGTH = 300  # characters of the sample after each validation
 NOISE_ROWS = 64  # characters for which random numbers are generated at once
+READ_EVERY = 16  # characters that a device writes before the host reads them
 
 
 class LanguageModeling(Task[StatefulModel, TokenBatch]):
@@ -72,7 +73,8 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
     def evaluation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         if batch_idx == 0:
             self.evaluation_state = self.model.zeros(batch.size)
-        logits, self.evaluation_state = self.model(batch.tokens, self.evaluation_state)
+        logits, after = self.model(batch.tokens, self.evaluation_state)
+        self.evaluation_state = tuple(state.clone() for state in after)  # a CUDA graph writes its outputs anew
         targets = batch.targets.flatten()
         if self.own_metrics:
             self.update_own_metrics(logits[batch.targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL])
@@ -136,7 +138,7 @@ def generate(model: StatefulModel, prompt: Tensor, rng: torch.Generator, tempera
 
     argmax(logits / temperature + Gumbel noise) is such a sample (the Gumbel-max trick)."""
     state: State | list[State] = model.zeros(1)
-    first, logits = END + 1, prompt.new_empty(0)
+    first, logits, unread = END + 1, prompt.new_empty(0), list[Tensor]()
     with torch.inference_mode():
         for token in prompt:
             logits, state = model.step(token[None], state)
@@ -149,4 +151,10 @@ def generate(model: StatefulModel, prompt: Tensor, rng: torch.Generator, tempera
                     allowed = allowed.masked_fill(allowed < allowed.topk(top_k).values[:, -1], -torch.inf)
                 token = (allowed / temperature + row if temperature else allowed).argmax(1) + first
                 logits, state = model.step(token, state)
-            yield int(token)
+            if token.is_cpu:
+                yield int(token)
+                continue
+            unread.append(token)
+            if len(unread) == READ_EVERY:
+                yield from torch.cat(unread).tolist()
+                unread.clear()

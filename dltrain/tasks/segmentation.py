@@ -73,7 +73,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             places = random_places(masks, self.pixels, rng)
             logits = cast(PixelSegmenter, self.model).classify_pixels(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
-        total = F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
+        total = loss_sum(logits, masks)
         count = (masks != IGNORED_PIXEL).sum()
         self.step_sums.append((total.detach(), (logits.argmax(1) == masks).sum(), count))
         return total / count.clamp_min(1)
@@ -85,8 +85,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         if self.own_metrics:
             kept = batch.masks != IGNORED_PIXEL
             self.update_own_metrics(predictions[kept], batch.masks[kept])
-        self.add_loss(F.cross_entropy(logits, batch.masks, reduction="sum", ignore_index=IGNORED_PIXEL),
-                      (batch.masks != IGNORED_PIXEL).sum())
+        self.add_loss(loss_sum(logits, batch.masks), (batch.masks != IGNORED_PIXEL).sum())
         return predictions
 
     def evaluation_end(self, split: str) -> None:
@@ -132,6 +131,14 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
                                        "shares": shares}],
                              pictures={"": to_pil_image(draw_mask(image, mask, self.class_names)),
                                        "_mask": palette_image(mask)})
+
+
+def loss_sum(logits: Tensor, masks: Tensor) -> Tensor:
+    """The cross-entropy of (B, K, ...) summed over the scored pixels (B, ...). On a GPU the kernel that adds them up by
+    itself has no fixed order, which a deterministic run refuses."""
+    if logits.is_cpu:
+        return F.cross_entropy(logits, masks, reduction="sum", ignore_index=IGNORED_PIXEL)
+    return F.cross_entropy(logits, masks, reduction="none", ignore_index=IGNORED_PIXEL).sum()
 
 
 def intersection_over_union(matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar, cast
 
 import pytorch_lightning as pl
@@ -13,10 +14,11 @@ from PIL.Image import Image
 from pytorch_lightning.utilities import move_data_to_device
 from rich.text import Text
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torchmetrics import Metric
 
 from dltrain import optim
-from dltrain.batches import Batch
+from dltrain.batches import Batch, to_device
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
 
@@ -110,6 +112,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     headline_mode = "max"
     unit = "images"  # what throughput counts
     training_metrics: tuple[str, ...] = ("loss",)
+    scales_loss = False  # whether gradients are those of a scaled loss until the optimizer's step: 16-bit floats
     validated_split = "val"  # or train: that which `dltrain eval split=train` measures
     position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
@@ -221,6 +224,11 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def on_test_epoch_end(self) -> None:
         self.evaluation_end("test")
 
+    def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
+        """The tensors of a batch on the device, without waiting for it."""
+        moved: BatchT = tree_map_only(Tensor, partial(to_device, device=device), batch)
+        return moved
+
     # what people look at
 
     def class_name(self, label: int) -> str:
@@ -290,7 +298,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         self.norm_sums.append((norm, norm > gradient_clip_val, 1))
 
     def configure_optimizers(self) -> Any:
-        optimizer = optim.optimizer(self.model, **self.optimizer_keys)
+        keys = self.optimizer_keys
+        if self.scales_loss:  # fused kernels scale gradients back by themselves, after they are clipped
+            keys = {**keys, "fused": False}
+        optimizer = optim.optimizer(self.model, **keys)
         schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

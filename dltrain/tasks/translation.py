@@ -76,15 +76,18 @@ class Translation(Task[TranslationModel, PairBatch]):
     def evaluation_step(self, batch: PairBatch, batch_idx: int) -> list[list[int]]:
         self.add_loss(*self.loss_sum(batch))
         outputs, targets = self.decode_greedily(batch), until_end(batch.target[:, 1:])
-        distances = edit_distances(outputs, targets)
+        distances, matches, edits = edit_distances(outputs, targets), list[list[float]](), list[list[int]]()
         for output, target, distance, length in zip(outputs, targets, distances, batch.target_lengths, strict=True):
             if length == 1:  # only fills up the last batch of a process
                 continue
-            self.matches += torch.tensor([float(output == target), 1.0], device=self.matches.device)
-            self.edits += torch.tensor([distance, len(target)], device=self.edits.device)
+            matches.append([float(output == target), 1.0])
+            edits.append([distance, len(target)])
             if self.bleu is not None:
                 self.bleu.update([as_words(output)], [[as_words(target)]])
             self.update_own_metrics([self.join("target", output)], [self.join("target", target)])
+        if matches:
+            self.matches += torch.tensor(matches).sum(0).to(self.matches)
+            self.edits += torch.tensor(edits).sum(0).to(self.edits)
         return outputs
 
     def evaluation_end(self, split: str) -> None:
