@@ -56,17 +56,17 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0, 1)
+    return (images * factor).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = to_grey(images).mean((1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
+    return (images - mean).mul_(factor).add_(mean).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     grey = to_grey(images)
-    return (grey + factor * (images - grey)).clamp(0, 1)
+    return (images - grey).mul_(factor).add_(grey).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Lighting(nn.Module, Transform):
 
 
 def add_and_clip(images: Tensor, noise: Tensor) -> Tensor:
-    return (images + noise).clamp(0, 1)
+    return (images + noise).clamp_(0, 1)
 
 
 class GaussianBlur(Transform):

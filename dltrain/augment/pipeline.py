@@ -125,7 +125,7 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 in [0, 255] or float in [0, 1], to normalised floats of the same shape."""
         values = to_unit_range(images) if images.dtype == torch.uint8 else images
-        out = (values - self.mean) / self.std
+        out = (values - self.mean).div_(self.std)
         return (out.flatten(1) @ self.whitening).view_as(out) if self.kind == "whiten" else out
 
     def invert(self, images: Tensor) -> Tensor:
@@ -206,4 +206,4 @@ def map_images(function: Callable[..., Tensor], images: Images, *parameters: Ten
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """uint8 in [0, 255] to float in [0, 1]."""
-    return pixels.float() / 255
+    return pixels / 255

@@ -38,6 +38,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
 
     batch_type = ClassificationBatch
     input_kind = "image"
+    decoding = "pillow"  # of photos, see images.py
 
     def __init__(self, *, channels: int, num_classes: int | None, image_px: int, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
@@ -54,7 +55,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
         return torch.cat([batch.images for batch in self.read("train", list(indices.split(1024)))])
 
     def read_input(self, source: ImageSource) -> Tensor:
-        return read_image(source, self.channels, self.image_px)
+        return read_image(source, self.channels, self.image_px, self.decoding)
 
     def encode_inputs(self, inputs: list[Tensor]) -> ClassificationBatch:
         return ClassificationBatch(torch.stack(inputs), torch.full((len(inputs),), IGNORED_LABEL))
