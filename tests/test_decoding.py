@@ -2,6 +2,7 @@
 reads, and runs without this key have Pillow's pixels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dltrain.data import images
+from dltrain.data import classification, images
 from dltrain.data.image_folder import ImageFolder
 from dltrain.data.images import read_image
 from dltrain.errors import DataError, UserError
@@ -57,7 +58,12 @@ def test_large_jpeg_is_decoded_at_a_reduced_size(size, tmp_path, monkeypatch):
     expected = read_image(tmp_path / "a.jpg", 3, PX)
     sizes: list[tuple[int, int]] = []
     scale = images.scale_square
-    monkeypatch.setattr(images, "scale_square", lambda image, px: (sizes.append(image.size), scale(image, px))[1])
+
+    def noted(image: Image.Image, px: int) -> Tensor:
+        sizes.append(image.size)
+        return scale(image, px)
+
+    monkeypatch.setattr(images, "scale_square", noted)
     image = read_image(tmp_path / "a.jpg", 3, PX, "fast")
     assert PX <= min(sizes[0]) < 2 * PX
     assert mean_difference(image, expected) < 4
@@ -107,7 +113,7 @@ def test_cut_jpeg_is_refused_by_name(size, tmp_path):
         read_image(tmp_path / "a.jpg", 3, PX, "fast")
 
 
-def folder(root: Path, **more: str) -> ImageFolder:
+def folder(root: Path, **more: Any) -> ImageFolder:
     data = ImageFolder(root=str(root), val_share=0.2, test_share=0.2, num_workers=0, batch_size=8, channels=3,
                        num_classes=None, image_px=PX, **more)
     data.load()
@@ -127,6 +133,19 @@ def test_training_and_prediction_decode_alike_and_runs_without_the_key_as_before
         assert torch.equal(batch.images, torch.stack(expected))
         assert torch.equal(batch.images, torch.stack([data.read_input(path) for path in data.paths["train"][:3]]))
     assert fast.paths == earlier.paths
+
+
+def test_photos_for_the_statistics_are_read_some_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(classification, "STATISTICS_BYTES", 4 * 3 * PX**2)
+    for number in range(20):
+        file = tmp_path / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photo(40 + number, 44).save(file)
+    data = folder(tmp_path / "photos", decoding="fast")
+    batches = list(data.pixel_batches(11))
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    assert torch.equal(torch.cat(batches), data.training_pixels(11))
 
 
 def test_run_of_an_earlier_version_continues_as_it_began(tmp_path):

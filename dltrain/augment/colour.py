@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.augment.geometry import sample_uniform, to_device
-from dltrain.augment.pipeline import BatchT, Transform, colours_of, map_images
+from dltrain.augment.pipeline import BatchT, Transform, map_images
+from dltrain.augment.statistics import PixelSums
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, rounded as in torchvision
 
@@ -91,6 +92,7 @@ class Lighting(nn.Module, Transform):
     standard deviation `std` (Krizhevsky et al. 2012, section 4.1: 0.1)."""
 
     axes: Tensor
+    sums = frozenset({"histograms", "products"})
 
     def __init__(self, std: float = 0.1):
         super().__init__()
@@ -103,14 +105,8 @@ class Lighting(nn.Module, Transform):
         if channels != 3:
             raise ValueError(f"Lighting needs images with 3 channels, but they have {channels}")
 
-    def fit(self, pixels: Tensor) -> None:
-        total, products = torch.zeros(3).double(), torch.zeros(3, 3).double()
-        for colours in map(torch.Tensor.double, colours_of(pixels)):
-            total += colours.sum(1)
-            products += colours @ colours.T
-        count = pixels.numel() / 3
-        mean = total / count
-        values, vectors = torch.linalg.eigh((products / count - torch.outer(mean, mean)) / 255**2)
+    def fit_sums(self, sums: PixelSums) -> None:
+        values, vectors = torch.linalg.eigh(sums.covariance())
         self.axes.copy_(vectors * values.clamp_min(0))
 
     def forward(self, batch: BatchT, rng: torch.Generator) -> BatchT:

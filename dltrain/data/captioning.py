@@ -114,9 +114,12 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
             yield CaptionBatch(images, stack_captions(captions), indices)
 
     def training_pixels(self, at_most: int) -> Tensor:
+        return torch.cat(list(self.pixel_batches(at_most)))
+
+    def pixel_batches(self, at_most: int) -> Iterator[Tensor]:
         """The first images, up to 500."""
         indices = torch.arange(min(at_most, 500, self.num_samples("train")))
-        return torch.cat(list(self.read_images("train", list(indices.split(50)))))
+        return self.read_images("train", list(indices.split(25)))
 
     def read_input(self, source: ImageSource) -> Tensor:
         return read_image(source, self.channels, self.image_px, self.decoding)

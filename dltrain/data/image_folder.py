@@ -110,8 +110,8 @@ class ImageFolder(LabelledImages):
             labels = self.labels[split][indices].masked_fill(indices < 0, IGNORED_LABEL)
             yield ClassificationBatch(images, labels)
 
-    def training_pixels(self, at_most: int) -> Tensor:
-        return super().training_pixels(min(at_most, 2_000))  # more would take minutes and change little
+    def pixel_batches(self, at_most: int) -> Iterator[Tensor]:
+        return super().pixel_batches(min(at_most, 2_000))  # more would take minutes and change little
 
 
 def list_folders(root: Path) -> list[str]:
