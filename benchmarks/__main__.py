@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.timing import ROUNDS
 
-NAMES = ("step", "augment", "transforms", "recurrent", "sampling", "detection", "start")
+NAMES = ("step", "augment", "transforms", "recurrent", "sampling", "detection", "start", "first_step")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError
+from dltrain.late_imports import import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
             "why": "why", "new": "new"}  # verb -> file below commands/
@@ -23,6 +24,7 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 def main() -> int:
     """The console script. Returns the exit code."""
     sys.path.append(os.getcwd())  # a user's own models and data are modules in the current folder
+    import_plots_late()
     try:
         return dispatch(sys.argv[1:])
     except UserError as error:

@@ -43,7 +43,8 @@ FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_
 # Null until the data are loaded, here and wherever these sizes are interpolated.
 READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
 # What runs did before they had these keys.
-EARLIER = {"data.box_coordinates": "upright", "model.anchors": "fixed", "model.skips": "last"}
+EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
+           "model.skips": "last"}
 
 
 class RunDir:

@@ -1,9 +1,12 @@
 """Normalisation, colour, erasing and mixing, each against torchvision, NumPy or a loop over samples; the order and the
 refusals of the pipeline."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from dltrain.augment import colour, erasing, geometry, mixing, resampling
@@ -47,6 +50,37 @@ def test_statistics_equal_numpys_and_invert(kind):
     if kind == "standard":
         np.testing.assert_allclose(out.std((0, 2, 3)).numpy(), 1, atol=1e-3)
     assert torch.equal(normalize.invert(out), pixels)
+
+
+class Remembers(Transform):
+    """A transform whose statistic needs all images at once."""
+
+    def fit(self, pixels):
+        self.median = int(pixels.median())
+
+    def __call__(self, batch, rng):
+        return batch
+
+
+@pytest.mark.parametrize("kind", ["mean_pixel", "per_pixel", "standard", "whiten"])
+def test_statistics_of_batches_are_those_of_all_images(kind):
+    pixels = make_batch(150, 3, 6).images
+    one, other = (Augment(kind, 3, 6, on_pixels=[colour.Lighting(), Remembers()]) for _ in range(2))
+    one.fit(pixels)
+    other.fit(iter(pixels.split(41)))
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    assert other.on_pixels[1].median == int(pixels.median())  # type: ignore[attr-defined]
+    assert not torch.equal(one.normalize.mean, torch.zeros_like(one.normalize.mean))
+
+
+def test_images_are_not_read_for_nothing():
+    def refuse() -> Iterator[Tensor]:
+        raise AssertionError("read")
+        yield
+
+    Augment("imagenet", 3, 6, on_pixels=[colour.ColorJitter(0.1)]).fit(refuse())
+    with pytest.raises(AssertionError, match="read"):
+        Augment("standard", 3, 6).fit(refuse())
 
 
 def test_whitened_data_has_an_identity_covariance_and_inverts():
@@ -168,7 +202,7 @@ def test_lighting_adds_the_principal_components_of_the_colours():
     colours = torch.randn(4000, 3, generator=generator("l")) @ torch.diag(torch.tensor([40.0, 20.0, 5.0])) + 128
     pixels = colours.clamp(0, 255).to(torch.uint8).reshape(4000, 3, 1, 1)
     lighting = colour.Lighting(0.1)
-    lighting.fit(pixels)
+    Augment("box", 3, 1, on_pixels=[lighting]).fit(pixels)
     values, vectors = np.linalg.eigh(np.cov(pixels.flatten(1).numpy().T / 255, ddof=0))
     np.testing.assert_allclose((lighting.axes @ lighting.axes.T).numpy(), vectors * values**2 @ vectors.T, atol=1e-8)
     noise = lighting(constant_batch(6000, 0.5, 3, 2), generator("m")).images - 0.5

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from dltrain.batches import IGNORED_LABEL, IGNORED_PIXEL, PAD, BatchError, ClassificationBatch, generator, seed_of
@@ -12,7 +14,7 @@ from dltrain.build import build_data
 from dltrain.config import groups
 from dltrain.data import patterns, scenes, stdlib
 from dltrain.data.datamodule import SPLITS
-from dltrain.data.digits import Digits
+from dltrain.data.digits import Digits, split_stratified
 from dltrain.data.loader import EvalLoader, TrainLoader
 from dltrain.data.splits import cut_text, hold_out, split_randomly, stratified_indices
 from dltrain.errors import DataError
@@ -49,6 +51,25 @@ def test_splits_of_digits_are_disjoint_complete_and_stratified(digits):
         fractions = torch.bincount(digits.splits[split].labels) / count
         assert fractions.min() > 0.09
         assert fractions.max() < 0.11
+
+
+def test_splits_of_digits_are_those_of_scikit_learn(digits):
+    kept, test = train_test_split(range(1797), test_size=0.2, stratify=load_digits().target, random_state=0)
+    train, val = train_test_split(kept, test_size=0.125, stratify=load_digits().target[kept], random_state=0)
+    for split, indices in (("train", train), ("val", val), ("test", test)):
+        assert digits.splits[split].labels.tolist() == load_digits().target[indices].tolist()
+        values = torch.from_numpy(load_digits().data[indices] * 255 / 16).round()
+        assert digits.splits[split].images.flatten(1).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stratified_split_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(4), np.arange(4), rng.integers(0, 4, int(rng.integers(10, 60)))])
+    held_out = int(rng.integers(4, len(labels) - 4))
+    expected = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
+    for indices, theirs in zip(split_stratified(labels, held_out), expected, strict=True):
+        assert indices.tolist() == theirs.tolist()
 
 
 def test_order_is_a_function_of_seed_and_epoch_alone():

@@ -112,6 +112,15 @@ def test_home_is_known_to_every_key_that_takes_a_folder(dltrain, tmp_path, monke
         assert dltrain(*words)[0] == 0, words
 
 
+def test_file_that_was_edited_is_read_anew(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("lr: 1e-3  # float > 0: the peak\n")
+    schema.assignments(file).clear()  # changes nothing for the next reader
+    assert schema.assignments(file, "task") == {"task.lr": schema.Assignment(1, 0.001, "float > 0: the peak")}
+    file.write_text("\nlr: 2\n")
+    assert schema.assignments(file, "task") == {"task.lr": schema.Assignment(2, 2, "")}
+
+
 @pytest.mark.parametrize(("text", "value"), [("1e-1", 0.1), ("1e2", 100.0), ("2E+1", 20.0), ("0.5", 0.5)])
 def test_numbers_are_read_by_every_verb_as_by_training(text, value, tmp_path):
     (tmp_path / "model").mkdir()

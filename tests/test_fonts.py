@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from fontTools.fontBuilder import FontBuilder
@@ -13,6 +14,10 @@ from dltrain.drawing.boxes import draw_boxes
 from dltrain.drawing.captions import draw_caption, wrap
 from dltrain.drawing.confusion import draw_confusion
 from dltrain.drawing.masks import draw_legend
+
+
+def test_the_usual_font_is_that_of_matplotlib():
+    assert fonts.font_file() == str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
 def write_font(file: Path, letters: str, height: int) -> str:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.augment.geometry import sample_uniform, to_device
-from dltrain.augment.pipeline import BatchT, Transform, colours_of, map_images
+from dltrain.augment.pipeline import BatchT, Transform, map_images
+from dltrain.augment.statistics import PixelSums
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, rounded as in torchvision
 
@@ -56,17 +57,17 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0, 1)
+    return (images * factor).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = to_grey(images).mean((1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
+    return (images - mean).mul_(factor).add_(mean).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     grey = to_grey(images)
-    return (grey + factor * (images - grey)).clamp(0, 1)
+    return (images - grey).mul_(factor).add_(grey).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -91,6 +92,7 @@ class Lighting(nn.Module, Transform):
     standard deviation `std` (Krizhevsky et al. 2012, section 4.1: 0.1)."""
 
     axes: Tensor
+    sums = frozenset({"histograms", "products"})
 
     def __init__(self, std: float = 0.1):
         super().__init__()
@@ -103,14 +105,8 @@ class Lighting(nn.Module, Transform):
         if channels != 3:
             raise ValueError(f"Lighting needs images with 3 channels, but they have {channels}")
 
-    def fit(self, pixels: Tensor) -> None:
-        total, products = torch.zeros(3).double(), torch.zeros(3, 3).double()
-        for colours in map(torch.Tensor.double, colours_of(pixels)):
-            total += colours.sum(1)
-            products += colours @ colours.T
-        count = pixels.numel() / 3
-        mean = total / count
-        values, vectors = torch.linalg.eigh((products / count - torch.outer(mean, mean)) / 255**2)
+    def fit_sums(self, sums: PixelSums) -> None:
+        values, vectors = torch.linalg.eigh(sums.covariance())
         self.axes.copy_(vectors * values.clamp_min(0))
 
     def forward(self, batch: BatchT, rng: torch.Generator) -> BatchT:
@@ -119,7 +115,7 @@ class Lighting(nn.Module, Transform):
 
 
 def add_and_clip(images: Tensor, noise: Tensor) -> Tensor:
-    return (images + noise).clamp(0, 1)
+    return (images + noise).clamp_(0, 1)
 
 
 class GaussianBlur(Transform):

@@ -10,19 +10,19 @@ Shapes: B batch, N images of the training split, C channels, H, W height and wid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, Self, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from dltrain.augment.statistics import PixelSums
 from dltrain.augment.test_time_augmentation import Views
 from dltrain.batches import Batch
 
 STATISTICS_IMAGES = 50_000  # at most so many images are read for the statistics; more hardly change them
 NORMALIZATIONS = ("mean_pixel", "per_pixel", "standard", "box", "imagenet", "whiten")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation for torchvision's weights
-PIXELS_AT_ONCE = 1 << 16  # so that a step of the statistics stays in the cache
 WHITEN_MAX_VALUES = 3072  # of an image: a covariance of 3,072 x 3,072 doubles takes 75 MB, its eigenvectors seconds
 WHITEN_EPSILON = 1e-3  # added to the eigenvalues (pixels in [0, 1]) so that low-variance directions are not amplified
 
@@ -53,13 +53,17 @@ class Transform(ABC):
     a transform that is also an nn.Module are saved with the run."""
 
     num_classes: int | None = None  # of the labels that it mixes
+    sums: ClassVar[frozenset[str]] = frozenset()  # the kinds of PixelSums that it needs
 
     def check(self, channels: int, image_px: int) -> None:  # noqa: B027  # optional for a subclass
         """Raises ValueError if images (C, image_px, image_px) do not fit. Called once, before the first step."""
 
+    def fit_sums(self, sums: PixelSums) -> None:  # noqa: B027  # optional for a subclass
+        """Computes statistics from sums over the images of the training split. Called once, before the first step."""
+
     def fit(self, pixels: Tensor) -> None:  # noqa: B027  # optional for a subclass
-        """Computes statistics of (N, C, H, W) uint8 images of the training split. Called once, before the first
-        step."""
+        """Computes statistics of (N, C, H, W) uint8 images of the training split, all in memory. Called once, before
+        the first step."""
 
     @abstractmethod
     def __call__(self, batch: BatchT, rng: torch.Generator) -> BatchT:
@@ -92,6 +96,7 @@ class Normalize(nn.Module):
         if kind == "imagenet" and channels != 3:
             raise ValueError(f"normalize=imagenet needs images with 3 channels, but they have {channels}")
         self.kind = kind
+        self.sums = {"mean_pixel": {"histograms"}, "standard": {"histograms"}, "per_pixel": {"image"}}.get(kind, set())
         side = image_px if kind in ("per_pixel", "whiten") else 1
         self.register_buffer("mean", torch.full((1, channels, side, side), 0.5 if kind == "box" else 0.0))
         self.register_buffer("std", torch.full((1, channels, 1, 1), 0.5 if kind == "box" else 1.0))
@@ -103,29 +108,33 @@ class Normalize(nn.Module):
             self.register_buffer("colouring", torch.eye(num_values))  # the inverse of `whitening`
 
     def fit(self, pixels: Tensor) -> None:
-        """Computes the statistics of (N, C, H, W) uint8 images from exact sums, some images at a time."""
-        if self.kind in ("box", "imagenet"):
-            return
-        if self.kind in ("mean_pixel", "standard"):
-            mean, std = channel_statistics(pixels)
-            self.mean.copy_(mean.view(1, -1, 1, 1))
-            if self.kind == "standard":
-                self.std.copy_(std.clamp_min(1e-8).view(1, -1, 1, 1))
-            return
-        count = len(pixels)
-        mean = sum(chunk.float().sum(0, keepdim=True).double() for chunk in pixels.split(32)) / (255 * count)
-        self.mean.copy_(mean)
+        """Computes the statistics of (N, C, H, W) uint8 images."""
+        sums = PixelSums({"image"} if self.kind == "whiten" else self.sums)
+        sums.add(pixels)
+        self.fit_sums(sums)
         if self.kind == "whiten":
+            mean = sums.mean_image()
+            self.mean.copy_(mean)
             centred = ((chunk.double() / 255 - mean).flatten(1) for chunk in pixels.split(1000))
-            values, vectors = torch.linalg.eigh(sum(flat.T @ flat for flat in centred) / count)
+            values, vectors = torch.linalg.eigh(sum(flat.T @ flat for flat in centred) / len(pixels))
             scale = (values.clamp_min(0) + WHITEN_EPSILON).sqrt()
             self.whitening.copy_(vectors / scale @ vectors.T)
             self.colouring.copy_(vectors * scale @ vectors.T)
 
+    def fit_sums(self, sums: PixelSums) -> None:
+        """Computes the statistics of all kinds but `whiten`, which needs the images themselves."""
+        if self.kind == "per_pixel":
+            self.mean.copy_(sums.mean_image())
+        if self.kind in ("mean_pixel", "standard"):
+            mean, std = sums.mean_and_std()
+            self.mean.copy_(mean.view(1, -1, 1, 1))
+            if self.kind == "standard":
+                self.std.copy_(std.clamp_min(1e-8).view(1, -1, 1, 1))
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 in [0, 255] or float in [0, 1], to normalised floats of the same shape."""
         values = to_unit_range(images) if images.dtype == torch.uint8 else images
-        out = (values - self.mean) / self.std
+        out = (values - self.mean).div_(self.std)
         return (out.flatten(1) @ self.whitening).view_as(out) if self.kind == "whiten" else out
 
     def invert(self, images: Tensor) -> Tensor:
@@ -133,23 +142,6 @@ class Normalize(nn.Module):
         if self.kind == "whiten":
             images = (images.flatten(1) @ self.colouring).view_as(images)
         return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,), double, in [0, 1], of (N, C, H, W) uint8 images, from their histograms."""
-    histograms = torch.zeros(pixels.shape[1], 256, dtype=torch.long)
-    for channels in colours_of(pixels):
-        histograms += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
-    values, counts = torch.arange(256).double() / 255, histograms.double()
-    share = counts / counts.sum(1, keepdim=True)
-    mean = share @ values
-    return mean, ((share @ values.square()) - mean.square()).clamp_min(0).sqrt()
-
-
-def colours_of(pixels: Tensor) -> Iterator[Tensor]:
-    """All pixels (C, M) of (N, C, H, W) images, some images at a time."""
-    for chunk in pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel())):
-        yield chunk.transpose(0, 1).flatten(1)
 
 
 class Augment(nn.Module):
@@ -176,11 +168,22 @@ class Augment(nn.Module):
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
 
-    def fit(self, pixels: Tensor) -> None:
-        """Computes all statistics from (N, C, H, W) uint8 images of the training split."""
-        self.normalize.fit(pixels)
-        for transform in self.transforms.values():
-            transform.fit(pixels)
+    def fit(self, batches: Tensor | Iterable[Tensor]) -> None:
+        """Computes all statistics from (N, C, H, W) uint8 images of the training split, or from such batches, which are
+        read once, if there is anything to compute, and kept only if something needs all of them at once."""
+        transforms = self.transforms.values()
+        whole = [transform.fit for transform in transforms if type(transform).fit is not Transform.fit]
+        whole += [self.normalize.fit] if self.normalize.kind == "whiten" else []
+        sums = PixelSums({*self.normalize.sums}.union(*(transform.sums for transform in transforms)))
+        kept = []
+        for pixels in ([batches] if type(batches) is Tensor else batches) if sums.kinds or whole else ():
+            sums.add(pixels)
+            kept += [pixels] if whole else []
+        self.normalize.fit_sums(sums)
+        for transform in transforms:
+            transform.fit_sums(sums)
+        for fit in whole:
+            fit(torch.cat(kept))
 
     def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:
         """With `rng`, a generator on the CPU: random transforms and normalisation, as in training. Without it, as in
@@ -214,4 +217,4 @@ def map_images(function: Callable[..., Tensor], images: Images, *parameters: Ten
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """uint8 in [0, 255] to float in [0, 1]."""
-    return pixels.float() / 255
+    return pixels / 255

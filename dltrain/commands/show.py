@@ -86,7 +86,7 @@ def draw_pipeline(config: DictConfig, data: DataModule, folder: Path) -> Path:
     from dltrain.drawing.pipeline import draw_versions
 
     augment: Augment = build(config.augment, "augment", channels=config.data.channels, image_px=config.data.image_px)
-    augment.fit(data.training_pixels(STATISTICS_IMAGES))
+    augment.fit(data.pixel_batches(STATISTICS_IMAGES))
     indices = torch.randperm(data.num_samples("train"), generator=generator("show", config.seed))[:BATCH_SIZE]
     rows = []
     for place, index in enumerate(indices[:PICTURES]):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,13 @@ class Assignment:
 
 def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
     """Every key of a yaml file by its full dotted name, mappings included; `package` is put before each name."""
-    text = file.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    return dict(parse(file.read_text(encoding="utf-8"), package))
+
+
+@cache
+def parse(text: str, package: str) -> dict[str, Assignment]:
+    """`assignments` of the text of a file; a command needs those of the same files several times."""
+    lines, loader = text.splitlines(), Loader(text)
     result: dict[str, Assignment] = {}
 
     def visit(node: yaml.Node, prefix: str) -> None:
@@ -64,11 +70,11 @@ def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
             is_block = value.id != "scalar" and not value.flow_style  # its end mark is on the line of the next key
             line = lines[value.end_mark.line] if not is_block and value.end_mark.line < len(lines) else ""
             comment = line[value.end_mark.column :].partition("#")[2]
-            plain = yaml.load(yaml.serialize(value), Loader=Loader)
+            plain = loader.construct_object(value, deep=True)
             result[name] = Assignment(key.start_mark.line + 1, plain, comment.strip())
             visit(value, name)
 
-    root = yaml.compose(text, Loader=Loader)
+    root = loader.get_single_node()
     if root is not None:
         visit(root, package)
     return result

@@ -48,6 +48,7 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
 
     batch_type = CaptionBatch
     input_kind = "image"
+    decoding = "pillow"  # of photos, see images.py
 
     def __init__(self, *, channels: int, image_px: int, vocab_size: int | None, min_count: int, max_length: int,
                  bucket_by_length: bool, **keys: Unpack[DataKeys]):
@@ -113,12 +114,15 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
             yield CaptionBatch(images, stack_captions(captions), indices)
 
     def training_pixels(self, at_most: int) -> Tensor:
+        return torch.cat(list(self.pixel_batches(at_most)))
+
+    def pixel_batches(self, at_most: int) -> Iterator[Tensor]:
         """The first images, up to 500."""
         indices = torch.arange(min(at_most, 500, self.num_samples("train")))
-        return torch.cat(list(self.read_images("train", list(indices.split(50)))))
+        return self.read_images("train", list(indices.split(25)))
 
     def read_input(self, source: ImageSource) -> Tensor:
-        return read_image(source, self.channels, self.image_px)
+        return read_image(source, self.channels, self.image_px, self.decoding)
 
     def encode_inputs(self, inputs: list[Tensor]) -> CaptionBatch:
         return CaptionBatch(torch.stack(inputs), stack_captions([[] for _ in inputs]), torch.full((len(inputs),), -1))
@@ -170,6 +174,7 @@ class PhotoCaptionKeys(CaptionKeys):
     test_share: NotRequired[float | None]
     bad_captions: str
     num_workers: int
+    decoding: NotRequired[str]
 
 
 class CaptionedPhotos(CaptionedImages):
@@ -177,14 +182,14 @@ class CaptionedPhotos(CaptionedImages):
     central square of image_px.
 
     Where the files name no test photos, `test_share` of the training photos is held out, and likewise `val_share`.
-    `test_share` is None in runs of earlier versions, which held out none.
+    `test_share` is None in runs of earlier versions, which held out none. `decoding`: pillow, as in those, or fast.
     `bad_captions`: refuse (with file and line) or drop (and count) a caption that is empty, a duplicate or without any
     word of the vocabulary."""
 
     def __init__(self, *, root: str | None, val_share: float, bad_captions: str, num_workers: int,
-                 test_share: float | None = None, **keys: Unpack[CaptionKeys]):
+                 test_share: float | None = None, decoding: str = "pillow", **keys: Unpack[CaptionKeys]):
         super().__init__(**keys)
-        self.root, self.num_workers = root, num_workers
+        self.root, self.num_workers, self.decoding = root, num_workers, decoding
         self.val_share, self.test_share = val_share, test_share
         self.bad_captions, self.num_dropped = bad_captions, 0
         self.paths: dict[str, list[Path]] = {}
@@ -242,7 +247,7 @@ class CaptionedPhotos(CaptionedImages):
         return super().describe() + (f"; {self.num_dropped} captions dropped" if self.num_dropped else "")
 
     def read_images(self, split: str, batches: list[Tensor]) -> Iterator[Tensor]:
-        decode = partial(read_image, channels=self.channels, px=self.image_px)
+        decode = partial(read_image, channels=self.channels, px=self.image_px, decoding=self.decoding)
         return decode_batches(self.paths[split], decode, batches, self.num_workers, default_collate)
 
     def write_samples(self, folder: Path) -> str:

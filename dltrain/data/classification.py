@@ -19,6 +19,8 @@ from dltrain.data.datamodule import DataKeys, DataModule
 from dltrain.data.images import read_image
 from dltrain.image_files import ImageSource
 
+STATISTICS_BYTES = 1 << 22  # of the images that are read at once for the statistics
+
 
 class Split(NamedTuple):
     """images (N, C, H, W) uint8, labels (N,) int64."""
@@ -38,6 +40,7 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
 
     batch_type = ClassificationBatch
     input_kind = "image"
+    decoding = "pillow"  # of photos, see images.py
 
     def __init__(self, *, channels: int, num_classes: int | None, image_px: int, **keys: Unpack[DataKeys]):
         super().__init__(**keys)
@@ -49,12 +52,16 @@ class LabelledImages(DataModule[ClassificationBatch, Tensor]):
 
     def training_pixels(self, at_most: int) -> Tensor:
         """All images of the training split, or `at_most` of them, chosen at random."""
+        return torch.cat(list(self.pixel_batches(at_most)))
+
+    def pixel_batches(self, at_most: int) -> Iterator[Tensor]:
         count = self.num_samples("train")
         indices = torch.randperm(count, generator=generator("statistics", 0))[:at_most].sort().values
-        return torch.cat([batch.images for batch in self.read("train", list(indices.split(1024)))])
+        batches = indices.split(max(1, STATISTICS_BYTES // (self.channels * self.image_px**2)))
+        return (batch.images for batch in self.read("train", list(batches)))
 
     def read_input(self, source: ImageSource) -> Tensor:
-        return read_image(source, self.channels, self.image_px)
+        return read_image(source, self.channels, self.image_px, self.decoding)
 
     def encode_inputs(self, inputs: list[Tensor]) -> ClassificationBatch:
         return ClassificationBatch(torch.stack(inputs), torch.full((len(inputs),), IGNORED_LABEL))

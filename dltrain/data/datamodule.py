@@ -155,6 +155,10 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         """(N, C, H, W) uint8, up to `at_most` images of the training split, for the statistics of normalisation."""
         raise NotImplementedError
 
+    def pixel_batches(self, at_most: int) -> Iterable[Tensor]:
+        """The same images, some at a time, where they need not be in memory together."""
+        yield self.training_pixels(at_most)
+
     def training_boxes(self) -> Tensor:
         """(N, 4) of the training boxes: width and height, and those of the image, in pixels, for model.anchors=auto."""
         raise DataError(f"model.anchors=auto: {type(self).__name__} has no training_boxes; set model.anchor_boxes")

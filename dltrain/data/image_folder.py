@@ -32,14 +32,16 @@ ImagesByClass = list[list[Path]]
 class ImageFolder(LabelledImages):
     """Images whose folder is their class. Classes are the folder names, sorted; the splits' folders may have the usual
     names (valid, Validation, testing). Hidden files and files that are no images are left out. Where there is no val
-    (or test) folder, `val_share` (or `test_share`) of each class is held out."""
+    (or test) folder, `val_share` (or `test_share`) of each class is held out. `decoding`: pillow, as in runs of earlier
+    versions, or fast."""
 
     counted, if_unbalanced = "images", SEE_CONFUSION
 
     def __init__(self, *, root: str | None, val_share: float, test_share: float, num_workers: int,
-                 **keys: Unpack[ImageKeys]):
+                 decoding: str = "pillow", **keys: Unpack[ImageKeys]):
         super().__init__(**keys)
         self.root, self.shares, self.num_workers = root, {"val": val_share, "test": test_share}, num_workers
+        self.decoding = decoding
         self.paths: dict[str, list[Path]] = {}
         self.labels: dict[str, Tensor] = {}
 
@@ -102,14 +104,14 @@ class ImageFolder(LabelledImages):
         return len(self.paths[split])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
-        decode = partial(read_image, channels=self.channels, px=self.image_px)
+        decode = partial(read_image, channels=self.channels, px=self.image_px, decoding=self.decoding)
         for indices, images in zip(batches, decode_batches(self.paths[split], decode, batches, self.num_workers,
                                                            default_collate), strict=True):
             labels = self.labels[split][indices].masked_fill(indices < 0, IGNORED_LABEL)
             yield ClassificationBatch(images, labels)
 
-    def training_pixels(self, at_most: int) -> Tensor:
-        return super().training_pixels(min(at_most, 2_000))  # more would take minutes and change little
+    def pixel_batches(self, at_most: int) -> Iterator[Tensor]:
+        return super().pixel_batches(min(at_most, 2_000))  # more would take minutes and change little
 
 
 def list_folders(root: Path) -> list[str]:

@@ -7,11 +7,13 @@ import logging
 import unicodedata
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 from PIL import ImageFont
 
 log = logging.getLogger("dltrain")
+DEJAVU = "fonts/ttf/DejaVuSans.ttf"
 EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
 chosen: list[str] = []  # the fonts of the system that are in use
 without_font: set[str] = set()  # letters that no font has
@@ -20,9 +22,12 @@ missing_families: set[str] = set()  # the fonts that a warning has named
 
 @cache
 def font_file() -> str:
-    import matplotlib  # imported late: it is slow
+    file = Path(str(distribution("matplotlib").locate_file(f"matplotlib/mpl-data/{DEJAVU}")))  # an import is slow
+    if not file.is_file():
+        import matplotlib
 
-    return str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+        file = Path(matplotlib.get_data_path()) / DEJAVU
+    return str(file)
 
 
 def load_font(size_px: int, text: str = "") -> ImageFont.FreeTypeFont:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, Unpack
 
 import torch
@@ -17,8 +18,8 @@ AUGMENTED_SHOWN = 64  # images of the first training batch
 
 
 class TrainingPixels(Protocol):
-    def training_pixels(self, at_most: int) -> Tensor:
-        """(N, C, H, W) uint8 of the training split."""
+    def pixel_batches(self, at_most: int) -> Iterable[Tensor]:
+        """(N, C, H, W) uint8 of the training split, some at a time."""
         ...
 
 
@@ -38,7 +39,7 @@ class ImageTask(Task[ModelT, BatchT]):
                                  "not have; leave it out")
 
     def fit_statistics(self, data: TrainingPixels) -> None:
-        self.augment.fit(data.training_pixels(STATISTICS_IMAGES))
+        self.augment.fit(data.pixel_batches(STATISTICS_IMAGES))
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         if self.freezing.stages:
