@@ -2,7 +2,7 @@
 
 The protocols are for type checkers and readers. Only optional features are checked at run time: a backbone
 (`backbone_of`), proposals (`isinstance(model, ProposalDetector)`), the logits of single pixels (`PixelSegmenter`),
-auxiliary classifiers and dropped blocks (`auxiliary_weight`, `drops_blocks`).
+auxiliary classifiers, dropped blocks and layers set from images (`auxiliary_weight`, `drops_blocks`, `layers_to_fit`).
 
 B images or N sequences, C channels, H and W height and width, K classes, T time steps, V symbols of a vocabulary.
 Images are float and normalised; labels, places and tokens are int64.
@@ -159,6 +159,13 @@ class StatefulModel(Model, Protocol):
         state of `zeros`, of a call or of `step`."""
 
 
+class FittedLayer(Protocol):
+    """A layer whose filters are set from training images before the first step, and then stay."""
+
+    def fit_patches(self, images: Tensor) -> None:
+        """Normalised images (N, C, H, W) of the training split."""
+
+
 class InputEncoder(Protocol[InputT, BatchT]):
     """The methods of a data module that `predict` needs: they turn a user's own images (C, H, W) uint8, or texts, into
     a batch."""
@@ -177,6 +184,12 @@ def auxiliary_weight(model: object) -> float:
 def drops_blocks(model: object) -> bool:
     """Whether a model leaves out random blocks in training: its attribute `drops_blocks`."""
     return bool(getattr(model, "drops_blocks", False))
+
+
+def layers_to_fit(model: Model) -> list[FittedLayer]:
+    """The layers of a model that set their filters from training images."""
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "fit_patches")]
+    return layers
 
 
 def backbone_of(model: object) -> Backbone | None:

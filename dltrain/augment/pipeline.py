@@ -53,6 +53,7 @@ class Transform(ABC):
     a transform that is also an nn.Module are saved with the run."""
 
     num_classes: int | None = None  # of the labels that it mixes
+    must_be_first = False  # of on_pixels
 
     def check(self, channels: int, image_px: int) -> None:  # noqa: B027  # optional for a subclass
         """Raises ValueError if images (C, image_px, image_px) do not fit. Called once, before the first step."""
@@ -60,6 +61,9 @@ class Transform(ABC):
     def fit(self, pixels: Tensor) -> None:  # noqa: B027  # optional for a subclass
         """Computes statistics of (N, C, H, W) uint8 images of the training split. Called once, before the first
         step."""
+
+    def begin(self, seed: int, epoch: int, total_epochs: int) -> None:  # noqa: B027  # optional for a subclass
+        """Called before each training step, with the seed of the run, the epoch from 0 on, and how many there are."""
 
     @abstractmethod
     def __call__(self, batch: BatchT, rng: torch.Generator) -> BatchT:
@@ -172,6 +176,8 @@ class Augment(nn.Module):
         self.transforms = {name: transform for name, transform in named if isinstance(transform, Transform)}
         for name, transform in self.transforms.items():
             try:
+                if transform.must_be_first and transform not in self.on_pixels[:1]:
+                    raise ValueError("must be the first of on_pixels")
                 transform.check(channels, image_px)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
@@ -181,6 +187,11 @@ class Augment(nn.Module):
         self.normalize.fit(pixels)
         for transform in self.transforms.values():
             transform.fit(pixels)
+
+    def begin(self, seed: int, epoch: int, total_epochs: int) -> None:
+        """Tells the transforms the epoch of the coming training step."""
+        for transform in self.transforms.values():
+            transform.begin(seed, epoch, total_epochs)
 
     def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:
         """With `rng`, a generator on the CPU: random transforms and normalisation, as in training. Without it, as in
