@@ -8,11 +8,13 @@ from typing import ClassVar, cast
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from dltrain import build, load
 from dltrain.callbacks.averaging import TRAINED, WeightAverage
 from dltrain.run_dir import RunDir
+from tests.conftest import MODELS
 from tests.test_resume import assert_equal_tree, assert_same, crash, load_last, train
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -126,3 +128,20 @@ def test_tied_weights_and_weights_without_a_gradient_are_exchanged_once():
     torch.testing.assert_close(checkpoint[TRAINED]["model.1.weight"], trained)
     average.exchange()
     torch.testing.assert_close(weight.detach(), trained)
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_every_kind_of_model_can_be_averaged(model, config):
+    composed = config(f"model={model}")
+    sizes = {key: 7 for key in composed.data if composed.data[key] is None and key != "features"}
+    composed.data = OmegaConf.merge(composed.data, sizes)
+    task, average = build.build_task(composed), WeightAverage(0.5, 1)
+    before = copy.deepcopy(task.state_dict())
+    trainer = cast(pl.Trainer, SimpleNamespace(global_step=0))
+    average.on_train_start(trainer, task)
+    average.update(1)
+    average.exchange()
+    checkpoint = {"state_dict": task.state_dict()}
+    average.on_save_checkpoint(trainer, task, checkpoint)
+    assert checkpoint[TRAINED].keys() == {name for name in before if name.startswith("model.")}
+    assert_equal_tree(checkpoint["state_dict"], before, "average of equal weights")
