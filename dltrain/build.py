@@ -21,6 +21,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import nn
 
 from dltrain.batches import BatchError, seed_of
+from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
@@ -248,6 +249,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     callbacks = build_own(keys.get("callbacks"), "trainer.callbacks", "pytorch_lightning.callbacks", pl.Callback)
     loggers = build_own(keys.get("loggers"), "trainer.loggers", "pytorch_lightning.loggers", Logger,
                         save_dir=str(run_dir))
+    averaging = [] if keys.get("average", "none") == "none" else [
+        WeightAverage(keys.average_decay, keys.average_every_n_steps)]
     strategy: Strategy | str = "auto"
     if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
         strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
@@ -256,7 +259,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
-        callbacks=[StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
+        callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
                    StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],

@@ -2,8 +2,8 @@
 
 The protocols are for type checkers and readers. Only optional features are checked at run time: a backbone
 (`backbone_of`), proposals (`isinstance(model, ProposalDetector)`), the logits of single pixels (`PixelSegmenter`),
-auxiliary classifiers, dropped blocks and where boxes are matched (`auxiliary_weight`, `drops_blocks`,
-`matches_on_host`).
+auxiliary classifiers, dropped blocks, where boxes are matched and layers set from images (`auxiliary_weight`,
+`drops_blocks`, `matches_on_host`, `layers_to_fit`).
 
 B images or N sequences, C channels, H and W height and width, K classes, T time steps, V symbols of a vocabulary.
 Images are float and normalised; labels, places and tokens are int64.
@@ -161,6 +161,13 @@ class StatefulModel(Model, Protocol):
         state of `zeros`, of a call or of `step`."""
 
 
+class FittedLayer(Protocol):
+    """A layer whose filters are set from training images before the first step, and then stay."""
+
+    def fit_patches(self, images: Tensor) -> None:
+        """Normalised images (N, C, H, W) of the training split."""
+
+
 class InputEncoder(Protocol[InputT, BatchT]):
     """The methods of a data module that `predict` needs: they turn a user's own images (C, H, W) uint8, or texts, into
     a batch."""
@@ -184,6 +191,12 @@ def drops_blocks(model: object) -> bool:
 def matches_on_host(model: object) -> bool:
     """Whether a detector reads the targets of a training step on the host: its attribute `matches_on_host`."""
     return bool(getattr(model, "matches_on_host", False))
+
+
+def layers_to_fit(model: Model) -> list[FittedLayer]:
+    """The layers of a model that set their filters from training images."""
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "fit_patches")]
+    return layers
 
 
 def backbone_of(model: object) -> Backbone | None:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Required, TypedDict
 
 import torch
@@ -42,6 +43,8 @@ class ScheduleKeys(TypedDict, total=False):
     warmup_steps: int
     warmup_factor: float
     warmup: str
+    peak_at: float
+    final_factor: float
 
 
 def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum: float = 0.0,
@@ -53,9 +56,10 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
     optimizer of the user's own, named by its dotted path, is called with the parameter groups, which contain
     weight_decay, with lr and with `own`, the keys that are not those of OptimizerKeys. Without `decay_all`, biases and
     norm parameters (those of one dimension) are not decayed.
-    `lr_factors`: "NAME:FACTOR", where NAME is a stage of the backbone, `backbone` for all of its stages, or what names
-    of parameters begin with; a parameter that several of them name has the factor of the one that names the fewest
-    parameters. `fused`: where all of them are on a GPU, sgd, adam and adamw update them in one kernel.
+    `lr_factors`: "NAME:FACTOR", where NAME is a stage of the backbone, `backbone` for all of its stages, what names of
+    parameters begin with, or a pattern of names such as *.bias; a parameter that several of them name has the factor of
+    the one that names the fewest parameters. `fused`: where all of them are on a GPU, sgd, adam and adamw update them
+    in one kernel.
 
     Raises UserError for an unknown optimizer, or for a factor that fits no parameter.
     """
@@ -118,7 +122,8 @@ def parameter_groups(module: Model, lr: float, weight_decay: float, decay_all: b
     stages = stage_parameters(module) if lr_factors else {}
     named: dict[str, set[nn.Parameter]] = {}
     for key in lr_factors:
-        named[key] = {p for p, name in trained.items() if name.startswith(key) or p in stages.get(key, ())}
+        named[key] = {p for p, name in trained.items() if
+                      name.startswith(key) or fnmatchcase(name, key) or p in stages.get(key, ())}
         if not named[key]:
             known = sorted({name.partition(".")[0] for name in trained.values()} | {*stages})
             hint = suggest(key, known) or "; there are: " + ", ".join(known)
@@ -149,13 +154,21 @@ def stage_parameters(module: Model) -> dict[str, set[nn.Parameter]]:
 
 
 def fraction_of_peak(step: int, total_steps: int, name: str, milestones: Sequence[float] = (), factor: float = 0.1,
-                     warmup_steps: int = 0, warmup_factor: float = 0.1, warmup: str = "linear") -> float:
+                     warmup_steps: int = 0, warmup_factor: float = 0.1, warmup: str = "linear", peak_at: float = 0.25,
+                     final_factor: float = 0.0) -> float:
     """The learning rate at an optimizer step, as a fraction of its peak.
 
     `name="step"`: multiplied by `factor` at each of `milestones`, fractions in (0, 1) of the run. `name="cosine"`: half
     a cosine from the end of the warm-up down to 0 at the end of the run. Warm-up `linear` rises from `warmup_factor` to
-    1; `constant` stays there and jumps (the ResNet-110 of He et al. 2015).
+    1; `constant` stays there and jumps (the ResNet-110 of He et al. 2015). `name="triangular"`: a line from
+    `warmup_factor` up to 1 at the fraction `peak_at` of the run, then a line down to `final_factor` at its end (L.
+    Smith, N. Topin, 2017, arXiv 1708.07120).
     """
+    if name == "triangular":
+        done = step / total_steps
+        if done < peak_at:
+            return warmup_factor + (1 - warmup_factor) * done / peak_at
+        return final_factor + (1 - final_factor) * max(0.0, 1 - done) / (1 - peak_at)
     if step < warmup_steps:
         rise = (1 - warmup_factor) * step / warmup_steps if warmup == "linear" else 0.0
         return warmup_factor + rise
@@ -175,6 +188,9 @@ def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleK
 
     Raises UserError for a path that names nothing or does not take the keys."""
     name = keys["name"]
+    if name == "triangular" and keys.get("warmup_steps", 0):
+        raise UserError(f"task.schedule.warmup_steps={keys['warmup_steps']}: must be 0 with name=triangular, whose "
+                        "warm-up ends at the fraction task.schedule.peak_at of the run")
     if "." not in name:
         return FractionOfPeak(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
     target = import_name("task.schedule.name", name)

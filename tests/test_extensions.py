@@ -175,7 +175,8 @@ def test_a_scheduler_of_torch_by_path(config):
     (["trainer.callbacks=3"], "trainer.callbacks=3: must be a list"),
     (["task.schedule.name=mine.halv"], "task.schedule.name=mine.halv: mine has no 'halv'; did you mean 'halve'?"),
     (["task.schedule.name=mine.halve", "+task.schedule.perod=3"], "unexpected keyword argument 'perod'"),
-    (["task.schedule.name=cosin"], "task.schedule.name='cosin': must be one of step, cosine, constant, dotted.path"),
+    (["task.schedule.name=cosin"], "task.schedule.name='cosin': must be one of step, cosine, triangular, constant, "
+                                      "dotted.path"),
     (["task.optimizer.name=torch.optim.Adm"], "torch.optim has no 'Adm'; did you mean 'Adam'?"),
     (["task.figures=[mine.mean_imag]"], "mine has no 'mean_imag'; did you mean 'mean_image'?"),
     ([F1.replace("f1", "loss")], "task.metrics.loss: Classification has a metric of this name; choose another"),

@@ -158,10 +158,18 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(config, run_folder, mon
     ({"name": "cosine"}, (0, 16000, 32000, 64000), (1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0)),
     ({"name": "step", "warmup_steps": 400, "warmup": "constant"}, (0, 399, 400), (0.1, 0.1, 1)),
     ({"name": "cosine", "warmup_steps": 100, "warmup_factor": 0.0}, (0, 50, 100), (0, 0.5, 1)),
+    ({"name": "triangular", "warmup_factor": 0.2, "final_factor": 0.1}, (0, 8000, 16000, 40000, 64000, 64001),
+     (0.2, 0.6, 1, 0.55, 0.1, 0.1)),
 ])
 def test_schedules(keys, steps, expected):
     fractions = [optim.fraction_of_peak(step, 64000, **keys) for step in steps]
     assert fractions == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_triangular_schedule_has_no_other_warmup():
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1.0)
+    with pytest.raises(UserError, match=r"task\.schedule\.warmup_steps=5: must be 0 with name=triangular"):
+        optim.schedule(optimizer, 100, {"name": "triangular", "warmup_steps": 5})
 
 
 @pytest.mark.parametrize(("name", "expected"), [

@@ -152,6 +152,8 @@ def test_learning_rates_by_stage():
     assert {*expected.values()} == {0.1, 0.5, 1.0, 2.0}
     assert rates_of(model, "backbone:0.5", "conv1:0.1", "head:2") == expected
     assert rates_of(model, "conv1:0.1") == {p: 0.1 if p in conv1 else 1.0 for p in model.parameters()}
+    biases = {p for name, p in model.named_parameters() if name.split(".")[-1] == "bias"}
+    assert rates_of(model, "*.bias:64") == {p: 64.0 if p in biases else 1.0 for p in model.parameters()}
     with pytest.raises(UserError, match=r"lr_factors: 'conv9' is neither a stage of .*; did you mean 'conv"):
         optim.optimizer(model, "sgd", 1.0, 0.0, lr_factors=["conv9:1"])
 

@@ -54,6 +54,7 @@ class Transform(ABC):
 
     num_classes: int | None = None  # of the labels that it mixes
     sums: ClassVar[frozenset[str]] = frozenset()  # the kinds of PixelSums that it needs
+    must_be_first = False  # of on_pixels
 
     def check(self, channels: int, image_px: int) -> None:  # noqa: B027  # optional for a subclass
         """Raises ValueError if images (C, image_px, image_px) do not fit. Called once, before the first step."""
@@ -64,6 +65,9 @@ class Transform(ABC):
     def fit(self, pixels: Tensor) -> None:  # noqa: B027  # optional for a subclass
         """Computes statistics of (N, C, H, W) uint8 images of the training split, all in memory. Called once, before
         the first step."""
+
+    def begin(self, seed: int, epoch: int, total_epochs: int) -> None:  # noqa: B027  # optional for a subclass
+        """Called before each training step, with the seed of the run, the epoch from 0 on, and how many there are."""
 
     @abstractmethod
     def __call__(self, batch: BatchT, rng: torch.Generator) -> BatchT:
@@ -164,6 +168,8 @@ class Augment(nn.Module):
         self.transforms = {name: transform for name, transform in named if isinstance(transform, Transform)}
         for name, transform in self.transforms.items():
             try:
+                if transform.must_be_first and transform not in self.on_pixels[:1]:
+                    raise ValueError("must be the first of on_pixels")
                 transform.check(channels, image_px)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
@@ -184,6 +190,11 @@ class Augment(nn.Module):
             transform.fit_sums(sums)
         for fit in whole:
             fit(torch.cat(kept))
+
+    def begin(self, seed: int, epoch: int, total_epochs: int) -> None:
+        """Tells the transforms the epoch of the coming training step."""
+        for transform in self.transforms.values():
+            transform.begin(seed, epoch, total_epochs)
 
     def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:
         """With `rng`, a generator on the CPU: random transforms and normalisation, as in training. Without it, as in

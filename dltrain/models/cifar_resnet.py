@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.models.initialisation import initialise_convolutions
+from dltrain.models.whitening import whitening_layers
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}
@@ -94,14 +95,15 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """`survival` is p_L: block l of L survives with p_l = 1 - l / L * (1 - p_L) (equation 4).
+    """`survival` is p_L: block l of L survives with p_l = 1 - l / L * (1 - p_L) (equation 4). `whitening_px`: side of
+    the patches of a whitening layer before the first convolution (whitening.py), None for no such layer.
 
     Raises ValueError for a depth that is not 6n + 2 (basic) or 9n + 2 (bottleneck), n >= 1, and for stochastic depth
     without shortcuts.
     """
 
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, block: str = "basic",
-                 shortcut: str = "A", norm: str = "batch", survival: float = 1.0):
+                 shortcut: str = "A", norm: str = "batch", survival: float = 1.0, whitening_px: int | None = None):
         super().__init__()
         per_block = 3 * CONVOLUTIONS[block]
         blocks_per_stage, remainder = divmod(depth - 2, per_block)
@@ -110,7 +112,8 @@ class CifarResNet(nn.Module):
         if survival < 1 and shortcut == "none":
             raise ValueError("survival must be 1 without shortcuts: a dropped block would leave nothing")
         self.drops_blocks = survival < 1
-        self.stem = conv(in_channels, 16, 3, 1, norm)
+        whitening, channels = whitening_layers(in_channels, whitening_px)
+        self.stem = nn.Sequential(*whitening, *conv(channels, 16, 3, 1, norm))
         num_blocks = 3 * blocks_per_stage
         blocks: list[Block] = []
         c_in = 16

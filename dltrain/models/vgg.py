@@ -20,6 +20,7 @@ from torchvision.models import vgg
 
 from dltrain.models.deterministic_pool import AverageTo
 from dltrain.models.initialisation import initialise_convolutions
+from dltrain.models.whitening import whitening_layers
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
 CHANNELS = (1, 2, 4, 8, 8)  # of each stage, in units of the first one's
@@ -69,18 +70,23 @@ class ImagenetVGG(vgg.VGG):
 
 class CifarVGG(nn.Module):
     """`width`: channels of the first stage, 64 in the paper. `features` gives (B, 8 * width, H / 32, W / 32); images
-    must have 32 px or more."""
+    must have 32 px or more. `whitening_px`: odd side of the patches of a whitening layer before the first convolution
+    (whitening.py), None for no such layer."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, norm: str = "batch", width: int = 64):
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, norm: str = "batch", width: int = 64,
+                 whitening_px: int | None = None):
         super().__init__()
-        self.features = convolutions(depth, in_channels, norm, width)
+        whitening, channels = whitening_layers(in_channels, whitening_px)
+        self.features = nn.Sequential(*whitening, *convolutions(depth, channels, norm, width))
+        self.first = len(whitening)  # index of the first convolution
         self.depth, self.norm, self.out_channels = depth, norm, width * CHANNELS[-1]
         self.head = nn.Linear(self.out_channels, num_classes)
         initialise_convolutions(self)
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """The layers of the stages, whose maps have strides 1, 2, 4, 8, 16, 32."""
-        return vgg_stages(self.features, self.depth, self.norm)
+        stages = vgg_stages(self.features[self.first :], self.depth, self.norm)
+        return {**stages, "conv1": [*self.features[: self.first], *stages["conv1"]]}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images).mean(dim=(2, 3)))

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from dltrain.augment.pipeline import STATISTICS_IMAGES, Augment, BatchT, Images, map_images
 from dltrain.batches import ClassificationBatch, generator
+from dltrain.contracts import layers_to_fit
 from dltrain.drawing.images import make_grid
 from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Figure, ModelT, Task, TaskKeys
 
 AUGMENTED_SHOWN = 64  # images of the first training batch
+WHITENING_IMAGES = 5_000  # at least so many, evenly spaced, set the filters of a whitening layer, if there are as many
 
 
 class TrainingPixels(Protocol):
@@ -40,10 +42,15 @@ class ImageTask(Task[ModelT, BatchT]):
 
     def fit_statistics(self, data: TrainingPixels) -> None:
         self.augment.fit(data.pixel_batches(STATISTICS_IMAGES))
+        if layers := layers_to_fit(self.model):
+            pixels = torch.cat(list(data.pixel_batches(WHITENING_IMAGES)))
+            for layer in layers:
+                layer.fit_patches(self.augment.normalize(pixels))
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         if self.freezing.stages:
             self.freezing.apply(self.current_epoch)
+        self.augment.begin(self.seed, self.current_epoch, self.total_epochs)
 
     @property
     def has_unused_parameters(self) -> bool:
