@@ -33,7 +33,7 @@ def prepared(config, *words):
 
 
 @pytest.mark.parametrize("words", [
-    [*TINY, "trainer.accumulate_batches=2", "trainer.gradient_clip_norm=0.5", "task.schedule.warmup_steps=4",
+    [*TINY, "trainer.accumulate_batches=2", "trainer.max_epochs=5", "trainer.gradient_clip_norm=0.5", "task.schedule.warmup_steps=4",
      "trainer.memory_format=contiguous"],
     [*TINY, "trainer.precision=64-true", "task.schedule.name=torch.optim.lr_scheduler.OneCycleLR",
      "+task.schedule.max_lr=0.1"],
@@ -104,6 +104,8 @@ def test_a_setting_leaves_nothing_behind(config):
     assert settings.loss_difference(other.losses, plain.losses) < 1e-5
     again = bench.measure([], 4, True)
     assert torch.equal(again.losses, plain.losses)
+    assert not torch.equal(again.losses[1:], bench.measure([], 4, False).losses[1:])  # at the rate of the run
+    assert bench.task.optimizer_keys["lr"] == 0.05
     assert not weight.is_contiguous()
 
 
@@ -250,7 +252,8 @@ def test_mistakes(words, message, dltrain):
     assert err.count("\n") == 1
 
 
-def test_the_command_prints_tables_and_writes_json_and_a_trace(dltrain, tmp_path):
+def test_the_command_prints_tables_and_writes_json_and_a_trace(dltrain, tmp_path, monkeypatch):
+    monkeypatch.setattr("dltrain.benchmark.measure.COMPARED_STEPS", 4)
     code, out, err = dltrain("bench", *TINY, "seconds=0.2", "rounds=2", "try=memory_format", "json=true",
                              "trace=steps.json")
     assert (code, err) == (0, "")

@@ -44,7 +44,7 @@ class Measured(NamedTuple):
     losses: Tensor
 
 
-# words, steps, whether random numbers are those of a run -> what was measured
+# words, steps, whether for the losses (with a small learning rate and the random numbers of a run) -> what was measured
 Measure = Callable[[Sequence[str], int, bool], Measured]
 
 
