@@ -33,7 +33,8 @@ def prepared(config, *words):
 
 
 @pytest.mark.parametrize("words", [
-    [*TINY, "trainer.accumulate_batches=2", "trainer.max_epochs=5", "trainer.gradient_clip_norm=0.5", "task.schedule.warmup_steps=4",
+    [*TINY, "trainer.accumulate_batches=2", "trainer.max_epochs=5", "trainer.gradient_clip_norm=0.5",
+     "task.schedule.warmup_steps=4",
      "trainer.memory_format=contiguous"],
     [*TINY, "trainer.precision=64-true", "task.schedule.name=torch.optim.lr_scheduler.OneCycleLR",
      "+task.schedule.max_lr=0.1"],

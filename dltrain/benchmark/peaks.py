@@ -42,7 +42,10 @@ def status_mb(field: str) -> float:
 
 
 def process_peak_mb() -> float:
-    """The high-water mark of the process since its start."""
+    """The high-water mark of the process since its start. On Linux not that of getrusage, which a process takes over
+    from the one that starts it."""
+    if STATUS.exists():
+        return status_mb("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
 
