@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dltrain.benchmark import peaks, settings, timing
 from dltrain.benchmark.loops import rate_setter, train_bare, watched
@@ -103,6 +104,8 @@ def test_a_setting_leaves_nothing_behind(config):
     assert {*seen} == {(3, True)}
     assert torch.get_num_threads() == before
     assert settings.loss_difference(other.losses, plain.losses) < 1e-5
+    bench.measure(["trainer.matmul_precision=high"], 4, True)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", True)
     again = bench.measure([], 4, True)
     assert torch.equal(again.losses, plain.losses)
     assert not torch.equal(again.losses[1:], bench.measure([], 4, False).losses[1:])  # at the rate of the run
@@ -184,10 +187,12 @@ def test_differences_of_losses():
 # seconds of a step and the change of the loss, by words
 SPEEDS = {(): (1.0, 0.0), ("OMP_NUM_THREADS=1",): (2.0, 0.0), ("OMP_NUM_THREADS=4",): (0.5, 0.0),
           ("OMP_NUM_THREADS=4", "trainer.memory_format=contiguous"): (0.4, 1e-6),
-          ("OMP_NUM_THREADS=4", "trainer.memory_format=contiguous", "trainer.compile=true"): (0.395, 0.0),
+          ("OMP_NUM_THREADS=4", "trainer.memory_format=contiguous", "trainer.compile=true",
+           "trainer.compile_mode=reduce-overhead"): (0.395, 0.0),
           ("OMP_NUM_THREADS=4", "trainer.memory_format=contiguous", "trainer.precision=bf16-mixed"): (0.2, 1e-2)}
 CHOICES = {"threads": ["OMP_NUM_THREADS=1", "OMP_NUM_THREADS=4"], "memory_format": ["trainer.memory_format=contiguous"],
-           "compile": ["trainer.compile=true"], "precision": ["trainer.precision=bf16-mixed"]}
+           "compile": ["trainer.compile=true trainer.compile_mode=reduce-overhead"],
+           "precision": ["trainer.precision=bf16-mixed"]}
 
 
 def test_each_setting_is_tried_on_top_of_the_best_before_it():
@@ -227,6 +232,11 @@ def test_what_can_be_tried(config, monkeypatch):
     given = config("trainer.compile=true", "trainer.precision=bf16-mixed")
     assert settings.alternatives(given, linear, torch.device("cuda")) == {
         "threads": [], "memory_format": [], "compile": [], "precision": []}
+    keys = OmegaConf.create({"trainer": {**config().trainer, "compile_mode": "default", "matmul_precision": "highest"}})
+    on_gpu = settings.alternatives(keys, linear, torch.device("cuda"))
+    assert on_gpu["compile"] == ["trainer.compile=true", "trainer.compile=true trainer.compile_mode=reduce-overhead"]
+    assert on_gpu["precision"] == ["trainer.matmul_precision=high", "trainer.precision=bf16-mixed",
+                                   "trainer.precision=16-mixed"]
 
 
 # the command

@@ -40,7 +40,7 @@ class Bench:
         self.train_with_trainer, self.build_task = train_with_trainer, build_task
         self.weights = {name: value.clone() for name, value in task.state_dict().items()}
         self.batches_per_epoch = len(data.train_dataloader())
-        self.compiled: Task | None = None
+        self.compiled: dict[str, Task] = {}  # by trainer.compile_mode
         self.units: list[int] = []  # of the batches of the latest pass
 
     def run(self, seconds: float, rounds: int, tries: Sequence[str], forced: bool) -> Report:
@@ -92,7 +92,8 @@ class Bench:
         config = settings.changed(self.config, words)
         task = self.task
         if config.trainer.compile and not self.config.trainer.compile:
-            task = self.compiled = self.compiled or self.build_task(config)
+            mode = str(config.trainer.get("compile_mode"))
+            task = self.compiled[mode] = self.compiled.get(mode) or self.build_task(config)
             task.total_steps, task.total_epochs = self.task.total_steps, self.task.total_epochs
         layout = torch.channels_last if config.trainer.memory_format == "channels_last" else torch.contiguous_format
         task.model.to(memory_format=layout)
@@ -119,14 +120,21 @@ class Bench:
 
     def measure(self, words: Sequence[str], num_steps: int, slow: bool) -> settings.Measured:
         """The bare loop with the settings that `words` name. `slow`: as `bare_slow`."""
-        before, losses = torch.get_num_threads(), list[Tensor]()
-        threads = next((word.partition("=")[2] for word in words if word.startswith(settings.THREADS)), None)
+        losses: list[Tensor] = []
+        given = dict(word.split("=", 1) for word in words)
+        threads, products, tf32 = (torch.get_num_threads(), torch.get_float32_matmul_precision(),
+                                   torch.backends.cudnn.allow_tf32)
         try:
-            torch.set_num_threads(int(threads or before))
+            torch.set_num_threads(int(given.get(settings.THREADS, threads)))
+            if settings.MATMUL in given:
+                torch.set_float32_matmul_precision(given[settings.MATMUL])
+                torch.backends.cudnn.allow_tf32 = True
             clock = self.trained(self.bare_slow if slow else self.bare, num_steps, warm_up_of(num_steps), losses,
                                  words)
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(products)
+            torch.backends.cudnn.allow_tf32 = tf32
         return settings.Measured(clock.step_seconds(), torch.stack(losses))
 
     # what is measured
@@ -192,7 +200,7 @@ class Bench:
         plain: list[Tensor] = []
 
         def try_one(words: Sequence[str]) -> settings.Trial | None:
-            cost = needed + (COMPILE_SECONDS if "trainer.compile=true" in words and self.compiled is None else 0.0)
+            cost = needed + (COMPILE_SECONDS if "trainer.compile=true" in words and not self.compiled else 0.0)
             if not forced and time.monotonic() + cost > deadline:
                 report.skipped.append(f"{' '.join(words)} (about {cost:.0f} s)")
                 return None

@@ -14,6 +14,7 @@ from dltrain.benchmark.timing import TOLERANCE, Spread, spread
 
 DIMENSIONS = ("threads", "memory_format", "compile", "precision")  # in the order in which they are tried
 THREADS = "OMP_NUM_THREADS"  # of the environment; the others are keys of the config
+MATMUL = "trainer.matmul_precision"
 FASTER = 1.03  # a setting is worth a word from this ratio on
 ROUNDS = 3
 HOPELESS = 0.7  # of the plain rate in the steps that are compared: not measured any further
@@ -49,8 +50,8 @@ Measure = Callable[[Sequence[str], int, bool], Measured]
 
 
 def alternatives(config: DictConfig, model: nn.Module, device: torch.device) -> dict[str, list[str]]:
-    """The other values of each dimension, as words; empty where there are none, as layouts for a model without filters
-    of images."""
+    """The other values of each dimension, each one word or several; empty where there are none, as layouts for a model
+    without filters of images."""
     keys = config.trainer
     words: dict[str, list[str]] = {name: [] for name in DIMENSIONS}
     if device.type == "cpu":
@@ -63,8 +64,14 @@ def alternatives(config: DictConfig, model: nn.Module, device: torch.device) -> 
     if not keys.compile:
         words["compile"] = ["trainer.compile=true"]
     if keys.precision == "32-true":
-        formats = ("bf16-mixed", "16-mixed") if device.type == "cuda" else ("bf16-mixed",)
-        words["precision"] = [f"trainer.precision={name}" for name in formats]
+        words["precision"] = ["trainer.precision=bf16-mixed"]
+    if device.type == "cuda":
+        if words["compile"] and "compile_mode" in keys:  # CUDA graphs
+            words["compile"].append("trainer.compile=true trainer.compile_mode=reduce-overhead")
+        if words["precision"]:
+            words["precision"].append("trainer.precision=16-mixed")
+            if keys.get("matmul_precision") == "highest":
+                words["precision"].insert(0, f"{MATMUL}=high")  # TF32
     return words
 
 
@@ -108,7 +115,7 @@ def search(choices: Mapping[str, Sequence[str]], try_one: Callable[[Sequence[str
     trials: list[Trial] = []
     for dimension in DIMENSIONS:
         words = best(trials).words
-        tried = [try_one([*words, word]) for word in choices.get(dimension, ())]
+        tried = [try_one([*words, *alternative.split()]) for alternative in choices.get(dimension, ())]
         trials += [trial for trial in tried if trial is not None]
     return trials
 
