@@ -1,1 +1,1 @@
-"""Rates and seconds, each beside a reference in the same process: `python -m benchmarks [NAME ...]`."""
+"""Speed and memory, each beside a reference in the same run: `python -m benchmarks`, see docs/benchmarks.md."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 
-from benchmarks.timing import ROUNDS, seconds
+from benchmarks.timing import Row, measure, seconds
 
 COMMANDS = ["--help", "ls", "why task.optimizer.lr model=resnet56 data=cifar10", "model=rsnet56",
             "model=resnet20 task.optimizer.lrr=1"]
 
 
-def run() -> dict[str, float]:
-    processes = {f"dltrain {words}": ["-m", "dltrain.cli", *words.split()] for words in COMMANDS}
-    processes["python -c pass"] = ["-c", "pass"]
-    return {name: median_seconds(arguments) for name, arguments in processes.items()}
+def run() -> list[Row]:
+    return [measure(f"dltrain {words}", "s", {
+        "dltrain": lambda words=words: seconds_of(["-m", "dltrain.cli", *words.split()]),  # type: ignore[misc]
+        "python -c pass": lambda: seconds_of(["-c", "pass"])}) for words in COMMANDS]
 
 
-def median_seconds(arguments: list[str]) -> float:
-    command = [sys.executable, *arguments]
-    return round(statistics.median(seconds(lambda: subprocess.run(command, capture_output=True, check=False))
-                                   for _ in range(ROUNDS)), 3)
+def seconds_of(arguments: list[str]) -> float:
+    return seconds(lambda: subprocess.run([sys.executable, *arguments], capture_output=True, check=False))

@@ -4,7 +4,6 @@ where it is installed (`pip install kornia`; not a dependency). Floats, one core
 from __future__ import annotations
 
 import importlib
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -12,44 +11,39 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from benchmarks.timing import ROUNDS, seconds
+from benchmarks.timing import Row, cores, measure, seconds
 from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.batches import ClassificationBatch
 
 # ours on a batch with a generator; torchvision's on an image; kornia's on images
-Row = tuple[Callable[..., Any], Callable[[Tensor], Tensor] | None, Callable[[Tensor], Tensor] | None]
+Transform = tuple[Callable[..., Any], Callable[[Tensor], Tensor] | None, Callable[[Tensor], Tensor] | None]
 
 
-def run() -> dict[str, dict[str, float]]:
-    torch.set_num_threads(1)
+def run() -> list[Row]:
     try:
         kornia = importlib.import_module("kornia.augmentation")
     except ImportError:
         kornia = None
-    return {f"{name} {px}x{px}": measure(row, px, count) for px, count in ((32, 128), (224, 16))
-            for name, row in transforms_at(px, kornia).items()}
+    with cores(1):
+        return [measure_transform(f"{name}, {px} px", row, px, count) for px, count in ((32, 128), (224, 16))
+                for name, row in transforms_at(px, kornia).items()]
 
 
-def measure(row: Row, px: int, count: int) -> dict[str, float]:
-    ours, torchvisions, kornias = row
+def measure_transform(what: str, transform: Transform, px: int, count: int) -> Row:
+    ours, torchvisions, kornias = transform
     images, labels = torch.rand(count, 3, px, px), torch.arange(count) % 10
     rng = torch.Generator().manual_seed(0)
+    sides = {"dltrain": lambda: ours(ClassificationBatch(images, labels), rng)}
+    if torchvisions is not None:
+        sides["torchvision v2"] = lambda: [torchvisions(image) for image in images]
+    if kornias is not None:
+        sides["kornia"] = lambda: kornias(images)
     with torch.no_grad():
-        rates = {"ours": rate(lambda: ours(ClassificationBatch(images, labels), rng), count)}
-        if torchvisions is not None:
-            rates["torchvision"] = rate(lambda: [torchvisions(image) for image in images], count)
-        if kornias is not None:
-            rates["kornia"] = rate(lambda: kornias(images), count)
-    return rates
+        return measure(what, "images/s", {name: lambda work=work: count / seconds(work)  # type: ignore[misc]
+                                          for name, work in sides.items()})
 
 
-def rate(work: Callable[[], object], count: int) -> float:
-    """The median, in images per second, after one call that is not counted."""
-    work()
-    return round(count / statistics.median(seconds(work) for _ in range(ROUNDS)))
-
-
-def transforms_at(px: int, kornia: Any) -> dict[str, Row]:
+def transforms_at(px: int, kornia: Any) -> dict[str, Transform]:
     """`kornia`: its module of augmentations, or None."""
     padding, cropped, hole = px // 8, px - px // 8, px // 4
     lighting = colour.Lighting(0.1)

@@ -1,8 +1,8 @@
 """`dltrain VERB words`: finds the verb and turns a user's mistake into one line and an exit code.
 
 Each verb is a file below commands/ with its own help. Torch is imported only where a command needs it: not for help,
-lists, explanations, completion or errors in the command. train, show and why take Hydra's syntax; the other verbs take
-key=value words.
+lists, explanations, completion or errors in the command. train, show, bench and why take Hydra's syntax; the other
+verbs take key=value words.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError
 from dltrain.late_imports import import_plots_late
 
-COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show", "ls": "ls",
-            "why": "why", "new": "new"}  # verb -> file below commands/
+COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
+            "bench": "bench", "ls": "ls", "why": "why", "new": "new"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

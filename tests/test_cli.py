@@ -143,6 +143,7 @@ def test_cfg_job_shows_the_composed_config():
     ("dltrain re", "resume"), ("dltrain model=resnet5", "model=resnet56"),
     ("dltrain train model=resnet5", "model=resnet56"),
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
+    ("dltrain bench tr", "trace="), ("dltrain bench model=resnet5", "model=resnet56"),
     ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
 def test_completion(typed, offered):
     result = run("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dltrain.cli import COMMANDS
+from dltrain.commands.bench_words import take_options
 from dltrain.config import compose, groups
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,9 @@ def test_the_commands_of_a_page_compose(page, tmp_path, monkeypatch):
     for words in commands_of(page):
         verb = words[0] if words and words[0] in COMMANDS else "train"
         words = words[words[:1] == [verb] :]
-        if verb not in ("train", "show", "why") or "--config-dir" in words or {"--help", "rsnet56"} & {*words}:
+        if verb == "bench":
+            words = take_options(words)[1]
+        if verb not in ("train", "show", "why", "bench") or "--config-dir" in words or {"--help", "rsnet56"} & {*words}:
             continue
         if any("from_run=" in word or "rsnet56" in word or ".lrr=" in word for word in words):
             continue

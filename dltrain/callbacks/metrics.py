@@ -7,6 +7,7 @@ the device.
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -18,7 +19,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
+from dltrain.callbacks.input_watch import InputWatch
+
 FIRST_COLUMNS = ("step", "epoch")
+log = logging.getLogger("dltrain")
 
 
 class TrainedTask(Protocol):
@@ -38,9 +42,17 @@ class TrainingLoader(Protocol):
     """What the callbacks need of the loader of the training split."""
 
     batches_done: int  # batches yielded since the run started, over all epochs
+    seconds_waiting: float  # that the training waited for them
 
     def __len__(self) -> int:
         """Batches per epoch."""
+
+
+class TrainingData(Protocol):
+    """What the callbacks need of the data."""
+
+    def input_advice(self, share: float) -> str:
+        """What to do where so large a share of the time goes by waiting for batches."""
 
 
 class MetricsFile(Logger):
@@ -146,6 +158,7 @@ class MetricsLogging(pl.Callback):
         self.every_n_steps = every_n_steps
         self.latest: dict[str, float] = {}
         self.last_step = -1
+        self.input_watch = InputWatch()
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -179,16 +192,25 @@ class MetricsLogging(pl.Callback):
             self.restart_clock()
 
     def log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        task = cast(TrainedTask, pl_module)
+        task, before = cast(TrainedTask, pl_module), time.perf_counter()
         metrics = task.read_training_metrics()
         if not metrics:
             return
+        self.watch_input(trainer, time.perf_counter() - before)
         metrics["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.num_units:
             metrics[f"{task.unit}_per_second"] = self.num_units * trainer.world_size / (
                 time.perf_counter() - self.start_seconds)
         self.restart_clock()
         self.send_to_loggers(trainer, metrics)
+
+    def watch_input(self, trainer: pl.Trainer, sync_seconds: float) -> None:
+        """Says once that the run waits for its data, and what to do."""
+        loader = cast(TrainingLoader, trainer.train_dataloader)
+        share = self.input_watch.share(loader, time.perf_counter() - self.start_seconds, sync_seconds)
+        if share is not None and trainer.is_global_zero:
+            data = cast(TrainingData, trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning
+            log.warning(f"dltrain: warning: {data.input_advice(share)}")
 
     def send_to_loggers(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         self.latest.update(metrics)

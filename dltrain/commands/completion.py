@@ -27,6 +27,10 @@ def complete(verbs: Sequence[str]) -> int:
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)
         os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    if verb == "bench":
+        from dltrain.commands.bench_words import KEYS
+
+        print(" ".join(f"{key}=" for key in KEYS if f"{key}=".startswith(typing)), end=" ")
     from dltrain.config import launch  # Hydra, which the other completions do without
 
     return launch.hand_to_hydra(launch.parse_flags(["-sc", "query=bash"]))

@@ -16,6 +16,8 @@ dltrain: train deep learning's classic systems from one command.
   dltrain eval    run=FOLDER [key=value ...]   evaluate the best checkpoint of a run again, on the test split
   dltrain predict run=FOLDER input=FILE        use the best checkpoint of a run on your own images or texts
   dltrain show    [choices]                    draw what an augmentation pipeline does to images
+  dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
+                                               settings are faster
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced

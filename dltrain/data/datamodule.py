@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
@@ -162,6 +163,17 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
     def training_boxes(self) -> Tensor:
         """(N, 4) of the training boxes: width and height, and those of the image, in pixels, for model.anchors=auto."""
         raise DataError(f"model.anchors=auto: {type(self).__name__} has no training_boxes; set model.anchor_boxes")
+
+    def input_advice(self, share: float) -> str:
+        """What to do where so large a share of the training time goes by waiting for batches."""
+        message = f"{share:.0%} of the time of a training step is waiting for data"
+        threads, cores = vars(self).get("num_workers"), os.cpu_count() or 1
+        if threads is None:
+            return f"{message}; they are in memory, where fewer and larger batches (data.batch_size) are read faster"
+        if threads < cores:
+            return f"{message}; data.num_workers={cores} reads in {cores} threads, one a core; now {threads}"
+        return (f"{message}, with {threads} threads on {cores} cores; files of smaller photos, made once, are decoded "
+                "faster")
 
     def write_samples(self, folder: Path) -> str:
         """Writes test samples into `folder` to try `predict` on. Returns the arguments to type after run=."""

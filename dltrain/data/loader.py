@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Generic, TypeVar
@@ -37,6 +38,7 @@ class TrainLoader(Generic[BatchT]):
         if max_batches is not None:
             self.num_batches = min(self.num_batches, max_batches)
         self.batches_done = 0
+        self.seconds_waiting = 0.0  # that the training waited for batches
 
     def __len__(self) -> int:
         return self.num_batches
@@ -55,9 +57,12 @@ class TrainLoader(Generic[BatchT]):
     def __iter__(self) -> Iterator[BatchT]:
         epoch, start = divmod(self.batches_done, len(self))
         batches = self.order(epoch).split(self.batch_size)[start : len(self)]
+        started = time.perf_counter()
         for batch in self.read(list(batches)):
             self.batches_done += 1  # before the step: a checkpoint at the end of the step counts this batch as done
+            self.seconds_waiting += time.perf_counter() - started
             yield batch
+            started = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.batches_done}
