@@ -4,13 +4,12 @@ script that imports the same libraries at its top, and one that imports torch al
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.timing import ROUNDS, seconds
+from benchmarks.timing import Row, measure, seconds
 
 STOP = """\
 import os, sys
@@ -36,16 +35,14 @@ LIBRARIES = ("import hydra, torch, torchvision, pytorch_lightning, torchmetrics,
 COMMAND = ["-m", "dltrain", "model=resnet20", "data=digits", "trainer.callbacks=[{_target_: stop.Stop}]"]
 
 
-def run() -> dict[str, float]:
-    """Medians, after one round that is not counted, and the medians of the ratios of dltrain to the others."""
-    processes = {"dltrain": COMMAND, "same libraries": ["-c", LIBRARIES + STEP],
+def run() -> list[Row]:
+    processes = {"dltrain": COMMAND, "the same libraries": ["-c", LIBRARIES + STEP],
                  "torch alone": ["-c", "import torch" + STEP]}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "stop.py").write_text(STOP)
-        rounds = [{name: seconds_of(words, folder) for name, words in processes.items()} for _ in range(ROUNDS + 1)][1:]
-    medians = {name: round(statistics.median(times[name] for times in rounds), 3) for name in processes}
-    return medians | {f"dltrain / {name}": round(statistics.median(times["dltrain"] / times[name] for times in rounds),
-                                                 3) for name in processes if name != "dltrain"}
+        return [measure("command to first step", "s", {
+            name: lambda words=words: seconds_of(words, folder)  # type: ignore[misc]
+            for name, words in processes.items()}, wanted="1.05 of the same libraries, 1.6 of torch alone")]
 
 
 def seconds_of(words: list[str], folder: str) -> float:

@@ -166,6 +166,7 @@ class Augment(nn.Module):
             for index, transform in enumerate(transforms)]
         self.transform_modules = nn.ModuleList(transform for _, transform in named if isinstance(transform, nn.Module))
         self.transforms = {name: transform for name, transform in named if isinstance(transform, Transform)}
+        self.scheduled = [one for one in self.transforms.values() if type(one).begin is not Transform.begin]
         for name, transform in self.transforms.items():
             try:
                 if transform.must_be_first and transform not in self.on_pixels[:1]:
@@ -193,7 +194,7 @@ class Augment(nn.Module):
 
     def begin(self, seed: int, epoch: int, total_epochs: int) -> None:
         """Tells the transforms the epoch of the coming training step."""
-        for transform in self.transforms.values():
+        for transform in self.scheduled:
             transform.begin(seed, epoch, total_epochs)
 
     def forward(self, batch: BatchT, rng: torch.Generator | None = None) -> BatchT:

@@ -84,12 +84,13 @@ def prepare(config: DictConfig, say: Callable[[str], None]) -> Bench:
     """As a run begins."""
     from dltrain.benchmark.measure import Bench
     from dltrain.benchmark.trainer_run import train_with_trainer
-    from dltrain.build import build_data, build_task, check_device, check_first_step
+    from dltrain.build import build_data, build_task, check_first_step
+    from dltrain.devices import set_up_device
     from dltrain.memory import keep_freed_memory
     from dltrain.run import choose_anchors
 
     keep_freed_memory()
-    check_device(config.trainer)
+    set_up_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
     choose_anchors(config, data)

@@ -50,7 +50,8 @@ class ImageTask(Task[ModelT, BatchT]):
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         if self.freezing.stages:
             self.freezing.apply(self.current_epoch)
-        self.augment.begin(self.seed, self.current_epoch, self.total_epochs)
+        if self.augment.scheduled:
+            self.augment.begin(self.seed, self.current_epoch, self.total_epochs)
 
     @property
     def has_unused_parameters(self) -> bool:

@@ -92,10 +92,6 @@ class StepSums(list[tuple[Tensor | float, ...]]):
         totals, self.totals = self.settle(), [0.0] * len(self.totals)
         return totals
 
-    def load(self, totals: list[float]) -> None:
-        self.totals = list(totals)
-        self.clear()
-
 
 class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
@@ -310,12 +306,12 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "sums" in checkpoint:
-            self.step_sums.load(checkpoint["sums"]["steps"])
-            self.norm_sums.load(checkpoint["sums"]["norms"])
+            self.step_sums.totals = checkpoint["sums"]["steps"]
+            self.norm_sums.totals = checkpoint["sums"]["norms"]
 
 
 def read_gradients_of_earlier_version(task: Task[Any, Any], weights: dict[str, Tensor], prefix: str, *context: object
                                       ) -> None:
     """Until version 0.6 the sums of the norms were a buffer."""
     if (sums := weights.pop(f"{prefix}gradients", None)) is not None:
-        task.norm_sums.load(sums.tolist())
+        task.norm_sums.totals = sums.tolist()
