@@ -2,34 +2,55 @@
 
 A save writes a temporary file in the same folder and flushes it to the disk; an old last.ckpt becomes previous.ckpt;
 then the temporary file takes its name, and the folder is flushed. Whenever the process is killed, there is a complete
-file, the old or the new. A load first checks the CRC-32
-that the zip format keeps of every tensor, and accepts tensors and plain values only, never code.
+file, the old or the new. In a run a thread does this, while the training continues. A load first checks the CRC-32 that
+the zip format keeps of every tensor, and accepts tensors and plain values only, never code.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import zipfile
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.serialization import MAP_LOCATION
+from torch.utils._pytree import tree_leaves
 
 from dltrain import __version__
 from dltrain.errors import CheckpointError, MachineError, refuse_older_version
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+MOST_COPIES = 2  # in memory: those of best.ckpt and of last.ckpt
 Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {version}, in last.ckpt also {config, metrics_rows}
 
 
 class DurableIO(CheckpointIO):
-    """Makes Lightning save and load checkpoints with the functions of this module."""
+    """Makes Lightning save and load checkpoints with the functions of this module. A thread writes a copy of the
+    checkpoint while the training continues; an error of it is raised by the next save, or by `wait`."""
+
+    def __init__(self) -> None:
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.saves: deque[Future[None]] = deque()  # that are not known to be on the disk, the oldest first
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: object = None) -> None:
-        save(checkpoint, Path(path))
+        while self.saves and (len(self.saves) >= MOST_COPIES or self.saves[0].done()):
+            self.saves.popleft().result()
+        self.saves.append(self.writer.submit(save, copy_to_host(checkpoint), Path(path)))
+
+    def wait(self) -> None:
+        """Returns when all checkpoints are on the disk. Raises MachineError for one that could not be written."""
+        while self.saves:
+            self.saves.popleft().result()
+
+    def teardown(self) -> None:
+        """Called at the end of a training, whatever ended it."""
+        self.wait()
 
     def load_checkpoint(self, path: str | Path, map_location: MAP_LOCATION = None, weights_only: bool | None = None
                         ) -> Checkpoint:
@@ -37,6 +58,14 @@ class DurableIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def copy_to_host(checkpoint: Checkpoint) -> Checkpoint:
+    """Shares no memory with the training, but for what dltrain adds, which does not change."""
+    changing = {key: value for key, value in checkpoint.items() if key != "dltrain"}
+    copies: dict[int, Any] = {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in tree_leaves(changing)
+                              if torch.is_tensor(tensor)}
+    return {**checkpoint, **copy.deepcopy(changing, copies)}
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
-import torch
+from torch import nn
 
 from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
@@ -149,8 +149,7 @@ class Checkpointing(pl.Callback):
 def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
     """Raises DivergedError if a weight is nan or infinite. Called before every save: all checkpoints in `folder` are
     finite."""
-    is_finite = [parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()]
-    if not bool(torch.stack(is_finite).all()):
+    if not nn.utils.get_total_norm(trainer.lightning_module.parameters()).isfinite():
         raise DivergedError(f"weights are not finite at step {trainer.global_step}; {folder} keeps the last finite "
                             "checkpoint; try a smaller task.optimizer.lr")
 
