@@ -43,10 +43,10 @@ FAMILIES = {
     "captioner": ["model=captioner", *SCENES, "task.sampled_share=0.5"],
 }
 
-# torchvision's own, by file and function. They are a few numbers that it copies to the device (means, sizes of images,
+# torchvision's own, by file and function. They are a few numbers that it copies to the device (sizes of images,
 # weights of the box coder), a check that boxes are not empty, and what has no fixed size: boxes that are kept,
 # matched or sampled.
-HEADS = {("detection/transform.py", "normalize"), ("detection/transform.py", "<listcomp>"),
+HEADS = {("detection/transform.py", "<listcomp>"),
          ("detection/_utils.py", "__call__"), ("detection/_utils.py", "encode_single"),
          ("detection/roi_heads.py", "subsample"), ("detection/roi_heads.py", "fastrcnn_loss")}
 PROPOSALS = HEADS | {("detection/generalized_rcnn.py", "forward"), ("detection/anchor_utils.py", "<listcomp>"),
