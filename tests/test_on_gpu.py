@@ -29,7 +29,7 @@ def gradients_of_a_step(task, batch) -> list[torch.Tensor]:
     task.position = (0, 0, 1, 0)
     task.zero_grad()
     torch.manual_seed(0)
-    task.training_step(task.transfer_batch_to_device(batch, GPU, 0), 1).backward()
+    task.training_step(task.copy_to(GPU, batch), 1).backward()
     return [parameter.grad.clone() for parameter in task.parameters() if parameter.grad is not None]
 
 
