@@ -70,6 +70,7 @@ def compare(ours, expected, *shapes: tuple[int, ...]) -> None:
         (result * factors.to(GPU)).sum().backward()
     torch.testing.assert_close(result.cpu(), out, rtol=1e-6, atol=1e-6)
     for copy, map_ in zip(copies, maps, strict=True):
+        assert copy.grad is not None
         torch.testing.assert_close(copy.grad.cpu(), map_.grad, rtol=1e-6, atol=1e-6)
 
 
