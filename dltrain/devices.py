@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -42,7 +44,7 @@ def place_on_gpu(keys: DictConfig, data: DataModule, task: Task, device: torch.d
     free, _ = torch.cuda.mem_get_info(device)
     if keys.get("resident_data", True):
         data.keep_on(device, free // RESIDENT_SHARE)
-    data.send_ahead = SendAhead(lambda batch: task.transfer_batch_to_device(batch, device, 0), device)
+    data.send_ahead = SendAhead(partial(task.copy_to, device), device)
 
 
 def device_name(trainer: pl.Trainer) -> str:

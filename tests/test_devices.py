@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from dltrain.batches import ClassificationBatch, DetectionBatch
 from dltrain.build import build_data, build_task
 from dltrain.data.ahead import SendAhead
 from dltrain.data.classification import InMemoryImages
+from dltrain.step_loop import defines
 from tests.conftest import TINY
 from tests.fake_gpu import CUDA, FakeGpu, host_copy
 
@@ -99,7 +101,7 @@ def test_boxes_stay_on_the_host_in_training_alone(config):
     batch = DetectionBatch([torch.zeros(3, 8, 8)], [{"boxes": torch.zeros(1, 4), "labels": torch.zeros(1).long()}])
     with FakeGpu():
         for training in (True, False):
-            moved = task.train(training).transfer_batch_to_device(batch, CUDA, 0)
+            moved = task.train(training).copy_to(CUDA, batch)
             assert moved.images[0].is_cuda
             assert {value.is_cuda for value in moved.targets[0].values()} == {not training}
 
@@ -133,6 +135,7 @@ def test_nothing_is_placed_on_a_cpu(config):
     devices.place_on_gpu(composed.trainer, data, build_task(composed), torch.device("cpu"))
     assert data.send_ahead is None
     assert not data.resident
+    assert not defines(build_task(composed), "transfer_batch_to_device", pl.LightningModule)  # costs time in each step
 
 
 def test_samples_of_resident_data_are_written(config, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from dltrain.batches import END
 from dltrain.build import build_data, build_task
+from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.stopping import StopAtNonFinite
 from dltrain.data import scenes, stdlib
 from dltrain.models.recurrent import Recurrent
@@ -23,6 +24,7 @@ FAMILIES = {
     "resnet20": ["model=resnet20", "augment=cifar"],
     "sdresnet56": ["model=sdresnet56", *DIGITS, "augment=photos"],
     "googlenet": ["model=googlenet_cifar", *DIGITS, "augment=strong", "task.label_smoothing=0.1"],
+    "airbench": ["model=airbench94", *DIGITS, "augment=cifar_fast", "data.image_px=32"],
     "vgg": ["model=vgg11_cifar", *DIGITS],
     "alexnet": ["model=alexnet", *DIGITS, "data.image_px=64"],
     "fcn8s": ["model=fcn8s", *SCENES, "augment=segmentation"],
@@ -43,10 +45,10 @@ FAMILIES = {
     "captioner": ["model=captioner", *SCENES, "task.sampled_share=0.5"],
 }
 
-# torchvision's own, by file and function. They are a few numbers that it copies to the device (means, sizes of images,
+# torchvision's own, by file and function. They are a few numbers that it copies to the device (sizes of images,
 # weights of the box coder), a check that boxes are not empty, and what has no fixed size: boxes that are kept,
 # matched or sampled.
-HEADS = {("detection/transform.py", "normalize"), ("detection/transform.py", "<listcomp>"),
+HEADS = {("detection/transform.py", "<listcomp>"),
          ("detection/_utils.py", "__call__"), ("detection/_utils.py", "encode_single"),
          ("detection/roi_heads.py", "subsample"), ("detection/roi_heads.py", "fastrcnn_loss")}
 PROPOSALS = HEADS | {("detection/generalized_rcnn.py", "forward"), ("detection/anchor_utils.py", "<listcomp>"),
@@ -97,7 +99,7 @@ def train_one_step(composed, repeatable: bool = True) -> FakeGpu:
             group["fused"] = None  # the stand-in has no kernels of a GPU
         gpu.waits.clear()
         gpu.operations.clear()
-        batch = task.transfer_batch_to_device(batch, torch.device("cuda"), 0)
+        batch = task.copy_to(torch.device("cuda"), batch)
         task.position = (0, 0, 1, 0)
         loss = task.training_step(batch, 1)
         loss.backward()
@@ -137,7 +139,7 @@ def test_evaluation_can_be_deterministic(family, config, small_data, monkeypatch
     task.trainer = Mock(spec=pl.Trainer, testing=False)
     with FakeGpu() as gpu, deterministic(True), torch.no_grad():
         task.to("cuda")
-        batch = task.transfer_batch_to_device(next(iter(data.val_dataloader())), torch.device("cuda"), 0)
+        batch = task.copy_to(torch.device("cuda"), next(iter(data.val_dataloader())))
         task.evaluation_step(batch, 0)
     assert not gpu.refused
 
@@ -146,13 +148,16 @@ def test_stated_readings_of_a_run_wait(config):
     """The loss is checked, and the metrics are read, once every n steps."""
     task, _ = build(config("model=resnet20"))
 
-    check, trainer = StopAtNonFinite(every_n_steps=50), Mock(spec=pl.Trainer)
+    check, average, trainer = StopAtNonFinite(50), WeightAverage(0.9, 1), Mock(spec=pl.Trainer)
     with FakeGpu() as gpu:
         task.to("cuda")
         loss = torch.zeros((), device="cuda")
+        trainer.global_step = 0
+        average.on_train_start(trainer, task)
         gpu.waits.clear()
         for trainer.global_step in range(1, 50):
             check.on_before_backward(trainer, task, loss)
+            average.on_train_batch_end(trainer, task)
         assert not gpu.waits
         trainer.global_step = 50
         check.on_before_backward(trainer, task, loss)

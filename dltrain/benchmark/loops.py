@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.plugins import DoublePrecision, MixedPrecision, Precision
-from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from dltrain import optim
@@ -71,7 +70,7 @@ def train_bare(config: DictConfig, data: Any, task: Task, device: torch.device, 
     for epoch in itertools.count():
         position.current_epoch = epoch
         for index, batch in enumerate(loader):
-            batch = move_data_to_device(batch, device) if device.type != "cpu" else batch
+            batch = task.copy_to(device, batch) if device.type != "cpu" else batch
             batch = precision.convert_input(batch)
             mark("data")
             task.position = (config.seed, epoch, index, 0)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dltrain.build import build_trainer, planned_steps
 from dltrain.callbacks.stopping import Signals
+from dltrain.devices import place_on_gpu
 from dltrain.tasks.task import Task
 
 
@@ -25,6 +26,7 @@ def train_with_trainer(config: DictConfig, data: Any, task: Task, num_steps: int
             task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
             trainer.limit_val_batches = 0
             data.load_state_dict({"position": 0})
+            place_on_gpu(limited.trainer, data, task, trainer.strategy.root_device)
             trainer.fit(task, datamodule=data)
         if signals.received is not None:
             raise KeyboardInterrupt

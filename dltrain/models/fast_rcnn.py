@@ -22,13 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head
-from dltrain.models.faster_rcnn import region_pool
+from dltrain.models.faster_rcnn import Scaling, region_pool
 from dltrain.models.regions import REGION_PX, RegionPool, region_head
 
 Target = dict[str, Tensor]
@@ -49,7 +48,7 @@ class GridRegions(nn.Module):
                  roi_foreground: float, score_threshold: float, nms: float):
         super().__init__()
         self.box_px, self.ratios, self.step = tuple(box_px), tuple(ratios), step
-        self.transform = GeneralizedRCNNTransform(short_px, long_px, [0.0], [1.0])  # grey images too
+        self.transform = Scaling(short_px, long_px)
         head, predictor = region_head(channels, hidden, num_classes)
         self.heads = RoIHeads(pool, head, predictor, 0.5, 0.5, roi_batch, roi_foreground, None, score_threshold, nms,
                               100)

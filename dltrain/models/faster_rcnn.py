@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -58,6 +58,16 @@ class Pyramid(nn.Module):
         maps = stage_maps(self.body, images)[-PYRAMID_LEVELS:]
         merged: dict[str, Tensor] = self.fpn(OrderedDict((str(level), map_) for level, map_ in enumerate(maps)))
         return merged
+
+
+class Scaling(GeneralizedRCNNTransform):
+    """Scales images of any channels, and their boxes, and pads the images to one size. They are normalised already."""
+
+    def __init__(self, short_px: int, long_px: int):
+        super().__init__(short_px, long_px, [0.0], [1.0])
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return image
 
 
 class RegionAlign(MultiScaleRoIAlign):
@@ -151,6 +161,7 @@ class FasterRCNN(nn.Module):
             rpn_batch_size_per_image=rpn_batch, box_roi_pool=region_pool("align", levels, stride), box_head=head,
             box_predictor=predictor, box_batch_size_per_image=roi_batch, box_positive_fraction=roi_foreground,
             box_score_thresh=score_threshold, box_nms_thresh=nms)
+        self.net.transform = Scaling(short_px, long_px)
         self.net.roi_heads.box_roi_pool = region_pool(roi_pool, levels, stride)
 
     @property

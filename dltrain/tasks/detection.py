@@ -61,14 +61,16 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def transfer_batch_to_device(self, batch: DetectionBatch, device: torch.device, dataloader_idx: int
-                                 ) -> DetectionBatch:
+    def copy_to(self, device: torch.device, batch: DetectionBatch) -> DetectionBatch:
         """In training the boxes stay on the host: how many are left of them decides shapes, for which the host would
         wait for the device."""
         if not self.training:
-            moved: DetectionBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-            return moved
+            return super().copy_to(device, batch)
         return batch._replace(images=[to_device(image, device) for image in batch.images])
+
+    def transfer_batch_to_device(self, batch: DetectionBatch, device: torch.device, dataloader_idx: int
+                                 ) -> DetectionBatch:
+        return self.copy_to(device, batch)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         images, targets = self.augment(batch, generator("augment", *self.position))

@@ -220,10 +220,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def on_test_epoch_end(self) -> None:
         self.evaluation_end("test")
 
-    def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
-        """The tensors of a batch on the device, without waiting for it."""
-        moved: BatchT = tree_map_only(Tensor, partial(to_device, device=device), batch)
-        return moved
+    def copy_to(self, device: torch.device, batch: BatchT) -> BatchT:
+        """The batch on a GPU, without waiting for it."""
+        copied: BatchT = tree_map_only(Tensor, partial(to_device, device=device), batch)
+        return copied
 
     # what people look at
 
@@ -294,10 +294,8 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         self.norm_sums.append((norm, norm > gradient_clip_val, 1))
 
     def configure_optimizers(self) -> Any:
-        keys = self.optimizer_keys
-        if self.scales_loss:  # fused kernels scale gradients back by themselves, after they are clipped
-            keys = {**keys, "fused": False}
-        optimizer = optim.optimizer(self.model, **keys)
+        keys = self.optimizer_keys  # fused kernels scale gradients back by themselves, after they are clipped
+        optimizer = optim.optimizer(self.model, **({**keys, "fused": False} if self.scales_loss else keys))
         schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
