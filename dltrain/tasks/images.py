@@ -16,7 +16,7 @@ from dltrain.tasks.freezing import Freezing, FreezingKeys
 from dltrain.tasks.task import Figure, ModelT, Task, TaskKeys
 
 AUGMENTED_SHOWN = 64  # images of the first training batch
-WHITENING_IMAGES = 5_000  # at least so many, evenly spaced, set the filters of a whitening layer, if there are as many
+WHITENING_IMAGES = 5_000  # at most so many, chosen at random, set the filters of a whitening layer
 
 
 class TrainingPixels(Protocol):
