@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.plugins import DoublePrecision, MixedPrecision, Precision
-from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from dltrain import optim
@@ -64,14 +63,17 @@ def train_bare(config: DictConfig, data: Any, task: Task, device: torch.device, 
     precision = precision_of(keys.precision, device)
     precision.convert_module(task.to(device)).train()
     scaler = torch.amp.GradScaler(device.type, enabled=keys.precision == "16-mixed")
-    optimizer = optim.optimizer(task.model, **task.optimizer_keys)
+    optimizer_keys = task.optimizer_keys
+    if scaler.is_enabled():  # as tasks/task.py
+        optimizer_keys = {**optimizer_keys, "fused": False}
+    optimizer = optim.optimizer(task.model, **optimizer_keys)
     set_rate = rate_setter(optimizer, task)
     parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
     data.load_state_dict({"position": 0})
     for epoch in itertools.count():
         position.current_epoch = epoch
         for index, batch in enumerate(loader):
-            batch = move_data_to_device(batch, device) if device.type != "cpu" else batch
+            batch = task.transfer_batch_to_device(batch, device, 0) if device.type != "cpu" else batch
             batch = precision.convert_input(batch)
             mark("data")
             task.position = (config.seed, epoch, index, 0)
