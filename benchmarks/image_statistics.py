@@ -3,13 +3,11 @@ of their own; beside the mean and deviation of all pixels as floats at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from benchmarks.timing import Row, alone, probe
 from dltrain.augment.colour import Lighting
-from dltrain.augment.pipeline import Normalize
+from dltrain.augment.pipeline import Augment
 from dltrain.benchmark.peaks import peak_mb, status_mb
 from dltrain.benchmark.timing import seconds
 
@@ -34,17 +32,16 @@ def fit(kind: str) -> dict[str, float]:
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (COUNT // 20, 3, PX, PX), dtype=torch.uint8, generator=rng).repeat(20, 1, 1, 1)
-    work: Callable[[], object]
-    if kind == "floats":
-        def work() -> object:
+    pipelines = {"standard": Augment("standard", 3, PX), "per_pixel": Augment("per_pixel", 3, PX),
+                 "lighting": Augment("imagenet", 3, PX, on_pixels=[Lighting()])}
+
+    def work() -> None:
+        if kind == "floats":
             values = pixels.float() / 255
-            return values.mean((0, 2, 3)), values.std((0, 2, 3))
-    elif kind == "lighting":
-        lighting = Lighting()
-        work = lambda: lighting.fit(pixels)  # noqa: E731
-    else:
-        normalize = Normalize(kind, 3, PX)
-        work = lambda: normalize.fit(pixels)  # noqa: E731
+            values.mean((0, 2, 3)), values.std((0, 2, 3))
+        else:
+            pipelines[kind].fit(pixels.split(100))
+
     times: list[float] = []
     before = status_mb("VmRSS")
     peak = peak_mb(torch.device("cpu"), lambda: times.append(seconds(work)))

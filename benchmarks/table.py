@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Row
+from dltrain.drawing.tables import format_count
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
@@ -23,12 +24,14 @@ def write() -> None:
 def replaced(page: str) -> str:
     """The page with a new table."""
     before, _, others = page.partition(BEGIN)
-    return before + BEGIN + "\n".join(lines()) + "\n" + END + others.partition(END)[2]
+    return before + BEGIN + "".join(f"{line}\n" for line in lines()) + END + others.partition(END)[2]
 
 
 def lines() -> list[str]:
-    """Of the table, and what it was measured on."""
+    """Of the table, and what it was measured on; none without files."""
     contents = {name: json.loads(file.read_text()) for name in ORDER if (file := RESULTS / f"{name}.json").is_file()}
+    if not contents:
+        return []
     table = ["", "| `python -m benchmarks` | what | dltrain | beside it | dltrain against it | wanted |",
              "| --- | --- | --- | --- | --- | --- |"]
     for name, content in contents.items():
@@ -38,7 +41,7 @@ def lines() -> list[str]:
 
 def machine(content: dict[str, Any]) -> str:
     hardware, versions = content["hardware"], content["versions"]
-    return (f"{hardware['processor']}, {hardware['cores']} cores, torch {versions['torch']}, "
+    return (f"{hardware['processor']}, {format_count(hardware['cores'], 'core')}, torch {versions['torch']}, "
             f"{content['date'].partition(' ')[0]}; medians of {content['rounds']}, in brackets the smallest and the "
             "largest.")
 

@@ -265,7 +265,7 @@ def test_mistakes(words, message, dltrain):
 
 def test_the_command_prints_tables_and_writes_json_and_a_trace(dltrain, tmp_path, monkeypatch):
     monkeypatch.setattr("dltrain.benchmark.measure.COMPARED_STEPS", 4)
-    code, out, err = dltrain("bench", *TINY, "seconds=0.2", "rounds=2", "try=memory_format", "json=true",
+    code, out, err = dltrain("bench", *TINY, "seconds=0.01", "rounds=2", "try=memory_format", "json=true",
                              "trace=steps.json")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "sdresnet56 on digits, batches of 32"

@@ -4,6 +4,7 @@ benchmark runs."""
 import importlib
 import json
 import os
+from dataclasses import asdict
 from itertools import count
 
 import pytest
@@ -32,6 +33,19 @@ def test_the_page_has_the_table_of_the_files():
     """If this fails: python -m benchmarks table"""
     page = table.PAGE.read_text(encoding="utf-8")
     assert table.replaced(page) == page
+
+
+def test_the_table_has_a_row_for_each_row_of_the_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    page = f"a\n{table.BEGIN}old\n{table.END}b\n"
+    assert table.replaced(page) == f"a\n{table.BEGIN}{table.END}b\n"
+    row = timing.make_row("a step", "ms", [{"dltrain": 5.0, "bare loop": 2.0}], "<= 1", "difference")
+    command.write(tmp_path / "framework.json", {
+        "date": "2026-11-26 10:00:00", "hardware": {"processor": "P", "cores": 1}, "versions": {"torch": "2.15.0"},
+        "rounds": 1, "rows": [asdict(row)]})
+    lines = table.replaced(page).splitlines()
+    assert "| framework | a step | 5 ms | bare loop 2 | +3 ms | <= 1 |" in lines
+    assert "P, 1 core, torch 2.15.0, 2026-11-26; medians of 1, in brackets the smallest and the largest." in lines
 
 
 def test_every_file_of_results_is_of_a_benchmark_and_in_the_table():

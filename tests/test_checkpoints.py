@@ -5,6 +5,7 @@ import pickle
 import re
 import resource
 import signal
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -202,3 +203,52 @@ def test_a_kill_during_a_save_leaves_a_complete_file(tmp_path):
         newest, _ = checkpoints.find_newest(tmp_path)
         assert newest is not None
         assert torch.equal(checkpoints.load(newest)["x"], big["x"])
+
+
+def test_a_run_writes_the_checkpoint_of_the_moment_while_it_trains_on(tmp_path, monkeypatch):
+    io, may_write, weight, save = checkpoints.DurableIO(), threading.Event(), torch.zeros(3), checkpoints.save
+
+    def slow(*arguments):
+        assert may_write.wait(10)
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    state = {"step": 1, "tensors": [weight]}
+    io.save_checkpoint({"state": state, "dltrain": {"config": {}}}, tmp_path / checkpoints.LAST)
+    weight += 1
+    state["step"] = 2
+    assert not (tmp_path / checkpoints.LAST).exists()
+    may_write.set()
+    io.wait()
+    saved = checkpoints.load(tmp_path / checkpoints.LAST)["state"]
+    assert saved["step"] == 1
+    assert torch.equal(saved["tensors"][0], torch.zeros(3))
+
+
+def test_a_run_keeps_at_most_two_copies_and_writes_them_in_turn(tmp_path, monkeypatch):
+    io, written, copies = checkpoints.DurableIO(), list[int](), list[int]()
+
+    def slow(checkpoint, path):
+        time.sleep(0.02)
+        written.append(checkpoint["step"])
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    for step in range(6):
+        io.save_checkpoint({"step": step}, tmp_path / checkpoints.LAST)
+        copies.append(step + 1 - len(written))
+    io.wait()
+    assert written == [0, 1, 2, 3, 4, 5]
+    assert max(copies) <= checkpoints.MOST_COPIES
+
+
+@pytest.mark.parametrize("then", ["wait", "save", "teardown"])
+def test_a_write_that_failed_ends_the_run(then, tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    io = checkpoints.DurableIO()
+    io.save_checkpoint({"x": torch.zeros(3)}, tmp_path / "checkpoints" / checkpoints.LAST)
+    while not io.saves[0].done():
+        time.sleep(0.01)
+    calls = {"wait": io.wait, "teardown": io.teardown,
+             "save": lambda: io.save_checkpoint({"x": torch.zeros(3)}, tmp_path / checkpoints.LAST)}
+    with pytest.raises(MachineError, match="cannot save"):
+        calls[then]()

@@ -63,7 +63,10 @@ def train_bare(config: DictConfig, data: Any, task: Task, device: torch.device, 
     precision = precision_of(keys.precision, device)
     precision.convert_module(task.to(device)).train()
     scaler = torch.amp.GradScaler(device.type, enabled=keys.precision == "16-mixed")
-    optimizer = optim.optimizer(task.model, **task.optimizer_keys)
+    optimizer_keys = task.optimizer_keys
+    if scaler.is_enabled():  # as tasks/task.py
+        optimizer_keys = {**optimizer_keys, "fused": False}
+    optimizer = optim.optimizer(task.model, **optimizer_keys)
     set_rate = rate_setter(optimizer, task)
     parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
     data.load_state_dict({"position": 0})

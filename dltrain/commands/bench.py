@@ -85,7 +85,7 @@ def prepare(config: DictConfig, say: Callable[[str], None]) -> Bench:
     from dltrain.benchmark.measure import Bench
     from dltrain.benchmark.trainer_run import train_with_trainer
     from dltrain.build import build_data, build_task, check_first_step
-    from dltrain.devices import set_up_device
+    from dltrain.devices import place_on_gpu, set_up_device
     from dltrain.memory import keep_freed_memory
     from dltrain.run import choose_anchors
 
@@ -98,7 +98,9 @@ def prepare(config: DictConfig, say: Callable[[str], None]) -> Bench:
     task = build_task(config, data.vocabularies)
     check_first_step(config, data, task)
     task.fit_statistics(data)
-    return Bench(config, data, task, device_of(config), train_with_trainer,
+    device = device_of(config)
+    place_on_gpu(config.trainer, data, task, device)
+    return Bench(config, data, task, device, train_with_trainer,
                  partial(build_task, vocabularies=data.vocabularies), say)
 
 
