@@ -33,6 +33,7 @@ from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.errors import DataError, UserError, suggest
 from dltrain.image_files import readable
+from dltrain.late_imports import leave_out_imports
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.step_loop import StepLoop
@@ -50,6 +51,7 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     `class_names`: the data's, since a pretrained head may be for other classes.
 
     Raises UserError with the key if the target cannot be imported, does not take the keys, or raises ValueError."""
+    leave_out_imports()
     pretrained = pretrained_of(node, key)
     left_out = {"_target_"} | NOT_ARGUMENTS.get(key, set()) | ({NODE} if pretrained else set())
     arguments = {str(name): build_value(value, f"{key}.{name!s}") for name, value in node.items()

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError
-from dltrain.late_imports import import_plots_late
+from dltrain.late_imports import collect_after_imports, import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
             "bench": "bench", "ls": "ls", "why": "why", "new": "new"}  # verb -> file below commands/
@@ -25,6 +25,7 @@ def main() -> int:
     """The console script. Returns the exit code."""
     sys.path.append(os.getcwd())  # a user's own models and data are modules in the current folder
     import_plots_late()
+    collect_after_imports()
     try:
         return dispatch(sys.argv[1:])
     except UserError as error:

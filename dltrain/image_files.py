@@ -125,22 +125,38 @@ def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[
     images: list[Path] = []
     others: dict[str, list[Path]] = defaultdict(list)
     seen = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
+
+    def visit(base: str) -> None:
         if (real := os.path.realpath(base)) in seen:  # a link to a folder above, or to one that was there already
-            folders.clear()
             others["a second link to a folder"].append(Path(base))
-            continue
+            return
         seen.add(real)
-        folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
         parent = Path(base)
-        for name in (name for name in names if not is_hidden(name)):
-            if not os.path.exists(f"{base}/{name}"):
+        for entry in entries_of(base):  # in this order the images are sorted by the names of all their folders
+            name, is_link = entry.name, entry.is_symlink()
+            if is_hidden(name):
+                continue
+            if os.path.isdir(entry.path) if is_link else entry.is_dir():
+                if recursive:
+                    visit(entry.path)
+            elif is_link and not os.path.exists(entry.path):
                 others["a broken link"].append(parent / name)
             elif (suffix := os.path.splitext(name)[1]).lower() in IMAGE_SUFFIXES:
                 images.append(parent / name)
             else:
                 others[f"no picture by its suffix {suffix}".strip()].append(parent / name)
-    return sorted(images, key=attrgetter("parts")), dict(others)
+
+    visit(str(folder))
+    return images, dict(others)
+
+
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name; nothing if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=attrgetter("name"))
+    except OSError:
+        return []
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """torchmetrics is imported without matplotlib and scipy.signal, and works with the real ones afterwards."""
 
+import gc
 import importlib
 import sys
 from importlib.machinery import ModuleSpec
@@ -12,7 +13,16 @@ import matplotlib.figure
 import pytest
 import torch
 
-from dltrain.late_imports import LateModule, TorchmetricsFinder, TorchmetricsLoader, import_plots_late
+from dltrain.late_imports import (
+    IMPORTED_OBJECTS,
+    USUAL_THRESHOLDS,
+    LateModule,
+    TorchmetricsFinder,
+    TorchmetricsLoader,
+    collect_after_imports,
+    import_plots_late,
+    leave_out_imports,
+)
 
 
 def is_late(name: str) -> bool:
@@ -102,3 +112,25 @@ def test_only_the_import_of_torchmetrics_is_changed(monkeypatch):
     assert type(spec) is ModuleSpec
     assert type(spec.loader) is TorchmetricsLoader
     assert not [finder for finder in sys.meta_path if type(finder) is TorchmetricsFinder]
+
+
+def test_garbage_is_collected_again_after_the_imports_and_only_those_are_left_out(monkeypatch):
+    try:
+        collect_after_imports()  # torch is there already
+        assert gc.get_threshold() == USUAL_THRESHOLDS
+        leave_out_imports()
+        assert gc.get_freeze_count() == 0
+        monkeypatch.delitem(sys.modules, "torch")
+        collect_after_imports()
+        assert gc.get_threshold()[0] == IMPORTED_OBJECTS
+        leave_out_imports()
+        assert gc.get_threshold() == USUAL_THRESHOLDS
+        frozen = gc.get_freeze_count()
+        assert frozen > 0
+        kept: list[list[int]] = [[] for _ in range(1000)]  # of a run: a second call does not leave it out
+        leave_out_imports()
+        assert gc.get_freeze_count() <= frozen
+        assert len(kept) == 1000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*USUAL_THRESHOLDS)

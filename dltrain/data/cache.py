@@ -16,9 +16,9 @@ def cache_file(kind: str, key: str) -> Path:
     return folder / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def stamp_of(file: Path) -> list[int]:
+def stamp_of(file: str | Path) -> list[int]:
     """Size in bytes and time of change in ns, which show whether a file was changed. Raises OSError."""
-    status = file.stat()
+    status = os.stat(file)
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -67,7 +67,7 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     cache = cache_of(keys.values())
     known = read_cache(cache)
     records = {path: record for path, key in keys.items() if (record := known.get(key)) is not None
-               and [record.bytes, record.changed_ns] == stamp_or_zeros(path)}
+               and [record.bytes, record.changed_ns] == stamp_or_zeros(key)}
     new = [path for path in paths if path not in records]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = track(pool.map(inspect, new), f"reading {len(new):,} photos", len(new), transient=True,
@@ -99,7 +99,7 @@ def inspect(path: Path) -> tuple[Record | None, str]:
     return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""
 
 
-def stamp_or_zeros(path: Path) -> list[int]:
+def stamp_or_zeros(path: str | Path) -> list[int]:
     """Zeros for a file that is not there."""
     try:
         return stamp_of(path)
