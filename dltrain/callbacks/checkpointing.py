@@ -11,6 +11,7 @@ canonical form: the run is between two batches, after `epoch` whole epochs and `
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -149,7 +150,7 @@ class Checkpointing(pl.Callback):
 def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
     """Raises DivergedError if a weight is nan or infinite. Called before every save: all checkpoints in `folder` are
     finite."""
-    if not nn.utils.get_total_norm(trainer.lightning_module.parameters()).isfinite():
+    if not nn.utils.get_total_norm(trainer.lightning_module.parameters(), math.inf).isfinite():
         raise DivergedError(f"weights are not finite at step {trainer.global_step}; {folder} keeps the last finite "
                             "checkpoint; try a smaller task.optimizer.lr")
 
