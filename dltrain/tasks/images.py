@@ -35,6 +35,7 @@ class ImageTask(Task[ModelT, BatchT]):
                  **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.augment, self.freezing = augment, Freezing(model, **freezing or {})
+        self.scheduled = augment.scheduled
         for name, transform in augment.transforms.items():
             if transform.num_classes is not None and self.batch_type is not ClassificationBatch:
                 raise ValueError(f"augment.{name} mixes the labels of images, which {self.batch_type.__name__} does "
@@ -50,7 +51,7 @@ class ImageTask(Task[ModelT, BatchT]):
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         if self.freezing.stages:
             self.freezing.apply(self.current_epoch)
-        if self.augment.scheduled:
+        if self.scheduled:
             self.augment.begin(self.seed, self.current_epoch, self.total_epochs)
 
     @property

@@ -59,11 +59,12 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         if batch_idx == 0:
-            for state in self.carried_state():
-                state.zero_()
-        logits, after = self.model(batch.tokens, tuple(state.clone() for state in self.carried_state()))
-        for state, new in zip(self.carried_state(), after, strict=True):
-            state.copy_(new.detach())
+            for number, state in enumerate(self.carried_state()):
+                self._buffers[f"state{number}"] = torch.zeros_like(state)
+        before = self.carried_state()
+        logits, after = self.model(batch.tokens, before)
+        for number, (state, new) in enumerate(zip(before, after, strict=True)):  # copies: backward needs those before
+            self._buffers[f"state{number}"] = torch.empty_like(state).copy_(new.detach())
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
         count = batch.targets.numel()
         total = loss.detach() * count
