@@ -296,3 +296,9 @@ def test_code_that_fails_is_named(dltrain, monkeypatch):
     code, _, err = dltrain("bench", *TINY, "try=none")
     assert code == 8  # it stands in a file of the tests
     assert err.startswith("dltrain: error: RuntimeError: no such thing")
+
+
+def test_a_key_of_the_verb_with_a_slip_is_not_looked_up_in_the_config():
+    with pytest.raises(UserError, match=r"^unknown key 'secnds'; did you mean 'seconds'\?$"):
+        command.take_options(["model=resnet20", "secnds=3"])
+    assert command.take_options(["trainer.max_steps=3", "lr=0.1"])[1] == ["trainer.max_steps=3", "lr=0.1"]

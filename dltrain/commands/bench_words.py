@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, NamedTuple
 
 from dltrain.commands.stored import parse_value
@@ -30,6 +31,8 @@ def take_options(words: list[str]) -> tuple[Options, list[str]]:
     for word in words:
         key, equals, text = word.partition("=")
         if key not in KEYS or not equals:
+            if meant := difflib.get_close_matches(key, KEYS, 1, 0.85) if key not in KEYS else []:
+                raise UserError(f"unknown key '{key}'; did you mean '{meant[0]}'?")
             others.append(word)
         elif key == "try":
             given |= {"tries": dimensions(text), "forced": True}
