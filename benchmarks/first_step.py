@@ -30,8 +30,7 @@ nn.functional.cross_entropy(model(torch.rand(128, 1, 8, 8)), torch.randint(10, (
 optimizer.step()
 os._exit(0)
 """
-LIBRARIES = ("import hydra, torch, torchvision, pytorch_lightning, torchmetrics, torch.utils.tensorboard\n"
-             "import sklearn.datasets, sklearn.model_selection, rich")
+LIBRARIES = "import hydra, torch, torchvision, pytorch_lightning, torchmetrics, torch.utils.tensorboard, rich"
 COMMAND = ["-m", "dltrain", "model=resnet20", "data=digits", "trainer.callbacks=[{_target_: stop.Stop}]"]
 
 

@@ -208,15 +208,22 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 
 
-def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = False) -> Evaluation:
-    """Measures the weights that model.pretrained names, head and all, on a split, without a step of training. The
-    statistics of normalisation are those of the training split."""
+def load_data(config: DictConfig) -> DataModule:
+    """The data of a config that has no run folder, for one device. What only the data know is written into the
+    config."""
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1
     data = build_data(config)
     choose_anchors(config, data)
     config.class_names = data.class_names
+    return data
+
+
+def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = False) -> Evaluation:
+    """Measures the weights that model.pretrained names, head and all, on a split, without a step of training. The
+    statistics of normalisation are those of the training split."""
+    data = load_data(config)
     pretrained = pretrained_of(config.model, "model")
     source = pretrained and (pretrained.weights or pretrained.from_run)
     if pretrained is None or not source:

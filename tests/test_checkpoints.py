@@ -183,18 +183,25 @@ def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.LAST]
 
 
-def test_a_kill_during_a_save_leaves_a_complete_file(tmp_path):
+def save_by_a_thread(checkpoint, path):
+    io = checkpoints.DurableIO()
+    io.save_checkpoint(checkpoint, path)
+    io.wait()
+
+
+@pytest.mark.parametrize("save", [checkpoints.save, save_by_a_thread])
+def test_a_kill_during_a_save_leaves_a_complete_file(save, tmp_path):
     """Ten kills at times spread over the duration of a save. A forked child, so that the save starts at once."""
     path = tmp_path / checkpoints.LAST
     big = {"x": torch.arange(4_000_000, dtype=torch.float32)}
     started_at = time.monotonic()
-    checkpoints.save(big, path)
+    save(big, path)
     seconds = time.monotonic() - started_at
     for number in range(10):
         child = os.fork()
         if child == 0:
             try:
-                checkpoints.save(big, path)
+                save(big, path)
             finally:
                 os._exit(0)
         time.sleep(seconds * (0.1 + 0.1 * number))

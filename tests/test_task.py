@@ -258,3 +258,20 @@ def test_a_lone_last_sample_that_batch_norm_cannot_take_is_refused_before_the_fi
     check_first_step(keys, data, task)
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
     assert task.training
+
+
+def test_sums_of_a_checkpoint_go_on_and_so_do_those_of_earlier_versions(config):
+    """Norms 3 and 4 before the checkpoint, one of them clipped, and 5 after it."""
+    task, resumed, from_earlier = (build_task(config(*TINY)) for _ in range(3))
+    task.norm_sums += [(torch.tensor(3.0), torch.tensor(False), 1), (torch.tensor(4.0), torch.tensor(True), 1)]
+    task.step_sums.append((torch.tensor(6.0), torch.tensor(2), 4))
+    checkpoint: dict[str, Any] = {}
+    task.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint(checkpoint)
+    earlier = {**task.state_dict(), "gradients": torch.tensor([7.0, 1.0, 2.0]), "sums": torch.tensor([6.0, 2.0, 4.0])}
+    from_earlier.load_state_dict(earlier)
+    for one in (resumed, from_earlier):
+        one.norm_sums.append((torch.tensor(5.0), torch.tensor(False), 1))
+        assert one.read_training_metrics() == pytest.approx({
+            "train/loss": 1.5, "train/accuracy": 0.5, "train/gradient_norm": 4.0, "train/clipped_fraction": 1 / 3})
+        assert one.read_training_metrics() == {}

@@ -39,6 +39,7 @@ machine slows both sides alike: the ratios hold, the rates do not. The losses of
 A setting keeps the numbers if 20 losses differ by at most 1e-5 from the plain ones, at a thousandth of the learning
 rate, where rounding errors do not grow."""
 
+
 def run(words: list[str]) -> int:
     options, others = take_options(words)
     flags = launch.parse_flags(others)
@@ -81,20 +82,14 @@ def bench(config: DictConfig, options: Options, folder: Path) -> None:
 
 
 def prepare(config: DictConfig, say: Callable[[str], None]) -> Bench:
-    """As a run begins."""
+    """As a run begins, without its folder."""
     from dltrain.benchmark.measure import Bench
     from dltrain.benchmark.trainer_run import train_with_trainer
-    from dltrain.build import build_data, build_task, check_first_step
-    from dltrain.devices import place_on_gpu, set_up_device
-    from dltrain.memory import keep_freed_memory
-    from dltrain.run import choose_anchors
+    from dltrain.build import build_task, check_first_step
+    from dltrain.devices import place_on_gpu
+    from dltrain.run import load_data
 
-    keep_freed_memory()
-    set_up_device(config.trainer)
-    config.trainer.devices = 1
-    data = build_data(config)
-    choose_anchors(config, data)
-    config.class_names = data.class_names
+    data = load_data(config)
     task = build_task(config, data.vocabularies)
     check_first_step(config, data, task)
     task.fit_statistics(data)

@@ -310,6 +310,6 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
 def read_gradients_of_earlier_version(task: Task[Any, Any], weights: dict[str, Tensor], prefix: str, *context: object
                                       ) -> None:
-    """Until version 0.6 the sums of the norms were a buffer."""
+    """Checkpoints that have no `sums` beside the weights have those of the norms among them, as a buffer."""
     if (sums := weights.pop(f"{prefix}gradients", None)) is not None:
         task.norm_sums.totals = sums.tolist()
