@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from dltrain import optim, run
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, seed_of
-from dltrain.build import build, build_data, build_task, check_first_step
+from dltrain.build import build, build_data, build_task, check_first_step, has_own_code
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.errors import DivergedError, UserError
 from dltrain.run_dir import RunDir
@@ -275,3 +275,18 @@ def test_sums_of_a_checkpoint_go_on_and_so_do_those_of_earlier_versions(config):
         assert one.read_training_metrics() == pytest.approx({
             "train/loss": 1.5, "train/accuracy": 0.5, "train/gradient_norm": 4.0, "train/clipped_fraction": 1 / 3})
         assert one.read_training_metrics() == {}
+
+
+@pytest.mark.parametrize(("words", "is_own"), [
+    ([], False), (["model=timm"], False), (["trainer.callbacks=[LearningRateMonitor]"], False),
+    (["task.optimizer.name=mine.Slow"], True), (["trainer.callbacks=[{_target_: mine.Stop}]"], True)])
+def test_python_and_numpy_are_seeded_where_code_of_the_users_may_draw_from_them(words, is_own, config):
+    assert has_own_code(config(*words)) is is_own
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    trainer: Any = SimpleNamespace(current_epoch=0, global_rank=0)
+    task = build_task(config(*TINY))
+    StepSeeds(0, is_own).on_train_batch_start(trainer, task, None, 0)
+    after = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    assert (after[0] != before[0], after[1] != before[1]) == (is_own, is_own)
