@@ -28,9 +28,8 @@ TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_b
 
 
 class StepLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, for the tasks that leave the step to the trainer. For one with
-    manual optimization, with an `optimizer_step` of its own, or with a schedule that is not counted in steps, it is
-    Lightning's own."""
+    """Trains on the batches of an epoch. A task with manual optimization, with an `optimizer_step` of its own, or with
+    a schedule that is not counted in steps goes through Lightning's own loop."""
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         self.task = task = self.trainer.lightning_module
@@ -47,7 +46,7 @@ class StepLoop(_TrainingEpochLoop):
             return
         self.prepare()
         task._current_fx_name = "training_step"  # Lightning's `log` wants it
-        for batch in cast(Iterable[Any], self.trainer.train_dataloader):  # `data_fetcher` does no more, but slowly
+        for batch in cast(Iterable[Any], self.trainer.train_dataloader):  # past the bookkeeping of `data_fetcher`
             if not self.train_batch(batch):
                 break
             if self.batch_progress.is_last_batch or self.trainer.should_stop:
@@ -193,5 +192,5 @@ class StepLoop(_TrainingEpochLoop):
 
 
 def defines(owner: object, name: str, base: type) -> bool:
-    """Whether an object has a method of its own where its base class has one that does nothing, or the default."""
+    """Whether an object overrides a method of its base class."""
     return bool(getattr(owner, name) != MethodType(getattr(base, name), owner))

@@ -259,3 +259,17 @@ def test_a_write_that_failed_ends_the_run(then, tmp_path):
              "save": lambda: io.save_checkpoint({"x": torch.zeros(3)}, tmp_path / checkpoints.LAST)}
     with pytest.raises(MachineError, match="cannot save"):
         calls[then]()
+
+
+def test_processes_go_on_after_training_when_the_best_weights_are_on_the_disk(tmp_path):
+    """Each reads them then, and only the first one has written them."""
+    io = checkpoints.DurableIO()
+    io.save_checkpoint({"x": torch.arange(4_000_000, dtype=torch.float32)}, tmp_path / checkpoints.BEST)
+    is_there: list[bool] = []
+    best = tmp_path / checkpoints.BEST
+    strategy = SimpleNamespace(checkpoint_io=io, barrier=lambda name: is_there.append(best.is_file()))
+    trainer: Any = SimpleNamespace(strategy=strategy)
+    rows = MetricsFile(tmp_path / "metrics.csv")
+    checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None, 50)
+    checkpointing.on_train_end(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    assert is_there == [True]

@@ -24,7 +24,7 @@ from torch import nn
 from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
 from dltrain.callbacks.stopping import Signals
-from dltrain.checkpoints import Checkpoint
+from dltrain.checkpoints import Checkpoint, DurableIO
 from dltrain.errors import DivergedError, InterruptedRun, UserError, suggest
 
 
@@ -121,6 +121,11 @@ class Checkpointing(pl.Callback):
         self.save_last(trainer)
         if self.is_stop_requested(trainer):
             self.stop(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All processes read `best` next: it must be on the disk."""
+        cast(DurableIO, trainer.strategy.checkpoint_io).wait()
+        trainer.strategy.barrier("checkpoints are written")
 
     def is_stop_requested(self, trainer: pl.Trainer) -> bool:
         """Whether a signal was received: with several processes, by any of them, in a step in which they agree."""
