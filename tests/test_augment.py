@@ -230,8 +230,9 @@ def test_noise_has_its_standard_deviation():
 # erasing
 
 
-def test_cutout_equals_a_loop():
-    images, centres = make_images(30), torch.randint(0, 12, (30, 2), generator=generator("c"))
+@pytest.mark.parametrize("px", [12, 64])
+def test_cutout_equals_a_loop(px):
+    images, centres = make_images(30, 3, px), torch.randint(0, px, (30, 2), generator=generator("c"))
     windows = torch.cat([centres - 2, torch.full((30, 2), 5)], dim=1)
     for image, (y, x), result in zip(images, centres.tolist(), erasing.erase_windows(images, windows), strict=True):
         expected = image.clone()

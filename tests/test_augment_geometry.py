@@ -41,7 +41,7 @@ def make_squares(count: int, px: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize(("channels", "px", "padding"), [(3, 8, 4), (1, 8, 1), (3, 32, 4)])
+@pytest.mark.parametrize(("channels", "px", "padding"), [(3, 8, 4), (1, 8, 1), (3, 32, 4), (3, 64, 9)])
 def test_crop_equals_torchvision_sample_by_sample(dtype, channels, px, padding, mode):
     images = (255 * make_images(50, channels, px)).to(dtype)
     offsets = torch.randint(0, 2 * padding + 1, (50, 2), generator=generator("offsets"))
@@ -61,6 +61,20 @@ def test_crop_takes_every_position_equally_often():
     assert counts.sum() == count
     expected = count / 9
     assert float(((counts - expected) ** 2 / expected).sum()) < 26.1  # chi-squared, 8 degrees, p = 0.001
+
+
+def test_a_padding_that_is_larger_than_the_image_leaves_zeros():
+    images, places = make_images(5, 1, 101) + 1, torch.tensor([[0, 0], [0, 150], [150, 150], [260, 40], [300, 300]])
+    cropped = pad_and_crop(images, 150, places)
+    for image, (y, x), result in zip(images, places.tolist(), cropped, strict=True):
+        assert torch.equal(result, reference.crop(reference.pad(image, [150] * 4), y, x, 101, 101))
+
+
+def test_large_images_are_flipped_like_small_ones():
+    images, chosen = make_images(6, 3, 64), torch.tensor([True, False, False, True, True, False])
+    results = HorizontalFlip(0.5).transform_images(images, chosen)
+    for image, is_flipped, result in zip(images, chosen, results, strict=True):
+        assert torch.equal(result, reference.horizontal_flip(image) if is_flipped else image)
 
 
 def test_flip_equals_torchvision_and_has_its_probability():

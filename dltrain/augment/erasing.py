@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dltrain.augment.geometry import check_unit_interval, image_sizes, to_device
+from dltrain.augment.geometry import check_unit_interval, image_sizes, one_by_one, to_device
 from dltrain.augment.pipeline import BatchT, Transform, map_images
 from dltrain.augment.resampling import sample_windows
 
@@ -50,7 +50,12 @@ class RandomErasing(Transform):
 
 def erase_windows(images: Tensor, windows: Tensor) -> Tensor:
     """Sets the window (top, left, height, width) of each image to zero, where it lies inside the image. `windows`
-    (B, 4) are on the CPU."""
+    (B, 4), whole numbers, are on the CPU."""
+    if one_by_one(images):
+        erased = images.clone()
+        for image, (top, left, height, width) in zip(erased, windows.int().tolist(), strict=True):
+            image[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
+        return erased
     windows = to_device(windows, images)
     inside = []
     for axis, dim in ((0, 2), (1, 3)):

@@ -21,6 +21,7 @@ from dltrain.augment.pipeline import BatchT, Images, Transform, map_images
 from dltrain.batches import IGNORED_PIXEL
 
 MIN_VISIBLE = 0.25  # a box is dropped if less than this fraction of its area stays inside the image
+LARGE = 10_000  # values of an image: from here on a CPU is faster with one image after the other
 
 
 def to_device(parameters: Tensor, images: Images) -> Tensor:
@@ -38,6 +39,12 @@ def check_unit_interval(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], but is {value}")
     return value
+
+
+def one_by_one(images: Tensor) -> bool:
+    """Whether images (B, C, H, W) are better changed one after the other: each of them then stays in the cache of the
+    CPU, where the whole batch would be written to memory and read again for each operation."""
+    return images.is_cpu and images[0].numel() >= LARGE
 
 
 def image_sizes(images: Images) -> Tensor:
@@ -131,12 +138,25 @@ class PadCrop(GeometricTransform):
 
 def pad_and_crop(images: Tensor, padding_px: int, offsets: Tensor, mode: str = "zero") -> Tensor:
     """Pads (B, C, H, W) and crops each sample to its old shape from row offsets[i, 0] and column offsets[i, 1] on.
-    `offsets` (B, 2) are on the CPU. All crops are taken at once, without waiting for the device."""
+    `offsets` (B, 2) are on the CPU. The host does not wait for the device."""
+    if mode == "zero" and one_by_one(images):
+        return shift_images(images, (padding_px - offsets).tolist())
     h, w = images.shape[2:]
     padded = F.pad(images, (padding_px,) * 4, mode="constant" if mode == "zero" else "reflect")
     windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (B, C, rows, columns, H, W), a view
     rows, columns = to_device(offsets, images).unbind(1)
     return windows[torch.arange(len(images), device=images.device), :, rows, columns]
+
+
+def shift_images(images: Tensor, shifts: list[list[int]]) -> Tensor:
+    """Moves each image down and to the right by its two numbers of pixels; zeros come in from outside."""
+    h, w = images.shape[2:]
+    shifted = torch.zeros_like(images)
+    for old, new, (down, right) in zip(images, shifted, shifts, strict=True):
+        y, x = min(max(down, -h), h), min(max(right, -w), w)
+        new[:, max(y, 0) : h + min(y, 0), max(x, 0) : w + min(x, 0)] = old[
+            :, max(-y, 0) : h - max(y, 0), max(-x, 0) : w - max(x, 0)]
+    return shifted
 
 
 class HorizontalFlip(GeometricTransform):
@@ -150,7 +170,13 @@ class HorizontalFlip(GeometricTransform):
         return torch.rand(len(sizes), generator=rng) < self.p
 
     def transform_images(self, images: Tensor, parameters: Tensor, nearest: bool = False) -> Tensor:
-        flipped = to_device(parameters.nonzero().flatten(), images)  # nonzero on the CPU: no wait for the device
+        indices = parameters.nonzero().flatten()  # on the CPU: no wait for the device
+        if one_by_one(images):
+            mirrored = images.clone()
+            for index in indices.tolist():
+                mirrored[index] = images[index].flip(2)
+            return mirrored
+        flipped = to_device(indices, images)
         return images.index_copy(0, flipped, images[flipped].flip(3))
 
     def make_matrices(self, sizes: Tensor, parameters: Tensor) -> Tensor:

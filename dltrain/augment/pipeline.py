@@ -229,4 +229,4 @@ def map_images(function: Callable[..., Tensor], images: Images, *parameters: Ten
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """uint8 in [0, 255] to float in [0, 1]."""
-    return pixels / 255
+    return pixels.float().div_(255)  # faster than with another type for the result, and the same bits
