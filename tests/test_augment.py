@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as reference
 from dltrain.augment import colour, erasing, geometry, mixing, resampling
 from dltrain.augment.geometry import HorizontalFlip, PadCrop
 from dltrain.augment.pipeline import WHITEN_EPSILON, Augment, Normalize, Transform
+from dltrain.augment.statistics import products_of
 from dltrain.batches import ClassificationBatch, generator
 from dltrain.build import build_task
 from dltrain.errors import UserError
@@ -71,6 +72,13 @@ def test_statistics_of_batches_are_those_of_all_images(kind):
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
     assert other.on_pixels[1].median == int(pixels.median())  # type: ignore[attr-defined]
     assert not torch.equal(one.normalize.mean, torch.zeros_like(one.normalize.mean))
+
+
+@pytest.mark.parametrize("count", [256, 1000, 65_536])
+def test_products_of_colours_are_exact_also_of_the_brightest(count):
+    colours = torch.randint(0, 256, (3, count), generator=generator("products")).to(torch.uint8)
+    colours[:2] = 255
+    assert torch.equal(products_of(colours), (colours.long() @ colours.long().T).double())
 
 
 def test_images_are_not_read_for_nothing():

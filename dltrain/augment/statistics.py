@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PIXELS_AT_ONCE = 1 << 16  # so that a step of the statistics stays in the cache
+EXACT_SUM = 256  # so many products of two bytes have a sum below 2^24, which a float32 holds exactly
 
 
 class PixelSums:
@@ -31,7 +33,7 @@ class PixelSums:
             self.histograms = self.histograms + torch.stack([torch.bincount(channel, minlength=256)
                                                              for channel in colours])
             if "products" in self.kinds:
-                self.products = self.products + colours.double() @ colours.double().T
+                self.products = self.products + products_of(colours)
         for some in pixels.split(32) if "image" in self.kinds else ():
             self.image = self.image + some.float().sum(0, keepdim=True)
 
@@ -58,3 +60,10 @@ def colours_of(pixels: Tensor) -> Iterator[Tensor]:
     """All pixels (C, M) of (N, C, H, W) images, some images at a time."""
     for chunk in pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel())):
         yield chunk.transpose(0, 1).flatten(1)
+
+
+def products_of(colours: Tensor) -> Tensor:
+    """(C, C) double: the sums of the products of each two channels of pixels (C, M) uint8."""
+    channels, count = colours.shape
+    blocks = F.pad(colours, (0, -count % EXACT_SUM)).float().view(channels, -1, EXACT_SUM).transpose(0, 1)
+    return torch.bmm(blocks, blocks.transpose(1, 2)).double().sum(0)
