@@ -49,6 +49,8 @@ def one_by_one(images: Tensor) -> bool:
 
 def image_sizes(images: Images) -> Tensor:
     """(B, 2) float on the CPU: height and width of each image."""
+    if isinstance(images, Tensor):
+        return torch.tensor(images.shape[-2:], dtype=torch.float32).expand(len(images), 2)
     return torch.tensor([tuple(image.shape[-2:]) for image in images], dtype=torch.float32)
 
 

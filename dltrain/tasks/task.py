@@ -79,11 +79,12 @@ class StepSums(list[tuple[Tensor | float, ...]]):
 
     def settle(self) -> list[float]:
         """The sums since the start or the last `read`."""
-        for index in range(len(self.totals) if self else 0):
-            values = [step[index] for step in self]
-            on_device = [value for value in values if torch.is_tensor(value)]
+        for index, values in enumerate(zip(*self, strict=True)):
+            tensors = [value for value in values if torch.is_tensor(value)]
             numbers = [value for value in values if not torch.is_tensor(value)]
-            self.totals[index] += sum(numbers) + (sum(torch.stack(on_device).tolist()) if on_device else 0)
+            is_near = all(tensor.is_cpu for tensor in tensors)
+            numbers += [tensor.item() for tensor in tensors] if is_near else torch.stack(tensors).tolist()
+            self.totals[index] += sum(numbers)
         self.clear()
         return self.totals
 
