@@ -15,8 +15,8 @@ from benchmarks.timing import Row, cores, measure
 from dltrain.benchmark.loops import watched
 from dltrain.benchmark.timing import StepClock
 from dltrain.build import build_trainer
-from dltrain.callbacks.stopping import Signals
 from dltrain.data.classification import InMemoryImages
+from dltrain.signals import Signals
 from dltrain.tasks.classification import Classification
 
 EPOCHS, BATCHES, BATCH = 12, 4, 32

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # without typing and pathlib the first line of the command is reached in half the time
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from omegaconf import DictConfig
 
     from dltrain.loaded import LoadedRun
@@ -44,6 +44,8 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
 def load(run: str | Path) -> LoadedRun:
     """A run that has a best checkpoint, ready to predict and to be evaluated. Raises dltrain.errors.UserError."""
+    from pathlib import Path
+
     from dltrain.loaded import LoadedRun
 
     return LoadedRun(Path(run))

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 
 from dltrain.batches import BatchError, seed_of
@@ -27,20 +27,22 @@ from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
-from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
+from dltrain.callbacks.stopping import StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.data.loader import TIMEOUT
 from dltrain.errors import DataError, UserError, suggest
 from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
-from dltrain.processes import RunStrategy
+from dltrain.signals import Signals, leave_to_dltrain
 from dltrain.step_loop import StepLoop
+from dltrain.strategy import strategy_of
 from dltrain.tasks.task import Task
 
 # Keys of a node that are not arguments of its class.
-NOT_ARGUMENTS = {"data": {"batch_type"}, "task": {"batch_type", "predict"}}
+NOT_ARGUMENTS = {"data": {"batch_type", "timeout_seconds"}, "task": {"batch_type", "predict"}}
 # Their code takes random numbers from torch's generators only.
 LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
@@ -110,7 +112,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
-    data.max_batches = config.trainer.smoke_steps
+    data.max_batches, data.timeout_seconds = config.trainer.smoke_steps, config.data.get("timeout_seconds", TIMEOUT)
     data.load()
     if repeated := sorted({name for name in data.class_names if data.class_names.count(name) > 1}):
         raise DataError(f"data={config.choices.data}: several classes are called {readable(', '.join(repeated))}")
@@ -246,28 +248,27 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,
                         purge_step=saved["global_step"] + 1 if saved else 0)
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
-                                  keys.checkpoint_every_minutes, keys.checkpoint_every_steps, keys.log_every_n_steps)
+                                  keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
     metrics = MetricsLogging(keys.log_every_n_steps)
     callbacks = build_own(keys.get("callbacks"), "trainer.callbacks", "pytorch_lightning.callbacks", pl.Callback)
     loggers = build_own(keys.get("loggers"), "trainer.loggers", "pytorch_lightning.loggers", Logger,
                         save_dir=str(run_dir))
     averaging = [] if keys.get("average", "none") == "none" else [
         WeightAverage(keys.average_decay, keys.average_every_n_steps)]
-    strategy: Strategy | str = "auto"
-    if keys.devices > 1:  # frozen stages that unfreeze later, and dropped blocks, have no gradient in some steps
-        strategy = RunStrategy(run_dir, find_unused_parameters=task.has_unused_parameters)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
     trainer = pl.Trainer(
-        accelerator=keys.accelerator, devices=keys.devices, strategy=strategy, precision=keys.precision,
+        accelerator=keys.accelerator, devices=keys.devices,
+        strategy=strategy_of(keys, task.has_unused_parameters), precision=keys.precision,
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
                    StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
-        plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False)
+        plugins=[DurableIO(), LightningEnvironment()], logger=[metrics_file, board, *loggers],
+        default_root_dir=run_dir, num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False)
+    leave_to_dltrain(trainer)
     trainer.fit_loop.epoch_loop = StepLoop(trainer)
     return trainer, checkpointing
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from dltrain import __version__
 from dltrain.errors import InterruptedRun, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
+from dltrain.signals import caught
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
             "bench": "bench", "ls": "ls", "why": "why", "new": "new"}  # verb -> file below commands/
@@ -22,12 +23,13 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
 def main() -> int:
-    """The console script. Returns the exit code."""
+    """Runs the command. Returns the exit code."""
     sys.path.append(os.getcwd())  # a user's own models and data are modules in the current folder
     import_plots_late()
     collect_after_imports()
     try:
-        return dispatch(sys.argv[1:])
+        with caught():
+            return dispatch(sys.argv[1:])
     except UserError as error:
         print(f"dltrain: error: {error}", file=sys.stderr)
         return error.exit_code

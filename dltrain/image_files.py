@@ -141,6 +141,8 @@ def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[
                     visit(entry.path)
             elif is_link and not os.path.exists(entry.path):
                 others["a broken link"].append(parent / name)
+            elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # a pipe would be waited for
+                others["no regular file"].append(parent / name)
             elif (suffix := os.path.splitext(name)[1]).lower() in IMAGE_SUFFIXES:
                 images.append(parent / name)
             else:

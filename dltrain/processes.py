@@ -1,15 +1,38 @@
-"""Several processes on one run. Lightning starts the others with the same command line. In a sweep, or under another
-verb, that command would start another run, so here they are started with `resume` and the run's folder."""
+"""Several processes on one run, each a rank from 0 on.
+
+The command starts them with `python -m dltrain.rank` and watches them; it does not train itself. Each rank has a socket
+to the command: it brings the work, and takes signals, failures and stacks. So the command alone decides:
+
+- a signal to any of them reaches rank 0, which saves and stops. All ranks have the same weights after a step, and a
+  step needs them all: nothing is lost when the others are killed then;
+- where a rank fails, the others soon fail too, since they cannot reach it. The error of the first one is reported;
+- where ranks wait for one that does not answer, that rank is named, with the line of code where it is;
+- whatever ends, all end: the ranks when the socket is closed, and the other way round.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import queue
+import signal
+import socket
 import subprocess
 import sys
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from dltrain.errors import InterruptedRun, UserError
+from dltrain.signals import Signals, end_children
+
+CHANNEL = "DLTRAIN_CHANNEL"  # the environment variable with the file number of a rank's socket
+SECONDS_TO_BLAME = 3.0  # after the first rank has lost another one, until it is clear which one does not answer
+SECONDS_TO_END = 60.0  # for the others, after the first rank has ended
+MACHINE = 6  # the exit code for what the machine did
+Message = dict[str, Any]
 
 
 def is_first_process() -> bool:
@@ -17,31 +40,163 @@ def is_first_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def join_command(run_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "dltrain.cli", "resume", f"run={run_dir}"]
+def is_rank() -> bool:
+    """Whether this process is one of several."""
+    return "LOCAL_RANK" in os.environ
 
 
-class RunStrategy(DDPStrategy):
-    """DistributedDataParallel whose processes are started with `join_command`."""
+class RankError(UserError):
+    """What ended a run of several processes, with the exit code that it has in one process."""
 
-    def __init__(self, run_dir: Path, find_unused_parameters: bool):
-        super().__init__(find_unused_parameters=find_unused_parameters)
-        self.run_dir = run_dir
-
-    def _configure_launcher(self) -> None:
-        assert self.cluster_environment is not None
-        self._launcher = RunLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
-        self._launcher.run_dir = self.run_dir
+    def __init__(self, message: str, exit_code: int, details: str = ""):
+        super().__init__(message)
+        self.exit_code = exit_code
+        if details:
+            self.add_note(details)
 
 
-class RunLauncher(_SubprocessScriptLauncher):
-    run_dir: Path
+class Channel:
+    """One end of a socket. Sends and receives messages of plain values."""
 
-    def _call_children_scripts(self) -> None:
-        self._check_can_spawn_children()
-        os.environ.update(
-            MASTER_ADDR=self.cluster_environment.main_address, MASTER_PORT=str(self.cluster_environment.main_port),
-            NODE_RANK=str(self.cluster_environment.node_rank()), LOCAL_RANK=str(self.cluster_environment.local_rank()),
-            WORLD_SIZE=str(self.num_processes * self.num_nodes))
-        self.procs = [subprocess.Popen(join_command(self.run_dir), env={**os.environ, "LOCAL_RANK": str(rank)})
-                      for rank in range(1, self.num_processes)]
+    def __init__(self, end: socket.socket):
+        self.end, self.lines = end, end.makefile(encoding="utf-8")
+
+    def send(self, **message: object) -> None:
+        with suppress(OSError):  # the other process has ended
+            self.end.sendall(json.dumps(message).encode() + b"\n")
+
+    def listen(self, receive: Callable[[Message], None]) -> None:
+        """Calls `receive` with each message; returns when the other end is closed."""
+        with suppress(OSError):
+            for line in self.lines:
+                receive(json.loads(line))
+
+
+class Event(NamedTuple):
+    rank: int
+    message: Message
+
+
+class Rank:
+    """A process of the run, as the command sees it."""
+
+    def __init__(self, number: int, environment: Mapping[str, str], events: queue.Queue[Event]):
+        mine, its = socket.socketpair()
+        variables = {**os.environ, **environment, "LOCAL_RANK": str(number), CHANNEL: str(its.fileno())}
+        self.number, self.events, self.channel = number, events, Channel(mine)
+        self.process = subprocess.Popen([sys.executable, "-m", "dltrain.rank"], env=variables,
+                                        pass_fds=[its.fileno()])
+        its.close()
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self) -> None:
+        self.channel.listen(lambda message: self.events.put(Event(self.number, message)))
+        self.events.put(Event(self.number, {"exit_code": self.process.wait()}))
+
+    def kill(self) -> None:
+        end_children(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+
+
+def train(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> None:
+    """Trains in `devices` processes. `work`: what each of them gets, see rank.py. Raises InterruptedRun after a signal,
+    and RankError."""
+    events: queue.Queue[Event] = queue.Queue()
+    with Signals() as signals:
+        signals.record()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0",
+                       "WORLD_SIZE": str(devices)}
+        ranks = [Rank(number, environment, events) for number in range(devices)]
+        try:
+            for rank in ranks:
+                rank.channel.send(**work)
+            Watch(ranks, events, signals, timeout_seconds).run()
+        finally:
+            for rank in ranks:
+                rank.kill()
+
+
+class Watch:
+    """Waits until all ranks have ended, or until it is clear what ends the run."""
+
+    def __init__(self, ranks: list[Rank], events: queue.Queue[Event], signals: Signals, timeout_seconds: float):
+        self.ranks, self.events, self.signals = ranks, events, signals
+        self.timeout_seconds = timeout_seconds
+        self.lost: dict[int, Message] = {}  # the failures of ranks that could not reach another one
+        self.ended: set[int] = set()
+        self.is_stopping = False
+        self.deadline: float | None = None
+
+    def run(self) -> None:
+        while len(self.ended) < len(self.ranks):
+            with suppress(queue.Empty):
+                self.handle(self.events.get(timeout=0.1))
+            if self.signals.received is not None and not self.is_stopping:
+                self.is_stopping = True
+                self.ranks[0].channel.send(stop=self.signals.received)
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                if self.lost:
+                    raise self.blame()
+                return
+
+    def handle(self, event: Event) -> None:
+        rank, message = event
+        if "signal" in message and self.signals.received is None:
+            self.signals.received = message["signal"]
+        elif "stopped" in message:
+            raise InterruptedRun(message["signum"], message["stopped"])
+        elif "failure" in message and not message["is_lost"]:
+            raise RankError(f"rank {rank}: {message['failure']}", message["code"], message["traceback"])
+        elif "failure" in message:
+            self.lost[rank] = message
+            self.deadline = self.deadline or time.monotonic() + SECONDS_TO_BLAME
+        elif "exit_code" in message:
+            self.handle_end(rank, message["exit_code"])
+
+    def handle_end(self, rank: int, code: int) -> None:
+        self.ended.add(rank)
+        if code == 0:
+            if rank == 0:
+                self.deadline = self.deadline or time.monotonic() + SECONDS_TO_END
+        elif self.is_stopping and code == 128 + (self.signals.received or 0):
+            raise InterruptedRun(code - 128, f"{signal.Signals(code - 128).name}: stopped before the first step")
+        elif code == -signal.SIGABRT:  # what NCCL does with a process that waits too long for another one
+            self.handle(Event(rank, {"failure": "lost another process", "is_lost": True, "traceback": ""}))
+        elif rank not in self.lost:
+            raise RankError(f"rank {rank} {describe_end(code)}", MACHINE)
+
+    def blame(self) -> RankError:
+        """The error for a rank that does not answer; if all do, for one that could not reach another."""
+        silent = [rank for rank in self.ranks if rank.number not in {*self.lost, *self.ended}]
+        if not silent:
+            number, message = next(iter(self.lost.items()))
+            return RankError(f"rank {number}: {message['failure']}", MACHINE, message["traceback"])
+        stacks = self.ask(silent)
+        names = " and ".join(f"rank {rank.number}" for rank in silent)
+        places = [line.strip() for stack in stacks.values() for line in stack.splitlines() if line.startswith("  File")]
+        place = places[-1] if places else "not in Python code"
+        return RankError(f"{names} did not answer within trainer.dist_timeout_seconds={self.timeout_seconds:g}: "
+                         f"{place}", MACHINE, "\n".join(f"rank {number}:\n{stack}" for number, stack in stacks.items()))
+
+    def ask(self, ranks: list[Rank]) -> dict[int, str]:
+        """The stacks of the main threads of those ranks that still answer, which they do unless they are in C code."""
+        for rank in ranks:
+            rank.channel.send(report_stack=True)
+        stacks, until = dict[int, str](), time.monotonic() + 1
+        with suppress(queue.Empty):
+            while len(stacks) < len(ranks) and (seconds := until - time.monotonic()) > 0:
+                number, message = self.events.get(timeout=seconds)
+                if "stack" in message:
+                    stacks[number] = message["stack"]
+        return stacks
+
+
+def describe_end(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    hint = ": if the system was out of memory, use a smaller data.batch_size" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}; the same command continues the run"

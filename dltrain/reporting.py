@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from traceback import FrameSummary
-from typing import TextIO, cast
+from typing import NamedTuple, TextIO, cast
 
 import torch
 
 from dltrain import own_code
+from dltrain.data.loader import DEAD_WORKER, IF_KILLED
 from dltrain.errors import MachineError, UserError
 from dltrain.run_dir import RunDir, write_text
 
@@ -44,27 +45,55 @@ class UnbreakableOutput:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
+class Failure(NamedTuple):
+    """Why a run failed. `frame`: of the user's code, which the error comes from."""
+
+    message: str
+    exit_code: int
+    frame: FrameSummary | None = None
+    is_bug: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.message if self.frame is None else f"{self.message}\n{own_code.describe(self.frame)}"
+
+
+def failure_of(error: BaseException) -> Failure:
+    frame = own_code.frame_of(error)
+    match error:
+        case torch.OutOfMemoryError():
+            return Failure("out of memory on the device; use a smaller data.batch_size, with "
+                           "trainer.accumulate_batches to keep the number of samples per step", MachineError.exit_code)
+        case UserError():
+            return Failure(str(error), error.exit_code, frame)
+        case SystemExit():
+            return Failure(f"the code ended the program with exit code {error.code}", 1)
+        case RuntimeError() if DEAD_WORKER in str(error):  # torch raises it wherever the main thread is
+            return Failure(f"{own_code.message_of(error)} {IF_KILLED}", MachineError.exit_code)
+    return Failure(own_code.message_of(error), 1 if frame is None else own_code.EXIT_CODE, frame, frame is None)
+
+
+def has_lost_a_rank(error: BaseException) -> bool:
+    """Whether a process could not reach another one, which may have failed before or may not answer."""
+    match error:
+        case torch.distributed.DistError():
+            return True
+        case RuntimeError():
+            return "gloo" in str(error)
+    return False
+
+
 def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
-        try:
-            with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
-                work()
-                sys.stdout.flush()
-            return 0
-        except torch.OutOfMemoryError as error:
-            raise MachineError("out of memory on the device; use a smaller data.batch_size, with "
-                               "trainer.accumulate_batches to keep the number of samples per step") from error
-    except UserError as error:
-        print_failure(run_dir, str(error), own_code.frame_of(error))
-        return error.exit_code
-    except SystemExit as error:
-        print_failure(run_dir, f"the code ended the program with exit code {error.code}")
-        return 1
-    except Exception as error:
-        frame = own_code.frame_of(error)
-        print_failure(run_dir, own_code.message_of(error), frame, is_bug=frame is None)
-        return 1 if frame is None else own_code.EXIT_CODE
+        with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+            work()
+            sys.stdout.flush()
+        return 0
+    except (Exception, SystemExit) as error:
+        failure = failure_of(error)
+        print_failure(run_dir, failure.message, failure.frame, failure.is_bug)
+        return failure.exit_code
 
 
 def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:

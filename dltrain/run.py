@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,11 +15,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from dltrain import __version__, checkpoints
+from dltrain import __version__, checkpoints, processes
 from dltrain.batches import generator
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
 from dltrain.callbacks.metrics import TensorBoard
-from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
@@ -26,8 +26,9 @@ from dltrain.errors import DataError, UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.pretrained import load_pretrained, pretrained_of
-from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
+from dltrain.signals import Signals, leave_to_dltrain
+from dltrain.strategy import dist_timeout_of
 from dltrain.tasks.task import Task
 
 log = logging.getLogger("dltrain")
@@ -47,8 +48,13 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     if run_dir.is_finished:
         print(f"{run_dir} is finished, nothing to do; another name= starts another run")
         return run_dir.read_result()
+    if config.trainer.devices > 1 and not processes.is_rank():
+        processes.train(config.trainer.devices, dist_timeout_of(config.trainer), {
+            "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "comments": comments,
+            "command": sys.argv[1:] if command is None else command})
+        return run_dir.read_result()
     keep_freed_memory()
-    first = is_first_process()
+    first = processes.is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         data = build_data(config)
         keep_anchors(config, run_dir)
@@ -86,6 +92,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             if data.damaged_exif:
                 log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
+        signals.record()
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=source)
@@ -242,6 +249,7 @@ def measure(task: Task, data: DataModule, config: DictConfig, split: str, progre
     trainer = pl.Trainer(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision,
                          logger=False, enable_checkpointing=False, enable_progress_bar=progress_bar,
                          enable_model_summary=False)
+    leave_to_dltrain(trainer)
     task.validated_split = data.validated_split = "train" if split == "train" else "val"
     evaluation = trainer.test if split == "test" else trainer.validate
     evaluation(task, datamodule=data, verbose=False)

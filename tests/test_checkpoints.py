@@ -18,8 +18,8 @@ import torch
 from dltrain import checkpoints
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.metrics import MetricsFile
-from dltrain.callbacks.stopping import Signals
 from dltrain.errors import CheckpointError, MachineError
+from dltrain.signals import Signals
 
 
 def test_save_and_load_keep_the_previous_checkpoint(tmp_path):
@@ -71,7 +71,7 @@ class Loader:
     ("max", [0.1, 0.5, 0.5, 0.4], 0.5, [1, 2, 3]), ("min", [2.0, 1.0, 3.0, 1.0, 1.5], 1.0, [1, 2, 4])])
 def test_best_is_the_last_of_the_best_values(mode, values, best, saved_epochs, tmp_path):
     rows = MetricsFile(tmp_path / "metrics.csv")
-    checkpointing = Checkpointing(tmp_path, "val/x", mode, {}, rows, Signals(), 15, None, 50)
+    checkpointing = Checkpointing(tmp_path, "val/x", mode, {}, rows, Signals(), 15, None)
     saved: list[tuple[str, bool, int]] = []
     for epoch, value in enumerate(values, start=1):
         trainer: Any = SimpleNamespace(
@@ -82,24 +82,6 @@ def test_best_is_the_last_of_the_best_values(mode, values, best, saved_epochs, t
     assert checkpointing.best == pytest.approx(best)
     assert checkpointing.best_epoch == saved_epochs[-1]
     assert saved == [(checkpoints.BEST, True, epoch) for epoch in saved_epochs]
-
-
-@pytest.mark.parametrize(("step", "is_due", "asks"), [(50, False, True), (51, False, False), (51, True, True)])
-def test_processes_ask_one_another_in_the_same_steps(step, is_due, asks, tmp_path):
-    """Whether one of them received a signal: every 50 steps, and after the last step of an epoch."""
-    rows = MetricsFile(tmp_path / "metrics.csv")
-    checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None, 50)
-    checkpointing.validation_due = is_due
-    answers: list[bool] = []
-
-    def decide(mine: bool, all: bool) -> bool:
-        answers.append(mine)
-        return True
-
-    strategy = SimpleNamespace(reduce_boolean_decision=decide)
-    trainer: Any = SimpleNamespace(world_size=2, global_step=step, strategy=strategy)
-    assert checkpointing.is_stop_requested(trainer) is asks
-    assert answers == [False] * asks
 
 
 def test_lightning_loads_a_checkpoint_onto_the_device_it_names(tmp_path):
@@ -270,6 +252,6 @@ def test_processes_go_on_after_training_when_the_best_weights_are_on_the_disk(tm
     strategy = SimpleNamespace(checkpoint_io=io, barrier=lambda name: is_there.append(best.is_file()))
     trainer: Any = SimpleNamespace(strategy=strategy)
     rows = MetricsFile(tmp_path / "metrics.csv")
-    checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None, 50)
+    checkpointing = Checkpointing(tmp_path, "val/x", "max", {}, rows, Signals(), 15, None)
     checkpointing.on_train_end(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     assert is_there == [True]

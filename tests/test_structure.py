@@ -29,13 +29,13 @@ ALLOWED = {
     "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "drawing"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
-    "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks"},
+    "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks", "signals"},
     "config": {"config", "errors", "pretrained", "image_files", "run_dir"},
     "optim.py": {"errors", "contracts"},
     "checkpoints.py": {"errors"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
-                 "config.compose", "config.launch", "run_dir"]
+                 "config.compose", "config.launch", "run_dir", "processes"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dltrain.build import build_trainer, planned_steps
-from dltrain.callbacks.stopping import Signals
 from dltrain.devices import place_on_gpu
+from dltrain.signals import Signals
 from dltrain.tasks.task import Task
 
 
@@ -22,6 +22,7 @@ def train_with_trainer(config: DictConfig, data: Any, task: Task, num_steps: int
     limited = limit_steps(config, num_steps)
     with tempfile.TemporaryDirectory(prefix="dltrain-bench-") as folder, redirect_stdout(io.StringIO()):
         with Signals() as signals:
+            signals.record()
             trainer, _ = build_trainer(limited, Path(folder), data, task, signals, None)
             task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
             trainer.limit_val_batches = 0

@@ -23,26 +23,24 @@ from torch import nn
 
 from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
-from dltrain.callbacks.stopping import Signals
 from dltrain.checkpoints import Checkpoint, DurableIO
 from dltrain.errors import DivergedError, InterruptedRun, UserError, suggest
+from dltrain.signals import Signals
 
 
 class Checkpointing(pl.Callback):
     """Saves checkpoints below `folder`, the run's. `headline`: the metric that decides which weights are best; the
     highest value is best if `mode` is "max", else the lowest. `config`: the run's whole config, stored in `last`
     together with the number of rows of `metrics_file`. `last` is due every `every_minutes`, and every
-    `every_steps` optimizer steps unless None. Several processes ask one another every `agree_every_n_steps` steps
-    whether one of them has received a signal."""
+    `every_steps` optimizer steps unless None. Of several processes, the first one alone gets signals (processes.py) and
+    saves: all have the same weights after a step."""
 
     def __init__(self, folder: Path, headline: str, mode: str, config: Mapping[str, object],
-                 metrics_file: MetricsFile, signals: Signals, every_minutes: float, every_steps: int | None,
-                 agree_every_n_steps: int):
+                 metrics_file: MetricsFile, signals: Signals, every_minutes: float, every_steps: int | None):
         self.folder, self.headline, self.config = folder / "checkpoints", headline, config
         self.metrics_file, self.signals = metrics_file, signals
         self.sign = 1 if mode == "max" else -1
         self.every_seconds, self.every_steps = 60 * every_minutes, every_steps
-        self.agree_every_n_steps = agree_every_n_steps
         self.best: float | None = None
         self.best_epoch = 0
         self.validation_due = False
@@ -87,18 +85,18 @@ class Checkpointing(pl.Callback):
         if epoch_loop._should_accumulate():
             return  # the gradients of half a step are never saved: the next save is after the whole step
         self.validation_due = epoch_loop._num_ready_batches_reached() or trainer.should_stop
-        if self.is_stop_requested(trainer):
+        if self.signals.received is not None:
             self.save_and_stop(trainer)
         steps_due = self.every_steps and trainer.global_step % self.every_steps == 0
         if steps_due or time.monotonic() - self.saved_at > self.every_seconds:
             self.save_last(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
-        if trainer.state.fn == "fit" and self.signals.received is not None and trainer.world_size == 1:
+        if trainer.state.fn == "fit" and self.signals.received is not None:
             self.save_and_stop(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
-        if self.signals.received is not None and trainer.world_size == 1:
+        if self.signals.received is not None:
             signum = self.signals.received
             raise InterruptedRun(signum, f"{signal.Signals(signum).name}: training is complete, but the test is not; "
                                          f"dltrain resume run={self.folder.parent} continues it")
@@ -119,22 +117,13 @@ class Checkpointing(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save_last(trainer)
-        if self.is_stop_requested(trainer):
+        if self.signals.received is not None:
             self.stop(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All processes read `best` next: it must be on the disk."""
         cast(DurableIO, trainer.strategy.checkpoint_io).wait()
         trainer.strategy.barrier("checkpoints are written")
-
-    def is_stop_requested(self, trainer: pl.Trainer) -> bool:
-        """Whether a signal was received: with several processes, by any of them, in a step in which they agree."""
-        is_received = self.signals.received is not None
-        if trainer.world_size == 1:
-            return is_received
-        if trainer.global_step % self.agree_every_n_steps and not self.validation_due:
-            return False
-        return trainer.strategy.reduce_boolean_decision(is_received, all=False)
 
     def save_last(self, trainer: pl.Trainer) -> None:
         refuse_non_finite_weights(trainer, self.folder)

@@ -1,42 +1,13 @@
-"""What ends a run: a signal, the planned number of steps, or a loss that is not finite."""
+"""What ends a run: the planned number of steps, or a loss that is not finite."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-from contextlib import ExitStack
-from types import FrameType
 
 import pytorch_lightning as pl
 import torch
 
 from dltrain.errors import DivergedError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Signals:
-    """Context manager. Inside it, the first SIGINT, SIGTERM or SIGHUP is only recorded in `received`, so that the run
-    can save a checkpoint after the current step. A second SIGINT ends the process at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous_handlers = ExitStack()
-
-    def __enter__(self) -> Signals:
-        for signum in SIGNALS:
-            previous = signal.signal(signum, self._record)
-            self._previous_handlers.callback(signal.signal, signum, previous)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._previous_handlers.close()
-
-    def _record(self, signum: int, _: FrameType | None) -> None:
-        if self.received is not None and signum == signal.SIGINT:
-            os._exit(130)
-        self.received = signum
 
 
 class StopAtStep(pl.Callback):

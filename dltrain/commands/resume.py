@@ -13,6 +13,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   data.num_workers=0             threads that decode images
   trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
+  data.timeout_seconds=60, trainer.dist_timeout_seconds=60, trainer.requeue=true
 
 Only keys that do not change the weights are accepted: those above, data.download, output_dir and name.
 A finished run is not changed."""
@@ -24,9 +25,7 @@ def run(words: list[str]) -> int:
     changes = {key: value for key, value in pairs.items() if key != "run"}
     config = load_config(run_dir, changes, sorted(FREE - DERIVED))
     from dltrain import run as runs  # torch from here on
-    from dltrain.processes import is_first_process
     from dltrain.reporting import report
 
-    if is_first_process():
-        print(f"{config.choices.model} on {config.choices.data}; folder {run_dir}", flush=True)
+    print(f"{config.choices.model} on {config.choices.data}; folder {run_dir}", flush=True)
     return report(run_dir, lambda: runs.train(config, run_dir))

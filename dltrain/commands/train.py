@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config import compose, groups, launch
 from dltrain.errors import InterruptedRun
 from dltrain.run_dir import RunDir, write_text
+from dltrain.signals import Signals
 
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
@@ -129,7 +131,9 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
 
     try:
         loader = launch.SweepLoader(config_dir)
-        launch.sweep(words, loader, SweepJob(loader))
+        with Signals() as signals:
+            signals.record()
+            launch.sweep(words, loader, SweepJob(loader, signals))
     except InterruptedRun:
         sweeps.finish(folder, heading)
         print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
@@ -146,14 +150,17 @@ def quote(path: Path) -> str:
 class SweepJob:
     """What Hydra calls with the config of each job. Returns the headline metric, for sweepers that optimise it."""
 
-    def __init__(self, loader: launch.SweepLoader):
-        self.loader = loader
+    def __init__(self, loader: launch.SweepLoader, signals: Signals):
+        self.loader, self.signals = loader, signals
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
         from dltrain.reporting import report
 
+        if self.signals.received is not None:
+            name = signal.Signals(self.signals.received).name
+            raise InterruptedRun(self.signals.received, f"{name}: stopped between two jobs")
         hydra = HydraConfig.get()
         run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
         if report(run_dir, lambda: self.train(config, run_dir, words)) == 0:
@@ -168,21 +175,7 @@ class SweepJob:
         run_dir.refuse_other_config(compose.to_plain(config))
         write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
-        if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
-            train_in_own_process(config, run_dir, comments)
-        elif "study" in config:
+        if "study" in config:
             run.study(config, run_dir, comments, self.loader.config_dir)
         else:
             run.train(config, run_dir, comments)
-
-
-def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str, str]) -> None:
-    import subprocess
-
-    from dltrain.errors import UserError
-    from dltrain.processes import join_command
-
-    run_dir.write_config(compose.to_plain(config), comments)
-    code = subprocess.run(join_command(run_dir.path)).returncode
-    if code:
-        raise UserError(f"{run_dir} ended with exit code {code}")

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
@@ -21,6 +22,8 @@ from rich.progress import track
 from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.images import join_faults, to_8_bits
+from dltrain.data.loader import Waiting
+from dltrain.data.threads import ReadingThreads, reading
 from dltrain.errors import DataError
 from dltrain.image_files import has_damaged_exif
 
@@ -43,7 +46,7 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
     """Decodes the photo of each sample. Returns the samples that are kept: data.on_bad decides about photos that cannot
     be decoded, data.on_leak about copies in two splits. Raises DataError."""
     paths = list(dict.fromkeys(path_of(sample) for split in SPLITS for sample in splits[split]))
-    records, faults = inspect_photos(paths)
+    records, faults = inspect_photos(paths, data.timeout_seconds)
     if faults and data.on_bad == "stop":
         raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}; "
                         "data.on_bad=skip leaves them out")
@@ -57,9 +60,10 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
     return data.settle_leaks(kept, lambda sample: records[path_of(sample)].digest, lambda sample: str(path_of(sample)))
 
 
-def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path, str]]:
+def inspect_photos(paths: Sequence[Path], timeout_seconds: float | None = None
+                   ) -> tuple[dict[Path, Record], dict[Path, str]]:
     """Decodes every file that is new or changed. Returns what is known of those that can be decoded, and what is wrong
-    with the others."""
+    with the others. Raises MachineError where none can be read within the timeout."""
     if not paths:
         return {}, {}
     here = os.getcwd()
@@ -69,10 +73,17 @@ def inspect_photos(paths: Sequence[Path]) -> tuple[dict[Path, Record], dict[Path
     records = {path: record for path, key in keys.items() if (record := known.get(key)) is not None
                and [record.bytes, record.changed_ns] == stamp_or_zeros(key)}
     new = [path for path in paths if path not in records]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = track(pool.map(inspect, new), f"reading {len(new):,} photos", len(new), transient=True,
-                        disable=not sys.stdout.isatty())
-        inspected = dict(zip(new, results, strict=True))
+    inspected: dict[Path, tuple[Record | None, str]] = {}
+    waiting = Waiting(lambda: "a photo")
+    pool = ReadingThreads(min(os.cpu_count() or 1, len(new)), "inspect")
+    with waiting.limited(timeout_seconds):
+        waiting.since = time.perf_counter()
+        results = track(pool.map(partial(reading, inspect, str), new), f"reading {len(new):,} photos", len(new),
+                        transient=True, disable=not sys.stdout.isatty())
+        for path, result in zip(new, results, strict=True):
+            inspected[path] = result
+            waiting.since = time.perf_counter()
+    pool.close()
     decoded = {path: record for path, (record, _) in inspected.items() if record}
     if decoded:
         write_json(cache, known | {keys[path]: record for path, record in decoded.items()})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from torch import Tensor
+
+from dltrain.data.threads import ReadingThreads, reading
 
 SampleT = TypeVar("SampleT")
 DecodedT = TypeVar("DecodedT")
@@ -16,18 +18,20 @@ BATCHES_AHEAD = 2  # for each thread
 
 
 def decode_batches(samples: Sequence[SampleT], decode: Callable[[SampleT], DecodedT], batches: list[Tensor],
-                   num_workers: int, collate: Callable[[list[DecodedT]], CollatedT]) -> Iterator[CollatedT]:
+                   num_workers: int, collate: Callable[[list[DecodedT]], CollatedT],
+                   name: Callable[[SampleT], object] = str) -> Iterator[CollatedT]:
     """Yields the collated samples of each tensor of indices. `num_workers` threads read ahead, a batch each; the
     batches and their order are the same with any number of them. Pillow decodes and scales outside Python's lock, and
-    threads cost no start in each epoch: processes took longer to start than to decode a small folder."""
+    threads cost no start in each epoch: processes took longer to start than to decode a small folder. `name`: of a
+    sample, in the message that it cannot be read."""
 
     def read(indices: Tensor) -> CollatedT:
-        return collate([decode(samples[index]) for index in indices.tolist()])
+        return collate([reading(decode, name, samples[index]) for index in indices.tolist()])
 
     if not num_workers:
         yield from map(read, batches)
         return
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+    pool = ReadingThreads(num_workers, "decode")
     pending: deque[Future[CollatedT]] = deque()
     try:
         for indices in batches:
@@ -37,4 +41,4 @@ def decode_batches(samples: Sequence[SampleT], decode: Callable[[SampleT], Decod
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()

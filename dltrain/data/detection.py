@@ -188,7 +188,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         training = split == "train" and self.validated_split != "train"
         decode = partial(decode_photo, channels=self.channels, training=training)
         return decode_batches(self.photos[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
-                              collate_photos)
+                              collate_photos, lambda photo: photo.image)
 
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""

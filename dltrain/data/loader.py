@@ -1,10 +1,17 @@
-"""Sample order: which samples form which batch, and from which batch a resumed run continues."""
+"""Sample order: which samples form which batch, and from which batch a resumed run continues. And what happens when a
+batch does not come, because a network disk is gone, or because a process that reads hangs or was killed."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import Generic, TypeVar
 
 import pytorch_lightning as pl
@@ -12,12 +19,77 @@ import torch
 from torch import Tensor
 
 from dltrain.batches import generator
+from dltrain.data.threads import list_some, names_being_read
+from dltrain.errors import MachineError
 
 BatchT = TypeVar("BatchT")
+TIMEOUT = 600.0  # seconds, of data that do not have the key timeout_seconds
+SECONDS_TO_RAISE = 5.0  # after which a main thread that does not answer is ended with its process
+DEAD_WORKER = "DataLoader worker"  # in the message of torch's DataLoader about a process that died
+IF_KILLED = "If the system was out of memory, use a smaller data.num_workers or data.batch_size"
+errors: list[MachineError] = []  # to be raised in the main thread
 Read = Callable[[list[Tensor]], Iterable[BatchT]]  # the sample indices of each coming batch -> those batches
 
 
-class TrainLoader(Generic[BatchT]):
+class Waiting:
+    """`since`: when somebody began to wait, None while nobody does. `describe`: what is being waited for."""
+
+    def __init__(self, describe: Callable[[], str]):
+        self.describe = describe
+        self.since: float | None = None
+
+    @contextmanager
+    def limited(self, timeout_seconds: float | None) -> Iterator[None]:
+        """Raises MachineError in the main thread where one wait takes longer, and where a process that reads dies."""
+        is_over = threading.Event()
+        if timeout_seconds is not None and threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:
+                signal.signal(signal.SIGALRM, fail)
+            threading.Thread(target=self.watch, args=(timeout_seconds, is_over), name="waiting", daemon=True).start()
+        try:
+            yield
+        except RuntimeError as error:
+            if DEAD_WORKER not in str(error):
+                raise
+            raise MachineError(f"{' '.join(str(error).split())} It read for {self.describe()}. {IF_KILLED}") from error
+        finally:
+            is_over.set()
+
+    def watch(self, timeout_seconds: float, is_over: threading.Event) -> None:
+        while not is_over.wait(min(timeout_seconds / 10, 5)):
+            since = self.since
+            if since is not None and time.perf_counter() - since > timeout_seconds:
+                break
+        else:
+            return
+        error = MachineError(f"data.timeout_seconds={timeout_seconds:g}: {self.describe()} was not read in that time"
+                             f"{names_being_read()}; see whether the disk answers")
+        for process in multiprocessing.active_children():  # that read; they do not end by themselves
+            process.kill()
+        errors.append(error)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+        if not is_over.wait(SECONDS_TO_RAISE):
+            os.write(2, f"dltrain: error: {error}\n".encode())
+            os._exit(error.exit_code)
+
+
+def fail(signum: int, frame: FrameType | None) -> None:
+    """Handles SIGALRM in the main thread."""
+    if errors:
+        raise errors.pop()
+
+
+def describe_batch(split: str, batches: Sequence[Tensor], index: int) -> str:
+    samples = batches[index].tolist() if index < len(batches) else []
+    return f"a batch of {split}, samples {list_some([*map(str, samples)])}"
+
+
+class Loader(Generic[BatchT]):
+    split = "the training split"  # in messages
+    timeout_seconds: float | None = None  # to read a batch
+
+
+class TrainLoader(Loader[BatchT]):
     """Yields the batches of an epoch in an order that is a function of (seed, epoch); each sample comes once.
 
     `batches_done` counts the batches yielded since the start of the run. It is all that a resumed run needs: it
@@ -57,12 +129,16 @@ class TrainLoader(Generic[BatchT]):
     def __iter__(self) -> Iterator[BatchT]:
         epoch, start = divmod(self.batches_done, len(self))
         batches = self.order(epoch).split(self.batch_size)[start : len(self)]
-        started = time.perf_counter()
-        for batch in self.read(list(batches)):
-            self.batches_done += 1  # before the step: a checkpoint at the end of the step counts this batch as done
-            self.seconds_waiting += time.perf_counter() - started
-            yield batch
-            started = time.perf_counter()
+        first = self.batches_done
+        waiting = Waiting(lambda: describe_batch(self.split, batches, self.batches_done - first))
+        with waiting.limited(self.timeout_seconds):
+            waiting.since = started = time.perf_counter()
+            for batch in self.read(list(batches)):
+                self.batches_done += 1  # before the step: a checkpoint at the end of the step counts this batch as done
+                self.seconds_waiting += time.perf_counter() - started
+                waiting.since = None
+                yield batch
+                waiting.since = started = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.batches_done}
@@ -81,7 +157,7 @@ def bucket_by_key(order: Tensor, keys: Tensor, batch_size: int, rng: torch.Gener
     return torch.cat([shuffled.flatten(), batches[len(order) - remainder :]])
 
 
-class EvalLoader(Generic[BatchT]):
+class EvalLoader(Loader[BatchT]):
     """Yields a split once, in the order of its indices. Each of `world_size` processes takes every world_size-th
     sample. So that all have equally many, the last ones are filled up with the index -1, which `read` must turn into a
     sample that is not scored."""
@@ -97,7 +173,15 @@ class EvalLoader(Generic[BatchT]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[BatchT]:
-        return iter(self.read(self.batches))
+        done = 0
+        waiting = Waiting(lambda: describe_batch(self.split, self.batches, done))
+        with waiting.limited(self.timeout_seconds):
+            waiting.since = time.perf_counter()
+            for batch in self.read(self.batches):
+                done += 1
+                waiting.since = None
+                yield batch
+                waiting.since = time.perf_counter()
 
 
 class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
@@ -112,6 +196,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         super().__init__()
         self.batch_size, self.eval_batch_size, self.seed = batch_size, batch_size, seed
         self.max_batches: int | None = None  # of every split, in a smoke run
+        self.timeout_seconds: float | None = TIMEOUT  # to read a batch
         self.rank, self.world_size = 0, 1  # the index of this process, and how many train together
         self.train_loader: TrainLoader[BatchT] | None = None
         self.send_ahead: Callable[[Iterable[BatchT]], Iterator[BatchT]] | None = None  # to a GPU, see ahead.py
@@ -140,11 +225,17 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
             self.train_loader = TrainLoader(partial(self.read_ahead, "train"), self.num_samples("train"),
                                             self.batch_size, self.seed, self.rank, self.world_size, self.max_batches,
                                             self.shuffled, self.bucket_keys())
+            self.limit(self.train_loader, "train")
         return self.train_loader
 
     def eval_loader(self, split: str) -> EvalLoader[BatchT]:
-        return EvalLoader(partial(self.read_ahead, split), self.num_samples(split), self.eval_batch_size, self.rank,
-                          self.world_size, self.max_batches)
+        loader = EvalLoader(partial(self.read_ahead, split), self.num_samples(split), self.eval_batch_size, self.rank,
+                            self.world_size, self.max_batches)
+        self.limit(loader, split)
+        return loader
+
+    def limit(self, loader: Loader[BatchT], split: str) -> None:
+        loader.split, loader.timeout_seconds = f"the {split} split of {type(self).__name__}", self.timeout_seconds
 
     def val_dataloader(self) -> EvalLoader[BatchT]:
         return self.eval_loader(self.validated_split)

@@ -174,7 +174,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         decode = partial(decode_pair, channels=self.channels, image_px=self.image_px, padded_size=self.padded_size,
                          table=self.table)
         return decode_batches(self.pairs[split], decode, [batch[batch >= 0] for batch in batches], self.num_workers,
-                              collate_pairs)
+                              collate_pairs, lambda pair: pair.image)
 
     def training_pixels(self, at_most: int) -> Tensor:
         """(N, C, 64, 64) uint8: the central squares of the first photos, up to 200."""

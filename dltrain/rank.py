@@ -1,0 +1,77 @@
+"""`python -m dltrain.rank`: one of the processes of a run, which `processes.train` starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import cast
+
+from dltrain.late_imports import collect_after_imports, import_plots_late
+from dltrain.processes import CHANNEL, Channel, Message
+from dltrain.signals import caught, deliver, end_children, recorders
+
+
+def main() -> int:
+    """Signals go to the command, which knows what they mean for all. Returns the exit code."""
+    sys.path.append(os.getcwd())
+    import_plots_late()
+    collect_after_imports()
+    end = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
+    os.register_at_fork(after_in_child=end.close)  # a process that outlives this one would keep it open
+    channel = Channel(end)
+    with caught(lambda signum: channel.send(signal=signum)):
+        work = json.loads(next(channel.lines, "{}"))
+        threading.Thread(target=obey, args=(channel,), daemon=True).start()
+        return train(channel, **work) if work else 1
+
+
+def obey(channel: Channel) -> None:
+    """Does what the command says; ends the process when the command has ended."""
+
+    def receive(message: Message) -> None:
+        if "report_stack" in message:
+            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            channel.send(stack="".join(traceback.format_stack(frame)))
+        elif recorders:
+            deliver(message["stop"])
+        else:
+            leave(128 + message["stop"])
+
+    channel.listen(receive)
+    leave(1)
+
+
+def leave(exit_code: int) -> None:
+    end_children()
+    os._exit(exit_code)
+
+
+def train(channel: Channel, run_dir: str, config: str, **more: object) -> int:
+    """`config`: yaml; `more`: the other arguments of run.train."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from dltrain import reporting, run
+    from dltrain.errors import InterruptedRun
+    from dltrain.run_dir import RunDir
+
+    keys: Message = more
+    try:
+        run.train(cast(DictConfig, OmegaConf.create(config)), RunDir(Path(run_dir)), **keys)
+    except InterruptedRun as stop:
+        channel.send(stopped=str(stop), signum=stop.exit_code - 128)
+        return stop.exit_code
+    except (Exception, SystemExit) as error:
+        failure = reporting.failure_of(error)
+        channel.send(failure=failure.text, code=failure.exit_code, is_lost=reporting.has_lost_a_rank(error),
+                     traceback=traceback.format_exc())
+        return failure.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
