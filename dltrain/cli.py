@@ -34,7 +34,9 @@ def main() -> int:
         print(f"dltrain: error: {error}", file=sys.stderr)
         return error.exit_code
     except InterruptedRun as stop:
-        print(f"dltrain: {stop}", file=sys.stderr)
+        from dltrain import slurm
+
+        print(f"dltrain: {stop}{slurm.requeue_after(stop.exit_code - 128, stop.requeue)}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         print("dltrain: stopped", file=sys.stderr)

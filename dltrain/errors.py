@@ -38,11 +38,11 @@ class MachineError(UserError):
 
 class InterruptedRun(BaseException):
     """Signal `signum` stopped the run, and the run has saved a checkpoint. Not an Exception, because it must also end a
-    sweep, which continues after the errors of its jobs."""
+    sweep, which continues after the errors of its jobs. `requeue`: trainer.requeue of the run, see slurm.py."""
 
-    def __init__(self, signum: int, message: str):
+    def __init__(self, signum: int, message: str, requeue: bool = False):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code, self.requeue = 128 + signum, requeue
 
 
 def refuse_older_version(version: str, place: str) -> None:

@@ -148,7 +148,7 @@ class Watch:
         if "signal" in message and self.signals.received is None:
             self.signals.received = message["signal"]
         elif "stopped" in message:
-            raise InterruptedRun(message["signum"], message["stopped"])
+            raise InterruptedRun(message["signum"], message["stopped"], message["requeue"])
         elif "failure" in message and not message["is_lost"]:
             raise RankError(f"rank {rank}: {message['failure']}", message["code"], message["traceback"])
         elif "failure" in message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -59,11 +60,12 @@ def train(channel: Channel, run_dir: str, config: str, **more: object) -> int:
     from dltrain.errors import InterruptedRun
     from dltrain.run_dir import RunDir
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints a line for each process
     keys: Message = more
     try:
         run.train(cast(DictConfig, OmegaConf.create(config)), RunDir(Path(run_dir)), **keys)
     except InterruptedRun as stop:
-        channel.send(stopped=str(stop), signum=stop.exit_code - 128)
+        channel.send(stopped=str(stop), signum=stop.exit_code - 128, requeue=stop.requeue)
         return stop.exit_code
     except (Exception, SystemExit) as error:
         failure = reporting.failure_of(error)

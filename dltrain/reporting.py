@@ -13,9 +13,12 @@ from typing import NamedTuple, TextIO, cast
 import torch
 
 from dltrain import own_code
-from dltrain.data.loader import DEAD_WORKER, IF_KILLED
+from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
 from dltrain.errors import MachineError, UserError
 from dltrain.run_dir import RunDir, write_text
+
+# In the errors of gloo and NCCL about a process that does not answer or has ended.
+LOST = ("gloo", "NCCL", "Application timeout", "Timed out", "Connection closed by peer", "Connection reset by peer")
 
 
 class UnbreakableOutput:
@@ -69,7 +72,7 @@ def failure_of(error: BaseException) -> Failure:
         case SystemExit():
             return Failure(f"the code ended the program with exit code {error.code}", 1)
         case RuntimeError() if DEAD_WORKER in str(error):  # torch raises it wherever the main thread is
-            return Failure(f"{own_code.message_of(error)} {IF_KILLED}", MachineError.exit_code)
+            return Failure(describe_dead_worker(error), MachineError.exit_code)
     return Failure(own_code.message_of(error), 1 if frame is None else own_code.EXIT_CODE, frame, frame is None)
 
 
@@ -79,7 +82,7 @@ def has_lost_a_rank(error: BaseException) -> bool:
         case torch.distributed.DistError():
             return True
         case RuntimeError():
-            return "gloo" in str(error)
+            return any(words in str(error) for words in LOST)
     return False
 
 

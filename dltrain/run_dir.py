@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from dltrain import __version__
+from dltrain import __version__, slurm
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
@@ -271,7 +271,7 @@ class RunDir:
             "dltrain": __version__, "python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "pytorch_lightning": pytorch_lightning.__version__,
             "hydra": hydra.__version__, "device": device, "cpu_threads": torch.get_num_threads(),
-            "host": platform.node(), "system": platform.platform(),
+            "host": platform.node(), "slurm_job": slurm.job_id(), "system": platform.platform(),
             "git_commit": git.stdout.strip() if git and git.returncode == 0 else None})
 
     @contextmanager

@@ -41,7 +41,7 @@ PRIVATE = [
     "torch.utils._pytree:tree_map",
     "torch.utils._pytree:tree_map_only",
 ]
-PUBLIC = {"_replace", "_asdict", "_target_", "_fields", "_exit"}  # of NamedTuple, of Hydra's configs, of os
+PUBLIC = {"_replace", "_asdict", "_target_", "_fields", "_exit", "_current_frames"}  # of NamedTuple, Hydra, os, sys
 FILES = sorted(Path(dltrain.__file__).parent.rglob("*.py"))
 
 

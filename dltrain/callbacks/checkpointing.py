@@ -97,9 +97,7 @@ class Checkpointing(pl.Callback):
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         if self.signals.received is not None:
-            signum = self.signals.received
-            raise InterruptedRun(signum, f"{signal.Signals(signum).name}: training is complete, but the test is not; "
-                                         f"dltrain resume run={self.folder.parent} continues it")
+            self.stop("training is complete, but the test is not")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
@@ -118,7 +116,7 @@ class Checkpointing(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save_last(trainer)
         if self.signals.received is not None:
-            self.stop(trainer)
+            self.stop(f"saved {self.folder / checkpoints.LAST} at step {trainer.global_step}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All processes read `best` next: it must be on the disk."""
@@ -132,13 +130,13 @@ class Checkpointing(pl.Callback):
 
     def save_and_stop(self, trainer: pl.Trainer) -> NoReturn:
         self.save_last(trainer)
-        self.stop(trainer)
+        self.stop(f"saved {self.folder / checkpoints.LAST} at step {trainer.global_step}")
 
-    def stop(self, trainer: pl.Trainer) -> NoReturn:
-        """Raises InterruptedRun; `last` has just been saved."""
-        signum = self.signals.received or signal.SIGTERM
-        raise InterruptedRun(signum, f"{signal.Signals(signum).name}: saved {self.folder / checkpoints.LAST} at step "
-                                     f"{trainer.global_step}; dltrain resume run={self.folder.parent} continues it")
+    def stop(self, state: str) -> NoReturn:
+        """Raises InterruptedRun. `state`: what is saved."""
+        signum, keys = self.signals.received or signal.SIGTERM, cast(Mapping[str, Any], self.config.get("trainer", {}))
+        raise InterruptedRun(signum, f"{signal.Signals(signum).name}: {state}; dltrain resume run={self.folder.parent} "
+                                     "continues it", keys.get("requeue", False))
 
 
 def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:

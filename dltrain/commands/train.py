@@ -6,12 +6,14 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain import slurm
 from dltrain.config import compose, groups, launch
-from dltrain.errors import InterruptedRun
+from dltrain.errors import InterruptedRun, UserError
 from dltrain.run_dir import RunDir, write_text
 from dltrain.signals import Signals
 
@@ -73,8 +75,13 @@ def train_one(composed: compose.Composed, config_dir: str | None) -> int:
 
 
 def open_run_dir(composed: compose.Composed) -> RunDir:
-    """A new folder, or that of `name=`. Raises UserError if that began with another config."""
+    """A new folder, that of `name=`, or that of the same run in this Slurm job before a requeue. Raises UserError if
+    the run of `name=` began with another config."""
     config, root = composed.job_config(), Path(composed.config.output_dir)
+    for folder in [] if config.name else slurm.folders_of_job(root / title(composed)):
+        with suppress(UserError):
+            RunDir(folder).refuse_other_config(compose.to_plain(config))
+            return RunDir(folder)
     run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title(composed))
     run_dir.refuse_other_config(compose.to_plain(config))
     return run_dir

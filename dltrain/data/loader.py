@@ -26,7 +26,6 @@ BatchT = TypeVar("BatchT")
 TIMEOUT = 600.0  # seconds, of data that do not have the key timeout_seconds
 SECONDS_TO_RAISE = 5.0  # after which a main thread that does not answer is ended with its process
 DEAD_WORKER = "DataLoader worker"  # in the message of torch's DataLoader about a process that died
-IF_KILLED = "If the system was out of memory, use a smaller data.num_workers or data.batch_size"
 errors: list[MachineError] = []  # to be raised in the main thread
 Read = Callable[[list[Tensor]], Iterable[BatchT]]  # the sample indices of each coming batch -> those batches
 
@@ -51,7 +50,8 @@ class Waiting:
         except RuntimeError as error:
             if DEAD_WORKER not in str(error):
                 raise
-            raise MachineError(f"{' '.join(str(error).split())} It read for {self.describe()}. {IF_KILLED}") from error
+            error.add_note(f"when the next was {self.describe()}")
+            raise MachineError(describe_dead_worker(error)) from error
         finally:
             is_over.set()
 
@@ -77,6 +77,13 @@ def fail(signum: int, frame: FrameType | None) -> None:
     """Handles SIGALRM in the main thread."""
     if errors:
         raise errors.pop()
+
+
+def describe_dead_worker(error: BaseException) -> str:
+    """Names the signal, which torch often has in the cause, and what notes of the error say about the batch."""
+    text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    return (f"{', '.join([text, *getattr(error, '__notes__', [])])}; if the system was out of memory, use a smaller "
+            "data.num_workers or data.batch_size")
 
 
 def describe_batch(split: str, batches: Sequence[Tensor], index: int) -> str:
@@ -111,6 +118,7 @@ class TrainLoader(Loader[BatchT]):
             self.num_batches = min(self.num_batches, max_batches)
         self.batches_done = 0
         self.seconds_waiting = 0.0  # that the training waited for batches
+        self.waiting = Waiting(lambda: self.split)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -130,7 +138,7 @@ class TrainLoader(Loader[BatchT]):
         epoch, start = divmod(self.batches_done, len(self))
         batches = self.order(epoch).split(self.batch_size)[start : len(self)]
         first = self.batches_done
-        waiting = Waiting(lambda: describe_batch(self.split, batches, self.batches_done - first))
+        waiting = self.waiting = Waiting(lambda: describe_batch(self.split, batches, self.batches_done - first))
         with waiting.limited(self.timeout_seconds):
             waiting.since = started = time.perf_counter()
             for batch in self.read(list(batches)):
@@ -242,6 +250,11 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
 
     def test_dataloader(self) -> EvalLoader[BatchT]:
         return self.eval_loader("test")
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lightning's hook. torch says that a process died wherever the training is, then without what it read."""
+        if DEAD_WORKER in str(exception) and self.train_loader is not None:
+            exception.add_note(f"when the next was {self.train_loader.waiting.describe()}")
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.train_loader.batches_done if self.train_loader else 0}

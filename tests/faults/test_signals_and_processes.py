@@ -11,19 +11,29 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dltrain import processes, signals
+from dltrain.batches import ClassificationBatch
 from dltrain.callbacks.checkpointing import Checkpointing
-from dltrain.errors import InterruptedRun
+from dltrain.data.decoded import decode_batches
+from dltrain.data.loader import TrainLoader
+from dltrain.errors import InterruptedRun, MachineError
+from dltrain.image_files import scan_images
 from dltrain.processes import RankError
 from dltrain.signals import SIGNALS, Signals
+from tests.conftest import TINY
 from tests.test_resume import assert_same, load_last, train
+from tests.tiny import FewDigits
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -225,6 +235,182 @@ def test_row_05_b_control(exits, capfd, monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
+# 10: Slurm
+
+
+@pytest.fixture
+def slurm_job(monkeypatch, tmp_path) -> Path:
+    """Slurm's variables of job 123, and a scontrol that writes its arguments into the file that is returned."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    (tmp_path / "bin/scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    return tmp_path / "calls"
+
+
+JOB = (*TINY, "recipe=none")
+
+
+def stop_command(dltrain, monkeypatch, signum: int, *words: str) -> tuple[int, str, str]:
+    """`dltrain TINY words`, with a signal after step 4."""
+    ended = Checkpointing.on_train_batch_end
+
+    def stop(self, trainer, *args, **keys):
+        if trainer.global_step == 4:
+            send(signum, self.signals)
+        ended(self, trainer, *args, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "on_train_batch_end", stop)
+        return dltrain(*JOB, *words)
+
+
+def row_10(dltrain, monkeypatch, slurm_job, straight):
+    code, _, err = stop_command(dltrain, monkeypatch, signal.SIGUSR1)
+    assert code == 138
+    assert re.fullmatch(r"dltrain: SIGUSR1: saved outputs/\S+/last.ckpt at step 4; dltrain resume run=outputs/\S+ "
+                        r"continues it; Slurm starts job 123 again\n", err)
+    assert slurm_job.read_text() == "requeue 123\n"
+    (folder,) = Path("outputs/sdresnet56-on-digits").iterdir()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    code, out, _ = dltrain(*JOB)
+    assert code == 0
+    assert f"resuming {folder} from step 4 of 9" in out
+    assert_same(folder, straight)
+
+
+def test_row_10_a_slurm_job_is_started_again_and_continues(dltrain, monkeypatch, slurm_job, straight):
+    """SIGUSR1 before a Slurm job's time limit saves and requeues the job, which continues in the same folder."""
+    row_10(dltrain, monkeypatch, slurm_job, straight)
+
+
+def test_row_10_control(dltrain, monkeypatch, slurm_job, straight):
+    """A job that does not know its folder begins a second run."""
+    monkeypatch.setattr("dltrain.slurm.folders_of_job", lambda _: [])
+    with pytest.raises(AssertionError):
+        row_10(dltrain, monkeypatch, slurm_job, straight)
+
+
+def row_10_b(dltrain, monkeypatch, slurm_job):
+    code, _, err = stop_command(dltrain, monkeypatch, signal.SIGTERM, "trainer.requeue=true", "name=a")
+    assert (code, err.count("Slurm starts job 123 again")) == (143, 1)
+    code, _, err = stop_command(dltrain, monkeypatch, signal.SIGTERM, "name=b")
+    assert (code, err.count("Slurm")) == (143, 0)
+    assert slurm_job.read_text() == "requeue 123\n"
+
+
+def test_row_10_b_sigterm_requeues_a_job_where_the_run_says_so(dltrain, monkeypatch, slurm_job):
+    """SIGTERM, which scancel sends too, requeues a Slurm job only with trainer.requeue=true."""
+    row_10_b(dltrain, monkeypatch, slurm_job)
+
+
+# 19 and 20: processes and files that are read
+
+
+class Items(Dataset[Any]):
+    """The samples of a split. A worker dies at sample 50."""
+
+    def __init__(self, split: Any):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 50 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.split.images[index], self.split.labels[index]
+
+
+class InProcesses(FewDigits):
+    """Digits that torch's DataLoader reads in one process."""
+
+    def read(self, split, batches):
+        samplers = [batch.tolist() for batch in batches]
+        for images, labels in DataLoader(Items(self.splits[split]), batch_sampler=samplers, num_workers=1):
+            yield ClassificationBatch(images, labels)
+
+    def pixel_batches(self, at_most):
+        yield self.splits["train"].images
+
+
+def row_19(dltrain):
+    code, _, _ = dltrain(*JOB, f"data._target_={__name__}.InProcesses", "name=a")
+    assert code == 6
+    error = Path("outputs/a/error.txt").read_text().splitlines()[0]
+    assert re.fullmatch(r"DataLoader worker \(pid \d+\) is killed by signal: Killed, when the next was a batch of the "
+                        r"train split of InProcesses, samples \d+, \d+, \d+, \d+ and 28 more; if the system was out of "
+                        r"memory, use a smaller data.num_workers or data.batch_size", error)
+
+
+def test_row_19_a_killed_worker_is_named(dltrain):
+    """A process that reads data and is killed ends the run with exit code 6, its signal, the data set and samples."""
+    row_19(dltrain)
+
+
+def test_row_19_control(dltrain, monkeypatch):
+    monkeypatch.setattr("dltrain.data.loader.DEAD_WORKER", "no such text")
+    monkeypatch.setattr("dltrain.reporting.DEAD_WORKER", "no such text")
+    with pytest.raises(AssertionError):
+        row_19(dltrain)
+
+
+def row_20(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(8)]
+    is_over = threading.Event()
+
+    def decode(path: Path) -> int:
+        if path.stem == "5":
+            is_over.wait(3)
+        return int(path.stem)
+
+    loader = TrainLoader(lambda batches: decode_batches(paths, decode, batches, 2, torch.tensor), 8, 2, seed=0,
+                         shuffled=False)
+    loader.timeout_seconds = 0.2
+    numbers = []
+    try:
+        with pytest.raises(MachineError) as caught:
+            numbers += [batch.tolist() for batch in loader]
+    finally:
+        is_over.set()
+    assert str(caught.value) == (
+        f"data.timeout_seconds=0.2: a batch of the training split, samples 4, 5 was not read in that time; being read: "
+        f"{paths[5]}; see whether the disk answers")
+    assert caught.value.exit_code == 6
+
+
+def test_row_20_a_file_that_does_not_come_is_named(tmp_path):
+    """A batch that is not read within data.timeout_seconds ends the run with exit code 6 and the names of the files."""
+    row_20(tmp_path)
+
+
+def test_row_20_control(tmp_path, monkeypatch):
+    monkeypatch.setattr("dltrain.data.loader.fail", lambda *_: None)
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_DFL)
+    with pytest.raises(pytest.fail.Exception):
+        row_20(tmp_path)
+
+
+def row_20_b(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "x.png")
+    images, others = scan_images(tmp_path)
+    assert images == [tmp_path / "a.png"]
+    assert others == {"no regular file": [tmp_path / "x.png"]}
+
+
+def test_row_20_b_a_pipe_is_no_photo(tmp_path):
+    """A pipe named x.png, which nobody writes to, is left out and counted."""
+    row_20_b(tmp_path)
+
+
+def test_row_20_b_control(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "mkfifo", lambda path: path.write_text(""))
+    with pytest.raises(AssertionError):
+        row_20_b(tmp_path)
+
+
 # 22 and 23: several processes. Small scripts stand for the ranks: {number: code}.
 
 SCRIPT = """
@@ -356,3 +542,155 @@ def test_row_23_control(train_ranks, monkeypatch):
     monkeypatch.setattr(processes.Watch, "ask", lambda *_: {})
     with pytest.raises(AssertionError):
         row_23(train_ranks)
+
+
+# in processes of their own
+
+COMMAND = [sys.executable, "-m", "dltrain", "seed=3", "trainer.max_epochs=6", "trainer=cpu", "data.batch_size=100",
+           "trainer.checkpoint_every_steps=7", "model.depth=8"]
+
+
+def start(cwd: Path, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, f"name={name}"], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
+def finish(cwd: Path, name: str) -> str:
+    process = start(cwd, name)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def wait_for_checkpoint(cwd: Path, name: str) -> None:
+    last = cwd / f"outputs/{name}/checkpoints/last.ckpt"
+    for _ in range(9000):  # 3 minutes: a busy machine starts slowly
+        if last.exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint appeared")
+
+
+def load_tensors(cwd: Path, name: str) -> dict[str, Any]:
+    saved = torch.load(cwd / f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)
+    momenta = {f"momentum.{k}": v["momentum_buffer"] for k, v in saved["optimizer_states"][0]["state"].items()}
+    return {**saved["state_dict"], **momenta}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("runs")
+    finish(cwd, "uninterrupted")
+    return cwd
+
+
+def assert_same_bits(cwd: Path, name: str) -> None:
+    a, b = load_tensors(cwd, "uninterrupted"), load_tensors(cwd, name)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_by_the_same_command(uninterrupted):
+    process = start(uninterrupted, "killed")
+    wait_for_checkpoint(uninterrupted, "killed")
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (uninterrupted / "outputs/killed/result.json").exists()
+    out = finish(uninterrupted, "killed")
+    assert re.search(r"resuming outputs/killed from step \d+ of 78", out)
+    assert_same_bits(uninterrupted, "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_saves_and_sets_the_exit_code_of_a_process(signum, code, uninterrupted):
+    name = f"signal{code}"
+    process = start(uninterrupted, name)
+    wait_for_checkpoint(uninterrupted, name)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert re.fullmatch(rf"dltrain: {signum.name}: saved outputs/{name}/checkpoints/last.ckpt at step \d+; "
+                        rf"dltrain resume run=outputs/{name} continues it\n", err)
+    finish(uninterrupted, name)
+    assert_same_bits(uninterrupted, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["the group", "rank 0", "rank 1"])
+def test_row_22_d_a_signal_to_two_processes(to, tmp_path):
+    """Of two processes on the CPU, a signal to any or to all saves; the same command continues to the same bits."""
+    words = [*COMMAND, "trainer.devices=2", "recipe=none", "name=a"]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    for folder in (straight, stopped):
+        folder.mkdir()
+        process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        if folder == stopped:
+            wait_for_checkpoint(folder, "a")
+            ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if to == "the group":
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                os.kill(int(ranks[int(to[-1])]), signal.SIGTERM)
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 143, err
+            assert re.fullmatch(r"dltrain: SIGTERM: saved outputs/a/checkpoints/last.ckpt at step \d+; .*\n", err)
+            process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    ends = [torch.load(folder / "outputs/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+            for folder in (straight, stopped)]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+class Hanging(FewDigits):
+    """Rank 1 hangs in its second batch."""
+
+    def read(self, split, batches):
+        for number, batch in enumerate(super().read(split, batches)):
+            if self.rank == 1 and number:
+                time.sleep(100)
+            yield batch
+
+
+class Failing(FewDigits):
+    """Rank 1 fails in its second batch."""
+
+    def read(self, split, batches):
+        for number, batch in enumerate(super().read(split, batches)):
+            if self.rank == 1 and number:
+                raise KeyError("a photo")
+            yield batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "code", "message"), [
+    ("Hanging", 6, r"rank 1 did not answer within trainer.dist_timeout_seconds=5: File \S+, line \d+, in read\n"),
+    ("Failing", 8, r"rank 1: KeyError: 'a photo'\n  \S+:\d+, in read\n .*\n"),
+])
+def test_row_23_b_two_processes(data, code, message, tmp_path):
+    """Of two processes on the CPU, one that hangs or fails ends both, and is named."""
+    words = [sys.executable, "-m", "dltrain", *JOB, "trainer.devices=2", "trainer.dist_timeout_seconds=5",
+             "data.batch_size=8", f"data._target_={__name__}.{data}", "name=a"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert re.match(rf"dltrain: error: {message}", done.stderr)
+    assert "gloo" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_in_a_run_and_in_a_sweep(tmp_path):
+    """DistributedDataParallel over gloo: the second process joins the folder of the run, whatever the user typed."""
+    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.depth=8",
+                 "recipe=none"]
+    for more in (["name=single", "seed=1"], ["-m", "name=sweep", "seed=1,2"]):
+        command = [sys.executable, "-m", "dltrain.cli", *overrides, *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        assert done.returncode == 0, done.stderr
+    single = torch.load(tmp_path / "outputs/single/checkpoints/last.ckpt", weights_only=True)
+    job = torch.load(tmp_path / "outputs/sweep/0-resnet20-on-digits/checkpoints/last.ckpt", weights_only=True)
+    assert single["global_step"] == 10  # 628 samples per process in batches of 128, 2 epochs
+    assert all(torch.equal(single["state_dict"][key], job["state_dict"][key]) for key in single["state_dict"])
