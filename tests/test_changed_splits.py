@@ -24,7 +24,7 @@ def test_a_run_notices_other_samples(tmp_path, monkeypatch, capsys):
 
     assert dltrain(*TRAIN)[0] == 0
     kept = json.loads(Path("outputs/a/splits.json").read_text())
-    assert {split: facts["samples"] for split, facts in kept.items()} == {"train": 32, "val": 4, "test": 4}
+    assert {split: kept[split]["samples"] for split in SPLITS} == {"train": 32, "val": 4, "test": 4}
     shutil.copytree("photos", "moved")
     code, out, _ = dltrain("eval", "run=outputs/a", "data.root=moved")
     assert (code, "warning" in out) == (0, False), "the same photos in another place"
