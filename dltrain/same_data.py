@@ -30,9 +30,6 @@ class Sample(NamedTuple):
     content: str
     target: str
 
-    def __str__(self) -> str:
-        return f"{self.split}/{self.name}"
-
 
 class Difference(NamedTuple):
     """What happened to a sample since the run began. `then` and `now`: None if it was, or is, not there."""
@@ -44,10 +41,18 @@ class Difference(NamedTuple):
     def touches(self, split: str) -> bool:
         return split in {sample.split for sample in (self.then, self.now) if sample}
 
-    def kind_with_splits(self) -> str:
-        if self.kind != "moved" or self.then is None or self.now is None:
-            return self.kind
-        return f"moved from {self.then.split} to {self.now.split}"
+    @property
+    def place(self) -> str:
+        """What happened, and in which splits."""
+        if self.then is None or self.now is None:
+            return f"added to {self.now.split}" if self.now else f"removed from {self.then.split}" if self.then else ""
+        if self.then.split != self.now.split:
+            return f"{self.kind} from {self.then.split} to {self.now.split}"
+        return f"{self.kind} in {self.now.split}"
+
+    @property
+    def name(self) -> str:
+        return next(sample.name for sample in (self.now, self.then) if sample)
 
 
 # Which samples of then and now are the same one, by what they have in common, the surest first.
@@ -82,10 +87,10 @@ def differences(then: Iterable[Sample], now: Iterable[Sample]) -> list[Differenc
 
 
 def summarize(changed: Iterable[Difference]) -> str:
-    """How many of each kind, with the first names: `2 added (train/cat/9.png, ...), 1 moved from train to test`."""
+    """How many of each kind, with the first names: `2 added to train (cat/8.png, cat/9.png), 1 moved from ...`."""
     names: dict[str, list[str]] = defaultdict(list)
     for item in changed:
-        names[item.kind_with_splits()].append(str(item.now or item.then))
+        names[item.place].append(item.name)
     return ", ".join(f"{len(listed):,} {kind} ({', '.join(listed[:NAMED])}{', ...' if len(listed) > NAMED else ''})"
                      for kind, listed in names.items())
 
@@ -157,8 +162,8 @@ def settle(run_dir: RunDir, now: Record, data: DataModule) -> str:
         return ""
     listed = ""
     if then.lines and now.lines and (changed := differences(then.samples(), now.samples())):
-        lines = [f"{item.kind_with_splits()}\t{item.then or '-'}\t{item.now or '-'}" for item in changed]
-        write_text(run_dir.path / "changed_samples.tsv", "\n".join(["what\tthen\tnow", *lines, ""]))
+        lines = [f"{item.place}\t{item.name}" for item in changed]
+        write_text(run_dir.path / "changed_samples.tsv", "\n".join(["what\tname", *lines, ""]))
         listed = f"; {run_dir}/changed_samples.tsv lists them"
     message = f"the data have changed since {run_dir} began: {describe_changes(run_dir, then, now, splits)}{listed}"
     if run_dir.accepts_changed_data:
