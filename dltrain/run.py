@@ -25,6 +25,7 @@ from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
+from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
@@ -45,13 +46,14 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
     config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return run_dir.read_result()
     keep_freed_memory()
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
+        had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
         data = build_data(config)
@@ -67,6 +69,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         check_first_step(config, data, task)
         set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
+        check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
             run_dir.write_vocabularies(data.vocabularies)
@@ -80,6 +83,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
                 log.info(line)
         else:
+            if had_config:
+                log.info(f"{run_dir} has no checkpoint yet: it begins anew")
             task.fit_statistics(data)
             lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]
             log.info("\n".join(filter(None, lines)))
@@ -147,7 +152,7 @@ class StudyContext(NamedTuple):
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return
     with run_dir.locked(), run_dir.logging():
         before = {*run_dir.path.iterdir()}

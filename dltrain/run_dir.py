@@ -32,7 +32,7 @@ import yaml
 from dltrain import __version__
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
+from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest
 
 log = logging.getLogger("dltrain")
 
@@ -114,12 +114,20 @@ class RunDir:
         an older version than can be read."""
         file = self.path / "config.yaml"
         if not file.is_file():
-            near = sorted(str(other.parent) for other in self.path.parent.glob("*/config.yaml"))[-3:]
-            hint = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
-            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){hint}")
+            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){self.name_others()}")
         config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
         refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
         return config
+
+    def name_others(self) -> str:
+        """The runs beside this folder, or in outputs: the one of the most similar name, or the newest three."""
+        folders = (self.path.parent, Path("outputs"))
+        runs = next((files for folder in folders if (files := [*folder.glob("*/config.yaml")])), [])
+        names = [str(file.parent) for file in sorted(runs, key=os.path.getmtime, reverse=True)]
+        if not names:
+            return "; dltrain ls runs lists the runs"
+        more = f" and {len(names) - 3} more, see dltrain ls runs" if len(names) > 3 else ""
+        return f"{suggest(str(self), names)}; there are: {', '.join(names[:3])}{more}"
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: the rule of a key by its dotted name, written after the value as in configs/."""
@@ -182,6 +190,16 @@ class RunDir:
     @property
     def is_finished(self) -> bool:
         return (self.path / "result.json").is_file()
+
+    def describe_finished(self) -> str:
+        """A line for who starts a finished run again: what it is, and how to train longer."""
+        result = self.read_result()
+        if "steps" not in result:  # a study
+            return f"{self} is finished, nothing to do; another name= starts another run"
+        from_run = next((key for key in flatten(self.read_config()) if key.endswith("pretrained.from_run")), None)
+        return (f"{self} is finished after {result['steps']:,} steps, nothing to do; to train longer, add another "
+                f"name= and a larger trainer.max_epochs="
+                f"{f', and {from_run}={self} to begin with its weights' if from_run else ''}")
 
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict before the run has finished."""

@@ -44,8 +44,9 @@ def refuse_other_config(run_dir: RunDir, requested: DictConfig) -> None:
     differ = [change for change in changes(run_dir, requested) if not change.is_free]
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise UserError(f"{run_dir} began with another config: {', '.join(map(str, differ[:5]))}{more}; a run keeps "
-                        "these to its end: type them as they were, choose another name=, or delete it")
+        longer = f"; {run_dir.describe_finished()}" if run_dir.is_finished else (
+            "; a run keeps these to its end: type them as they were, choose another name=, or delete it")
+        raise UserError(f"{run_dir} began with another config: {', '.join(map(str, differ[:5]))}{more}{longer}")
 
 
 def changes(run_dir: RunDir, requested: DictConfig) -> list[Change]:
@@ -92,8 +93,10 @@ def shorten(value: object) -> str:
 
 
 def describe_free(free: Iterable[Change]) -> str:
-    return ", ".join(f"{change.key}={shorten(change.now)} ({shorten(change.then)} before)" for change in free
-                     if change.key not in ("name", "output_dir"))
+    """A line about keys that have another value than before, from here on; "" if there are none."""
+    listed = [f"{change.key}={shorten(change.now)} ({shorten(change.then)} before)" for change in free
+              if change.key not in ("name", "output_dir")]
+    return f"with other values from here on: {', '.join(listed)}" if listed else ""
 
 
 def forget_sizes(run_dir: RunDir, config: DictConfig) -> None:

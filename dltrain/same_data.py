@@ -146,9 +146,13 @@ def describe_changes(run_dir: RunDir, then: Record, now: Record, splits: Sequenc
     changed = differences(then.samples(), now.samples()) if then.lines and now.lines else []
     if changed := [item for item in changed if any(map(item.touches, splits)) or item.touches("files")]:
         return summarize(changed)
-    counts = [f"the {split} split has other samples ({then.splits[split]['samples']:,} then, "
-              f"{now.splits[split]['samples']:,} now)" for split in splits]
-    return f"{', '.join(counts)}{', or in another order' if then.lines and now.lines else ''}"
+    faults = []
+    for split in splits:
+        old, new = then.splits[split]["samples"], now.splits[split]["samples"]
+        is_listed = any(line.startswith(f"{split}\t") for line in now.lines)
+        faults.append(f"the {split} split has {'its samples in another order' if is_listed else 'other samples'}"
+                      f"{f' ({old:,} then, {new:,} now)' if old != new else ''}")
+    return ", ".join(faults)
 
 
 def settle(run_dir: RunDir, now: Record, data: DataModule) -> str:

@@ -66,7 +66,7 @@ def train_one(composed: compose.Composed, config_dir: str | None, accept_changed
     run_dir = open_run_dir(composed)
     run_dir.accepts_changed_data = accept_changed_data
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return 0
     print(announcement(composed, run_dir), flush=True)
     from dltrain.reporting import report  # torch from here on
