@@ -22,11 +22,14 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
     from dltrain.config.compose import compose as composed_of
     from dltrain.errors import UserError
     from dltrain.loaded import LoadedRun
+    from dltrain.same_data import take_word
 
-    composed = composed_of(list(overrides), None if config_dir is None else str(config_dir))
+    words, accept = take_word(overrides)
+    composed = composed_of(words, None if config_dir is None else str(config_dir))
     if composed.is_sweep:
         raise UserError("dltrain.train trains one run, but this is a sweep: call it for each job, or use the command")
     run_dir = open_run_dir(composed)
+    run_dir.accepts_changed_data = accept
     try:
         start(composed, run_dir, None if config_dir is None else str(config_dir), ["train", *overrides])
     except BaseException:

@@ -123,6 +123,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     for key, value in data.sizes().items():
         if config.data[key] is None:
             config.data[key] = value
+            data.sizes_read.append(key)
     return data
 
 

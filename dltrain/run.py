@@ -14,18 +14,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from dltrain import __version__, checkpoints
+from dltrain import __version__, checkpoints, same_config, same_data
 from dltrain.batches import generator
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
-from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import DataError, UserError
+from dltrain.errors import UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
-from dltrain.pretrained import load_pretrained, pretrained_of
+from dltrain.monitored import check_monitored
+from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
 from dltrain.tasks.task import Task
@@ -45,41 +46,49 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
     config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return run_dir.read_result()
     keep_freed_memory()
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
+        source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
+        saved = checkpoints.load(source) if source else None
+        had_config = run_dir.has_config
+        free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
+        same_config.forget_sizes(run_dir, config)
         data = build_data(config)
-        keep_anchors(config, run_dir)
+        record = same_data.Record.of(data)
+        changed_data = same_data.settle(run_dir, record, data) if saved else ""
+        same_config.keep_anchors(run_dir, config)
         anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
-        source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
-        saved = checkpoints.load(source) if source else None
-        sizes = {split: data.num_samples(split) for split in SPLITS}
-        if saved and (changed := run_dir.describe_changed_splits(sizes, data.fingerprints)):
-            raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
+        same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
         set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
+        check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
             run_dir.write_vocabularies(data.vocabularies)
-            run_dir.write_splits(sizes, data.fingerprints)
+            record.write(run_dir)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
         if saved:
             checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
             log.info(f"{note + '; ' if note else ''}resuming {run_dir} from step {saved['global_step']} "
                      f"of {task.total_steps}")
+            for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
+                log.info(line)
         else:
+            if had_config:
+                log.info(f"{run_dir} has no checkpoint yet: it begins anew")
             task.fit_statistics(data)
             lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]
             log.info("\n".join(filter(None, lines)))
-            for line in data.list_warnings():
+            for line in [*data.list_warnings(), *overlaps(config, record)]:
                 log.warning(f"dltrain: warning: {line}")
             if data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
@@ -125,10 +134,11 @@ def choose_anchors(config: DictConfig, data: DataModule) -> str:
             f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
 
 
-def keep_anchors(config: DictConfig, run_dir: RunDir) -> None:
-    """A run that continues by the same command has the anchors it began with, whatever the training boxes are now."""
-    if config.model.get("anchors") == "auto" and (run_dir.path / "config.yaml").is_file():
-        config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
+def overlaps(config: DictConfig, record: same_data.Record) -> list[str]:
+    """Warnings where the run is evaluated on what the weights that it starts with were trained on."""
+    sources = dict.fromkeys(source.from_run for key, node in nodes(config.model, "model")
+                            if (source := pretrained_of(node, key)) and source.from_run)
+    return [line for source in sources for line in same_data.describe_overlap(RunDir(Path(source)), record)]
 
 
 class StudyContext(NamedTuple):
@@ -142,7 +152,7 @@ class StudyContext(NamedTuple):
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return
     with run_dir.locked(), run_dir.logging():
         before = {*run_dir.path.iterdir()}
@@ -202,8 +212,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
-    for line in run_dir.describe_changed_splits({split: data.num_samples(split)}, data.fingerprints):
-        log.warning(f"dltrain: warning: {line}{'' if split == 'train' else '; the run may have trained on some'}")
+    if line := same_data.describe_measured(run_dir, data, split):
+        log.warning(f"dltrain: warning: {line}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
 
@@ -231,6 +241,8 @@ def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = Fal
                         "model.pretrained.from_run=FOLDER")
     task = build_task(config, data.vocabularies, fresh=False)
     load_pretrained(task.model, pretrained, data.class_names, with_head=True)
+    if pretrained.from_run and (line := same_data.describe_measured(RunDir(Path(pretrained.from_run)), data, split)):
+        log.warning(f"dltrain: warning: {line}")
     check_first_step(config, data, task)
     task.fit_statistics(data)
     return Evaluation(*measure(task.eval(), data, config, split, progress_bar), {"weights": str(source)})

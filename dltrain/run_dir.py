@@ -6,7 +6,8 @@
     events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of text, names of labels
     checkpoints/       last.ckpt, previous.ckpt, best.ckpt        result.json       one flat object, at the end
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
-    splits.json        the number of samples of each split and, of own files, a fingerprint of them
+    splits.json        the number of samples of each split and a digest of them
+    samples.tsv        a line for each sample of people's own files, to see later what has changed
 """
 
 from __future__ import annotations
@@ -31,27 +32,16 @@ import yaml
 from dltrain import __version__
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
+from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest
 
 log = logging.getLogger("dltrain")
-
-# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has
-# the same files.
-DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
-FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
-                  "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
-# Null until the data are loaded, here and wherever these sizes are interpolated.
-READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
-# What runs did before they had these keys.
-EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
-           "model.skips": "last"}
 
 
 class RunDir:
     """Reads and writes the files of one run folder."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, accepts_changed_data: bool = False):
+        self.path, self.accepts_changed_data = path, accepts_changed_data
 
     def __str__(self) -> str:
         return str(self.path)
@@ -114,17 +104,30 @@ class RunDir:
 
     # config
 
+    @property
+    def has_config(self) -> bool:
+        """Whether a run began in this folder."""
+        return (self.path / "config.yaml").is_file()
+
     def read_config(self, key: str = "run") -> dict[str, Any]:
         """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
         an older version than can be read."""
         file = self.path / "config.yaml"
         if not file.is_file():
-            near = sorted(str(other.parent) for other in self.path.parent.glob("*/config.yaml"))[-3:]
-            hint = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
-            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){hint}")
+            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){self.name_others()}")
         config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
         refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
         return config
+
+    def name_others(self) -> str:
+        """The runs beside this folder, or in outputs: the one of the most similar name, or the newest three."""
+        folders = (self.path.parent, Path("outputs"))
+        runs = next((files for folder in folders if (files := [*folder.glob("*/config.yaml")])), [])
+        names = [str(file.parent) for file in sorted(runs, key=os.path.getmtime, reverse=True)]
+        if not names:
+            return "; dltrain ls runs lists the runs"
+        more = f" and {len(names) - 3} more, see dltrain ls runs" if len(names) > 3 else ""
+        return f"{suggest(str(self), names)}; there are: {', '.join(names[:3])}{more}"
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: the rule of a key by its dotted name, written after the value as in configs/."""
@@ -135,22 +138,6 @@ class RunDir:
         file = self.path / "config.yaml"
         lines = schema.assignments(file) if file.is_file() else {}
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
-
-    def refuse_other_config(self, requested: Mapping[str, object]) -> None:
-        """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
-        differ."""
-        if not (self.path / "config.yaml").is_file():
-            return
-        stored, now = flatten(self.read_config()), flatten(requested)
-        unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
-        unknown_yet |= {"model.anchor_boxes"} if now.get("model.anchors") == "auto" else set()
-        differ = [key for key in stored | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and stored.get(key, EARLIER.get(key)) != now.get(key) and key not in unknown_yet
-                  and not (key not in stored and now[key] == [])]  # an empty list that earlier versions did not have
-        if differ:
-            listed = ", ".join(f"{key} ({stored.get(key)}, now {now.get(key)})" for key in differ[:5])
-            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-            raise UserError(f"{self} began with another config: {listed}{more}; choose another name=, or delete it")
 
     # vocabulary
 
@@ -176,7 +163,7 @@ class RunDir:
     def check_class_names(self, names: Sequence[str]) -> None:
         """The data of a resumed run, and those that it is evaluated on, must have its classes, in the same order: a
         class is known by its number alone. Raises DataError if they differ."""
-        stored = self.read_config().get("class_names") if (self.path / "config.yaml").is_file() else None
+        stored = self.read_config().get("class_names") if self.has_config else None
         if not stored or not names or list(stored) == list(names):
             return
         only = [f"only in {place}: {', '.join(sorted(more)[:5])}" for place, more in
@@ -185,21 +172,10 @@ class RunDir:
                         f"{', '.join(stored[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
                         "or classes.txt, as they were")
 
-    # splits
-
-    def write_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> None:
-        """`sizes`: the number of samples of each split; `fingerprints`: equal for the same samples."""
-        self.write_json("splits.json", {split: {"samples": size, "fingerprint": fingerprints.get(split)}
-                                        for split, size in sizes.items()})
-
-    def describe_changed_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> list[str]:
-        """A line for each split that has other samples than when the run began; runs of earlier versions do not know
-        theirs."""
+    def read_splits(self) -> dict[str, Any]:
+        """splits.json, written by same_data.py; {} where it is missing."""
         file = self.path / "splits.json"
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return [f"the {split} split has other samples than when {self} began ({stored[split]['samples']:,} then, "
-                f"{size:,} now)" for split, size in sizes.items()
-                if split in stored and stored[split]["fingerprint"] != fingerprints.get(split)]
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
     # results
 
@@ -214,6 +190,16 @@ class RunDir:
     @property
     def is_finished(self) -> bool:
         return (self.path / "result.json").is_file()
+
+    def describe_finished(self) -> str:
+        """A line for who starts a finished run again: what it is, and how to train longer."""
+        result = self.read_result()
+        if "steps" not in result:  # a study
+            return f"{self} is finished, nothing to do; another name= starts another run"
+        from_run = next((key for key in flatten(self.read_config()) if key.endswith("pretrained.from_run")), None)
+        return (f"{self} is finished after {result['steps']:,} steps, nothing to do; to train longer, add another "
+                f"name= and a larger trainer.max_epochs="
+                f"{f', and {from_run}={self} to begin with its weights' if from_run else ''}")
 
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict before the run has finished."""

@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain import same_config, same_data
 from dltrain.config import compose, groups, launch
 from dltrain.errors import InterruptedRun
 from dltrain.run_dir import RunDir, write_text
@@ -34,6 +36,7 @@ SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.
 
 
 def run(words: list[str]) -> int:
+    words, accept = same_data.take_word(words)
     flags = launch.parse_flags(words)
     if flags.shell_completion or flags.hydra_help or flags.info:
         return launch.hand_to_hydra(flags)
@@ -45,8 +48,8 @@ def run(words: list[str]) -> int:
     if flags.cfg:
         return print_config(composed, flags)
     if composed.is_sweep:
-        return sweep(composed, flags.config_dir)
-    return train_one(composed, flags.config_dir)
+        return sweep(composed, flags.config_dir, accept)
+    return train_one(composed, flags.config_dir, accept)
 
 
 def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
@@ -59,10 +62,11 @@ def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
     return 0
 
 
-def train_one(composed: compose.Composed, config_dir: str | None) -> int:
+def train_one(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
     run_dir = open_run_dir(composed)
+    run_dir.accepts_changed_data = accept_changed_data
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return 0
     print(announcement(composed, run_dir), flush=True)
     from dltrain.reporting import report  # torch from here on
@@ -74,7 +78,7 @@ def open_run_dir(composed: compose.Composed) -> RunDir:
     """A new folder, or that of `name=`. Raises UserError if that began with another config."""
     config, root = composed.job_config(), Path(composed.config.output_dir)
     run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title(composed))
-    run_dir.refuse_other_config(compose.to_plain(config))
+    same_config.refuse_other_config(run_dir, config)
     return run_dir
 
 
@@ -115,7 +119,7 @@ def settings_of(model: str, composed: compose.Composed) -> str:
     return f"settings of model={model}" if file and groups.stated(file, "task", "optimizer") else "defaults"
 
 
-def sweep(composed: compose.Composed, config_dir: str | None) -> int:
+def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
     """All jobs, then one table and one picture. A failing job is reported at once and does not end the others; a signal
     does."""
     config, experiment = composed.config, composed.chosen.get("experiment")
@@ -129,7 +133,7 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
 
     try:
         loader = launch.SweepLoader(config_dir)
-        launch.sweep(words, loader, SweepJob(loader))
+        launch.sweep(words, loader, SweepJob(loader, accept_changed_data))
     except InterruptedRun:
         sweeps.finish(folder, heading)
         print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
@@ -146,8 +150,8 @@ def quote(path: Path) -> str:
 class SweepJob:
     """What Hydra calls with the config of each job. Returns the headline metric, for sweepers that optimise it."""
 
-    def __init__(self, loader: launch.SweepLoader):
-        self.loader = loader
+    def __init__(self, loader: launch.SweepLoader, accept_changed_data: bool):
+        self.loader, self.accept_changed_data = loader, accept_changed_data
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
@@ -156,6 +160,7 @@ class SweepJob:
 
         hydra = HydraConfig.get()
         run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
+        run_dir.accepts_changed_data = self.accept_changed_data
         if report(run_dir, lambda: self.train(config, run_dir, words)) == 0:
             (run_dir.path / "error.txt").unlink(missing_ok=True)
         result = run_dir.read_result()
@@ -165,7 +170,7 @@ class SweepJob:
         from dltrain import run
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
-        run_dir.refuse_other_config(compose.to_plain(config))
+        same_config.refuse_other_config(run_dir, config)
         write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
         if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
@@ -177,12 +182,18 @@ class SweepJob:
 
 
 def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str, str]) -> None:
+    """By `resume`, which reads the config from the folder: as it was composed, since only the data know some sizes."""
     import subprocess
 
     from dltrain.errors import UserError
     from dltrain.processes import join_command
 
-    run_dir.write_config(compose.to_plain(config), comments)
-    code = subprocess.run(join_command(run_dir.path)).returncode
+    words = [f"{same_data.KEY}=accept"] if run_dir.accepts_changed_data else []
+    if run_dir.has_config:
+        words += [f"{change.key}={change.now}" for change in same_config.changes(run_dir, config) if change.is_free]
+    else:
+        composed: Any = OmegaConf.to_container(config, resolve=False)
+        run_dir.write_config(composed, comments)
+    code = subprocess.run([*join_command(run_dir.path), *words]).returncode
     if code:
         raise UserError(f"{run_dir} ended with exit code {code}")

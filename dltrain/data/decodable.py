@@ -48,6 +48,7 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
         raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}; "
                         "data.on_bad=skip leaves them out")
     data.leave_out("a photo that cannot be read", faults.values())
+    data.photo_digests = {path: record.digest[:16] for path, record in records.items()}
     data.damaged_exif = [str(path) for path, record in records.items() if record.damaged_exif]
     kept = {split: [sample for sample in splits[split] if path_of(sample) in records] for split in SPLITS}
     for split in SPLITS:
