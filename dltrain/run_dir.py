@@ -39,7 +39,7 @@ log = logging.getLogger("dltrain")
 # the same files.
 DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
-                  "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
+                  "trainer.eval_batch_size", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
 # Null until the data are loaded, here and wherever these sizes are interpolated.
 READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
 # What runs did before they had these keys.
