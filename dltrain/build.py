@@ -34,6 +34,7 @@ from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.errors import DataError, UserError, suggest
 from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
+from dltrain.out_of_memory import shortage_of
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy
 from dltrain.step_loop import StepLoop
@@ -111,6 +112,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches = config.trainer.smoke_steps
+    data.eval_batch_size = min(data.eval_batch_size, config.trainer.get("eval_batch_size") or data.eval_batch_size)
     data.load()
     if repeated := sorted({name for name in data.class_names if data.class_names.count(name) > 1}):
         raise DataError(f"data={config.choices.data}: several classes are called {readable(', '.join(repeated))}")
@@ -179,6 +181,8 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
         except UserError as error:
             raise type(error)(f"{pair}: {error}") from None
         except (RuntimeError, IndexError) as error:
+            if shortage_of(error):
+                raise
             shapes = {name: tuple(value.shape) for name, value in batch._asdict().items()
                       if isinstance(value, torch.Tensor)}
             raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error

@@ -13,11 +13,12 @@ import sys
 from types import ModuleType
 
 from dltrain import __version__
-from dltrain.errors import InterruptedRun, UserError
+from dltrain.errors import InterruptedRun, MachineError, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
-            "bench": "bench", "ls": "ls", "why": "why", "new": "new"}  # verb -> file below commands/
+            "bench": "bench", "ls": "ls", "why": "why", "new": "new",
+            "doctor": "doctor"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
@@ -41,8 +42,11 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from dltrain import own_code
+        from dltrain import out_of_memory, own_code
 
+        if shortage := out_of_memory.shortage_of(error):
+            print(f"dltrain: error: {shortage.message()}", file=sys.stderr)
+            return MachineError.exit_code
         if (frame := own_code.frame_of(error)) is None:
             raise  # a bug in dltrain, with its traceback
         print(f"dltrain: error: {own_code.message_of(error)}\n{own_code.describe(frame)}", file=sys.stderr)

@@ -10,10 +10,9 @@ from contextlib import redirect_stdout
 from traceback import FrameSummary
 from typing import TextIO, cast
 
-import torch
-
 from dltrain import own_code
 from dltrain.errors import MachineError, UserError
+from dltrain.out_of_memory import shortage_of
 from dltrain.run_dir import RunDir, write_text
 
 
@@ -47,14 +46,10 @@ class UnbreakableOutput:
 def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
-        try:
-            with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
-                work()
-                sys.stdout.flush()
-            return 0
-        except torch.OutOfMemoryError as error:
-            raise MachineError("out of memory on the device; use a smaller data.batch_size, with "
-                               "trainer.accumulate_batches to keep the number of samples per step") from error
+        with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+            work()
+            sys.stdout.flush()
+        return 0
     except UserError as error:
         print_failure(run_dir, str(error), own_code.frame_of(error))
         return error.exit_code
@@ -62,6 +57,11 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
         print_failure(run_dir, f"the code ended the program with exit code {error.code}")
         return 1
     except Exception as error:
+        if shortage := shortage_of(error):
+            kept = run_dir.checkpoint("last").is_file() and not run_dir.is_finished
+            advice = f"; dltrain resume run={run_dir} continues from its checkpoint where there is more" if kept else ""
+            print_failure(run_dir, shortage.message() + advice)
+            return MachineError.exit_code
         frame = own_code.frame_of(error)
         print_failure(run_dir, own_code.message_of(error), frame, is_bug=frame is None)
         return 1 if frame is None else own_code.EXIT_CODE

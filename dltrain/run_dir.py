@@ -19,7 +19,6 @@ import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from dltrain import __version__
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest
+from dltrain.source import git_commit
 
 log = logging.getLogger("dltrain")
 
@@ -249,15 +249,12 @@ class RunDir:
         import torch
         import torchvision
 
-        here = Path(__file__).parent
-        git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                             capture_output=True, text=True) if (here.parent / ".git").exists() else None
         self.write_json("environment.json", {
             "dltrain": __version__, "python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "pytorch_lightning": pytorch_lightning.__version__,
             "hydra": hydra.__version__, "device": device, "cpu_threads": torch.get_num_threads(),
             "host": platform.node(), "system": platform.platform(),
-            "git_commit": git.stdout.strip() if git and git.returncode == 0 else None})
+            "git_commit": git_commit()})
 
     @contextmanager
     def logging(self, to_terminal: bool = True) -> Iterator[None]:

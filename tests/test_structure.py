@@ -35,7 +35,7 @@ ALLOWED = {
     "checkpoints.py": {"errors"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
-                 "config.compose", "config.launch", "run_dir"]
+                 "commands.doctor", "config.compose", "config.launch", "run_dir"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

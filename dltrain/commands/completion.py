@@ -24,6 +24,9 @@ def complete(verbs: Sequence[str]) -> int:
     if verb == "ls":
         offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else LISTS, typing)
         return 0
+    if verb == "doctor":
+        offer(("output_dir=", "json="), typing)
+        return 0
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)
         os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))

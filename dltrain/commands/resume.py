@@ -14,6 +14,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   data.root=FOLDER               the data have moved
   data.num_workers=0             threads that decode images
   trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
+  trainer.eval_batch_size=16     samples at once in evaluation, at most
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
   on_changed_data=accept         continue although photos, texts or labels have changed since the run began
 

@@ -95,6 +95,8 @@ def inspect(path: Path) -> tuple[Record | None, str]:
                 to_8_bits(image)
     except Image.UnidentifiedImageError:
         return None, "cannot identify image file"
+    except MemoryError:  # no fault of the photo
+        raise
     except Exception as error:
         return None, str(error) or type(error).__name__
     return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""
