@@ -22,6 +22,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
     from dltrain.config.compose import compose as composed_of
     from dltrain.errors import UserError
     from dltrain.loaded import LoadedRun
+    from dltrain.run_lock import remove_if_empty
 
     composed = composed_of(list(overrides), None if config_dir is None else str(config_dir))
     if composed.is_sweep:
@@ -30,7 +31,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
     try:
         start(composed, run_dir, None if config_dir is None else str(config_dir), ["train", *overrides])
     except BaseException:
-        run_dir.remove_if_empty()
+        remove_if_empty(run_dir.path)
         raise
     return LoadedRun(run_dir.path)
 

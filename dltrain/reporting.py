@@ -14,7 +14,9 @@ import torch
 
 from dltrain import own_code
 from dltrain.errors import MachineError, UserError
+from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 
 
 class UnbreakableOutput:
@@ -55,6 +57,9 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
         except torch.OutOfMemoryError as error:
             raise MachineError("out of memory on the device; use a smaller data.batch_size, with "
                                "trainer.accumulate_batches to keep the number of samples per step") from error
+    except FolderInUse as error:
+        print(f"dltrain: error: {error}", file=sys.stderr)
+        return error.exit_code
     except UserError as error:
         print_failure(run_dir, str(error), own_code.frame_of(error))
         return error.exit_code
@@ -74,7 +79,19 @@ def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = No
     if frame is not None:
         print(own_code.describe(frame), file=sys.stderr)
     to_blame = frame is not None or is_bug
-    if run_dir.path.is_dir() and (to_blame or not run_dir.remove_if_empty()):
-        write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")
-        if to_blame:
-            print(f"  the traceback is in {run_dir.path / 'error.txt'}", file=sys.stderr, flush=True)
+    if not run_dir.path.is_dir() or (not to_blame and is_first_process() and remove_if_empty(run_dir.path)):
+        return
+    lines = traceback.format_exc()
+    is_written = is_first_process() and write_error(run_dir, f"{message}\n\n{lines}")
+    if to_blame:
+        print(f"  the traceback is in {run_dir}/error.txt" if is_written else lines, file=sys.stderr, flush=True)
+
+
+def write_error(run_dir: RunDir, text: str) -> bool:
+    """Whether error.txt could be written: the disk may be full or read-only, or another process may have the folder."""
+    try:
+        with locked(run_dir.path):
+            write_text(run_dir.path / "error.txt", text)
+    except UserError:
+        return False
+    return True

@@ -22,6 +22,7 @@ from dltrain import cli, reporting, run
 from dltrain.build import build_data
 from dltrain.commands.stored import load_config
 from dltrain.run_dir import RunDir
+from dltrain.run_lock import locked
 from tests.conftest import TINY
 from tests.tiny import FewDigits
 
@@ -180,7 +181,7 @@ def test_two_runs_in_one_second_get_two_folders(tmp_path):
 def test_a_second_writer_is_refused(dltrain, tmp_path):
     dltrain("name=a", *TINY)
     (tmp_path / "outputs/a/result.json").unlink()
-    with RunDir(tmp_path / "outputs/a").locked():
+    with locked(tmp_path / "outputs/a"):
         code, _, err = dltrain("name=a", *TINY)
     assert code == 2
     assert re.search(r"outputs/a is in use by process \d+ on", err)

@@ -13,6 +13,7 @@ from dltrain.config.compose import compose
 from dltrain.drawing.tables import format_count
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:
     from dltrain.run import Evaluation
@@ -56,7 +57,7 @@ def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
     from dltrain.reporting import report
 
     def measure() -> None:
-        with run_dir.logging():
+        with logging_to(run_dir.path / "log.txt" if run_dir.is_writable else None):
             evaluation = runs.evaluate(config, run_dir, split, checkpoint, progress_bar=sys.stdout.isatty())
         present(evaluation, split, run_dir, changes)
 

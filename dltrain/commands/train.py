@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config import compose, groups, launch
 from dltrain.errors import InterruptedRun
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import locked
 
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
@@ -166,7 +167,8 @@ class SweepJob:
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
         run_dir.refuse_other_config(compose.to_plain(config))
-        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
+        with locked(run_dir.path):
+            write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
         if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
             train_in_own_process(config, run_dir, comments)
@@ -182,7 +184,8 @@ def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str
     from dltrain.errors import UserError
     from dltrain.processes import join_command
 
-    run_dir.write_config(compose.to_plain(config), comments)
+    with locked(run_dir.path):
+        run_dir.write_config(compose.to_plain(config), comments)
     code = subprocess.run(join_command(run_dir.path)).returncode
     if code:
         raise UserError(f"{run_dir} ended with exit code {code}")
