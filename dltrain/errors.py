@@ -81,8 +81,21 @@ def unwritable(path: Path, error: OSError, num_bytes: int, kept: str) -> Machine
     reason = error.strerror or str(error)
     if error.errno not in NO_SPACE:
         return MachineError(f"cannot save {path}: {reason}; {kept}; make it writable, or choose another place")
-    return MachineError(f"cannot save {path}: {reason} (needs {num_bytes / 1e6:.3f} MB, {free_bytes(path) / 1e6:.3f} "
-                        f"MB free); {kept}; free some disk space and run the same command again")
+    needs = f"needs {num_bytes / 1e6:.3f} MB, " if num_bytes else ""
+    return MachineError(f"cannot save {path}: {reason} ({needs}{free_bytes(path) / 1e6:.3f} MB free); {kept}; free "
+                        "some disk space and run the same command again")
+
+
+@contextmanager
+def naming_full_disk() -> Iterator[None]:
+    """Around what no `writing` is around, as a user's own callback or a library: an OSError of a full disk becomes a
+    MachineError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise unwritable(Path(error.filename or "a file"), error, 0, "what is complete is kept") from error
 
 
 def free_bytes(path: Path) -> int:

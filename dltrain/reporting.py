@@ -13,15 +13,15 @@ from typing import TextIO, cast
 import torch
 
 from dltrain import own_code
-from dltrain.errors import MachineError, UserError
+from dltrain.errors import MachineError, UserError, naming_full_disk
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
 from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 
 
 class UnbreakableOutput:
-    """Standard output. What a reader that has closed it, as `| head` does, no longer takes is dropped; the work goes on
-    to its end."""
+    """Standard output. What it no longer takes is dropped, as after `| head`, on a full disk or in a closed terminal;
+    the work goes on to its end."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -32,14 +32,14 @@ class UnbreakableOutput:
     def write(self, text: str) -> int:
         try:
             return self.stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             self.drop()
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self.drop()
 
     def drop(self) -> None:
@@ -50,7 +50,7 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
         try:
-            with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+            with naming_full_disk(), redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
                 work()
                 sys.stdout.flush()
             return 0
@@ -59,6 +59,9 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
                                "trainer.accumulate_batches to keep the number of samples per step") from error
     except FolderInUse as error:
         print(f"dltrain: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except MachineError as error:
+        print_failure(run_dir, str(error))  # whoever called it: no code is to blame
         return error.exit_code
     except UserError as error:
         print_failure(run_dir, str(error), own_code.frame_of(error))

@@ -85,6 +85,16 @@ class RunDir:
         log_file = self.path / "log.txt"
         return os.access(self.path, os.W_OK) and (not log_file.exists() or os.access(log_file, os.W_OK))
 
+    def writable_place(self, name: str) -> Path:
+        """Where a command that reads the run writes the file or folder `name`: in the run folder; where that cannot be
+        written to, beside it or in the current folder, with the name of the run before it. Raises MachineError."""
+        if self.is_writable:
+            return self.path / name
+        for folder in (self.path.parent, Path()):
+            if os.access(folder, os.W_OK):
+                return folder / f"{self.path.absolute().name}-{name}"
+        raise MachineError(f"cannot write to {self} or beside it, nor to the current folder; change to another folder")
+
     # config
 
     def read_config(self, key: str = "run") -> dict[str, Any]:

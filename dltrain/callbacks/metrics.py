@@ -102,7 +102,7 @@ class MetricsFile(Logger):
             text, size = self.as_csv([row]), self.path.stat().st_size
             with writing(self.path, len(text)):
                 try:
-                    with open(self.path, "a", encoding="utf-8") as file:
+                    with open(self.path, "a", newline="", encoding="utf-8") as file:
                         file.write(text)
                 except OSError:
                     os.truncate(self.path, size)  # no half a row
