@@ -22,6 +22,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
     from dltrain.config.compose import compose as composed_of
     from dltrain.errors import UserError
     from dltrain.loaded import LoadedRun
+    from dltrain.run_lock import remove_if_empty
     from dltrain.same_data import take_word
 
     words, accept = take_word(overrides)
@@ -33,7 +34,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> LoadedRun:
     try:
         start(composed, run_dir, None if config_dir is None else str(config_dir), ["train", *overrides])
     except BaseException:
-        run_dir.remove_if_empty()
+        remove_if_empty(run_dir.path)
         raise
     return LoadedRun(run_dir.path)
 

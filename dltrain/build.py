@@ -36,7 +36,7 @@ from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
 from dltrain.out_of_memory import shortage_of
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
-from dltrain.processes import RunStrategy
+from dltrain.processes import RunStrategy, is_first_process
 from dltrain.step_loop import StepLoop
 from dltrain.tasks.task import Task
 
@@ -247,7 +247,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     task.scales_loss = keys.precision == "16-mixed"
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    metrics_file = MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0)
+    metrics_file = MetricsFile(run_dir / "metrics.csv", saved["dltrain"]["metrics_rows"] if saved else 0,
+                               is_first_process())
     board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,
                         purge_step=saved["global_step"] + 1 if saved else 0)
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,

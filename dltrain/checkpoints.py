@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import zipfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.serialization import MAP_LOCATION
 from torch.utils._pytree import tree_leaves
 
 from dltrain import __version__
-from dltrain.errors import CheckpointError, MachineError, refuse_older_version
+from dltrain.errors import CheckpointError, refuse_older_version, writing
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 MOST_COPIES = 2  # in memory: those of best.ckpt and of last.ckpt
@@ -73,35 +73,33 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises MachineError if the disk is full or cannot be written; the old file is then still complete."""
     own = {**checkpoint.get("dltrain", {}), "version": __version__}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save({**checkpoint, "dltrain": own}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == LAST and path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    num_bytes = sum(tensor.nbytes for tensor in tree_leaves(checkpoint) if torch.is_tensor(tensor))
+    kept = "the previous checkpoint is kept" if path.exists() else "no checkpoint of that name is there yet"
+    with writing(path, num_bytes, kept):
         try:
-            os.fsync(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save({**checkpoint, "dltrain": own}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        except RuntimeError as error:  # torch's zip writer puts one of its own before that of the file
+            cause = error.__context__
+            raise (cause if type(cause) is OSError else error) from None
         finally:
-            os.close(folder)
-    except OSError as error:
-        raise clean_up_failed_save(path, temporary, error.strerror or str(error)) from error
-    except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
-        raise clean_up_failed_save(path, temporary, str(error).splitlines()[0]) from error
+            with suppress(OSError):  # it is still there after a failure only
+                temporary.unlink(missing_ok=True)
 
 
-def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineError:
-    """Removes the temporary file and returns the error to raise."""
-    size = 0
-    if temporary.exists():  # not where the folder is a file or is gone
-        size = temporary.stat().st_size
-        temporary.unlink()
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    return MachineError(f"cannot save {path}: {reason} ({size / 1e6:.1f} MB written, {free / 1e6:.0f} MB free); the "
-                        "previous checkpoint is kept; free some disk space and run the same command again")
+def flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:

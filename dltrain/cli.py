@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 
 from dltrain import __version__
-from dltrain.errors import InterruptedRun, MachineError, UserError
+from dltrain.errors import InterruptedRun, MachineError, UserError, naming_full_disk
 from dltrain.late_imports import collect_after_imports, import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
@@ -66,7 +66,8 @@ def dispatch(argv: list[str]) -> int:
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
         return explain([verb] if argv[:1] == [verb] else [])
-    return int(command(verb).run(words))
+    with naming_full_disk():
+        return int(command(verb).run(words))
 
 
 def explain(words: list[str]) -> int:

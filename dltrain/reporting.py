@@ -11,14 +11,16 @@ from traceback import FrameSummary
 from typing import TextIO, cast
 
 from dltrain import own_code
-from dltrain.errors import MachineError, UserError
+from dltrain.errors import MachineError, UserError, naming_full_disk
 from dltrain.out_of_memory import shortage_of
+from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 
 
 class UnbreakableOutput:
-    """Standard output. What a reader that has closed it, as `| head` does, no longer takes is dropped; the work goes on
-    to its end."""
+    """Standard output. What it no longer takes is dropped, as after `| head`, on a full disk or in a closed terminal;
+    the work goes on to its end."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -29,14 +31,14 @@ class UnbreakableOutput:
     def write(self, text: str) -> int:
         try:
             return self.stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             self.drop()
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self.drop()
 
     def drop(self) -> None:
@@ -46,10 +48,16 @@ class UnbreakableOutput:
 def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
-        with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+        with naming_full_disk(), redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
             work()
             sys.stdout.flush()
         return 0
+    except FolderInUse as error:
+        print(f"dltrain: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except MachineError as error:
+        print_failure(run_dir, str(error))  # whoever called it: no code is to blame
+        return error.exit_code
     except UserError as error:
         print_failure(run_dir, str(error), own_code.frame_of(error))
         return error.exit_code
@@ -74,7 +82,19 @@ def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = No
     if frame is not None:
         print(own_code.describe(frame), file=sys.stderr)
     to_blame = frame is not None or is_bug
-    if run_dir.path.is_dir() and (to_blame or not run_dir.remove_if_empty()):
-        write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")
-        if to_blame:
-            print(f"  the traceback is in {run_dir.path / 'error.txt'}", file=sys.stderr, flush=True)
+    if not run_dir.path.is_dir() or (not to_blame and is_first_process() and remove_if_empty(run_dir.path)):
+        return
+    lines = traceback.format_exc()
+    is_written = is_first_process() and write_error(run_dir, f"{message}\n\n{lines}")
+    if to_blame:
+        print(f"  the traceback is in {run_dir}/error.txt" if is_written else lines, file=sys.stderr, flush=True)
+
+
+def write_error(run_dir: RunDir, text: str) -> bool:
+    """Whether error.txt could be written: the disk may be full or read-only, or another process may have the folder."""
+    try:
+        with locked(run_dir.path):
+            write_text(run_dir.path / "error.txt", text)
+    except UserError:
+        return False
+    return True

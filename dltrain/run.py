@@ -22,13 +22,15 @@ from dltrain.callbacks.stopping import Signals
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import UserError
+from dltrain.errors import UserError, writing
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
+from dltrain.run_lock import locked
+from dltrain.run_log import logging_to
 from dltrain.tasks.task import Task
 
 log = logging.getLogger("dltrain")
@@ -50,7 +52,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         return run_dir.read_result()
     keep_freed_memory()
     first = is_first_process()
-    with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
+    log_file = run_dir.path / "log.txt" if first else None
+    with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
         had_config = run_dir.has_config
@@ -90,9 +93,9 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             log.info("\n".join(filter(None, lines)))
             for line in [*data.list_warnings(), *overlaps(config, record)]:
                 log.warning(f"dltrain: warning: {line}")
-            if data.left_out:
+            if first and data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
-            if data.damaged_exif:
+            if first and data.damaged_exif:
                 log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
@@ -108,12 +111,18 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                   "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
+            words = write_samples(data, run_dir.path / "samples")
             run_dir.write_json("result.json", result)
             log_hyperparameters(trainer, checkpointing.config, result, run_dir.typed_keys())
-            (run_dir.path / "samples").mkdir(exist_ok=True)
-            words = data.write_samples(run_dir.path / "samples")
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
+
+
+def write_samples(data: DataModule, folder: Path) -> str:
+    """A few test samples to predict on. Returns the words after `dltrain predict run=...` that do so."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        return data.write_samples(folder)
 
 
 def choose_anchors(config: DictConfig, data: DataModule) -> str:
@@ -154,7 +163,7 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return
-    with run_dir.locked(), run_dir.logging():
+    with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):
         before = {*run_dir.path.iterdir()}
         plain: Any = OmegaConf.to_container(config, resolve=True)
         run_dir.write_config(plain, comments)

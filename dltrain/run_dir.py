@@ -13,15 +13,13 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import logging
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,8 @@ import yaml
 from dltrain import __version__
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest
+from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest, writing
 from dltrain.source import git_commit
-
-log = logging.getLogger("dltrain")
 
 
 class RunDir:
@@ -73,34 +69,21 @@ class RunDir:
             raise MachineError(f"cannot create the run folder {path}: {error.strerror}") from None
         return cls(path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time: a second one gets a UserError that names the process that has the lock. Raises
-        MachineError if the folder cannot be written to. The lock ends with the process, however it ends."""
-        try:
-            lock = open(self.path / ".lock", "a+")  # noqa: SIM115
-        except OSError as error:
-            raise MachineError(f"cannot write to the run folder {self}: {error.strerror}") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise UserError(f"run folder {self} is in use by {lock.read().strip() or 'another process'}; wait, or "
-                                "choose another name=") from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}")
-            lock.flush()
-            yield
+    @property
+    def is_writable(self) -> bool:
+        """Whether a command may add files to it: not on a read-only disk, nor in the folder of another user."""
+        log_file = self.path / "log.txt"
+        return os.access(self.path, os.W_OK) and (not log_file.exists() or os.access(log_file, os.W_OK))
 
-    def remove_if_empty(self) -> bool:
-        """Removes a folder that holds nothing but the lock and the log of a run refused before it began."""
-        if not {child.name for child in self.path.iterdir()} <= {".lock", "log.txt"}:
-            return False
-        for child in self.path.iterdir():
-            child.unlink()
-        self.path.rmdir()
-        return True
+    def writable_place(self, name: str) -> Path:
+        """Where a command that reads the run writes the file or folder `name`: in the run folder; where that cannot be
+        written to, beside it or in the current folder, with the name of the run before it. Raises MachineError."""
+        if self.is_writable:
+            return self.path / name
+        for folder in (self.path.parent, Path()):
+            if os.access(folder, os.W_OK):
+                return folder / f"{self.path.absolute().name}-{name}"
+        raise MachineError(f"cannot write to {self} or beside it, nor to the current folder; change to another folder")
 
     # config
 
@@ -234,8 +217,7 @@ class RunDir:
     def write_command(self, command: list[str] | None = None) -> None:
         """Appends a line to command.txt: the command line, or `dltrain` and `command` for a run that code starts."""
         typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else ["dltrain", *command])
-        with open(self.path / "command.txt", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
+        append_text(self.path / "command.txt", f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
 
     def typed_keys(self) -> set[str]:
         """The keys of the command lines, and of the job of a sweep, in full."""
@@ -256,39 +238,23 @@ class RunDir:
             "host": platform.node(), "system": platform.platform(),
             "git_commit": git_commit()})
 
-    @contextmanager
-    def logging(self, to_terminal: bool = True) -> Iterator[None]:
-        """dltrain's own messages go to the terminal and to log.txt; those of libraries, and warnings, to log.txt."""
-        file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-        root, lightning = logging.getLogger(), logging.getLogger("pytorch_lightning")
-        before = (root.handlers[:], root.level, lightning.handlers[:], log.handlers[:])
-        root.handlers, lightning.handlers, lightning.propagate = [file], [], True
-        lightning.setLevel(logging.WARNING)
-        log.handlers = [TerminalHandler()] if to_terminal else []
-        root.setLevel(logging.INFO)
-        log.setLevel(logging.INFO)
-        logging.captureWarnings(True)
-        try:
-            yield
-        finally:
-            logging.captureWarnings(False)
-            root.handlers, root.level, lightning.handlers, log.handlers = before
-            file.close()
-
-
-class TerminalHandler(logging.Handler):
-    """Prints to the standard output of that moment, so that a progress bar stays below the message."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
-
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file whole or not at all."""
+    """Replaces the file whole or not at all. Raises MachineError if the disk refuses it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path, len(text)):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # it is still there after a failure only
+                temporary.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Raises MachineError if the disk refuses it."""
+    with writing(path, len(text)), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:

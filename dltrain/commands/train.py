@@ -14,6 +14,7 @@ from dltrain import same_config, same_data
 from dltrain.config import compose, groups, launch
 from dltrain.errors import InterruptedRun
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import locked
 
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
@@ -171,7 +172,8 @@ class SweepJob:
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
         same_config.refuse_other_config(run_dir, config)
-        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
+        with locked(run_dir.path):
+            write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
         if config.trainer.devices > 1:  # processes cannot be started twice from one: each job is a process of its own
             train_in_own_process(config, run_dir, comments)
@@ -193,7 +195,8 @@ def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str
         words += [f"{change.key}={change.now}" for change in same_config.changes(run_dir, config) if change.is_free]
     else:
         composed: Any = OmegaConf.to_container(config, resolve=False)
-        run_dir.write_config(composed, comments)
+        with locked(run_dir.path):
+            run_dir.write_config(composed, comments)
     code = subprocess.run([*join_command(run_dir.path), *words]).returncode
     if code:
         raise UserError(f"{run_dir} ended with exit code {code}")
