@@ -232,6 +232,7 @@ def row_11(dltrain, folder: Path, monkeypatch) -> None:
 
     def fill(self, trainer, *arguments):
         if trainer.global_step == 5:
+            trainer.strategy.checkpoint_io.wait()  # the thread has written that of step 4
             disk.__enter__()
         ended(self, trainer, *arguments)
 
