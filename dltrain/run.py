@@ -50,6 +50,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     keep_freed_memory()
     first = is_first_process()
     with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
+        set_up_device(config.trainer)
         data = build_data(config)
         keep_anchors(config, run_dir)
         anchors = choose_anchors(config, data)
@@ -63,7 +64,6 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
-        set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
