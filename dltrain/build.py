@@ -172,7 +172,7 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
     for split in ("train", "val"):
         indices = torch.arange(min(2, data.num_samples(split)))
         batch = next(iter(data.read(split, [indices])))
-        check_shared_memory(batch, data)
+        check_shared_memory(batch, data.batch_size, int(vars(data).get("num_workers") or 0), data.world_size)
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
