@@ -37,6 +37,7 @@ from dltrain.late_imports import leave_out_imports
 from dltrain.out_of_memory import shortage_of
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
 from dltrain.processes import RunStrategy, is_first_process
+from dltrain.shared_memory import check_shared_memory
 from dltrain.step_loop import StepLoop
 from dltrain.tasks.task import Task
 
@@ -172,6 +173,7 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
     for split in ("train", "val"):
         indices = torch.arange(min(2, data.num_samples(split)))
         batch = next(iter(data.read(split, [indices])))
+        check_shared_memory(batch, data.batch_size, int(vars(data).get("num_workers") or 0), data.world_size)
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):

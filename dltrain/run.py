@@ -54,6 +54,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     log_file = run_dir.path / "log.txt" if first else None
     with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
+        set_up_device(config.trainer)
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
         saved = checkpoints.load(source) if source else None
         had_config = run_dir.has_config
@@ -70,7 +71,6 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
         check_first_step(config, data, task)
-        set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         if first:

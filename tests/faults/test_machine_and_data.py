@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +153,48 @@ def raised(error: Exception) -> str:
 def test_row_18_c_errors_of_workers_and_devices(error, message):
     """Errors of memory of worker processes, of Apple's and NVIDIA's libraries and of threads are recognised."""
     assert raised(error).startswith(message) if message else not raised(error)
+
+
+def row_21(dltrain, monkeypatch) -> None:
+    """A digit takes 64 bytes and its label 8; two workers read two batches of 32 ahead each, a fifth is in use."""
+    with monkeypatch.context() as patched:
+        patched.setattr("os.statvfs", lambda path: os.statvfs_result((1024, 1024, 64, 9, 9, 9, 9, 9, 0, 255)))
+        code, _, err = dltrain("name=a", *TINY, "data._target_=tests.tiny.SharedDigits")
+    assert code == 6, err
+    assert ("/dev/shm is too small: 5 batches of data.batch_size=32 samples wait there and need 0.0 MB, but 0.0 MB are "
+            "free; start the container with --shm-size=1g, or use a smaller data.num_workers") in one_line(err)
+    assert not Path("outputs/a").exists()
+
+
+def test_row_21_shared_memory_is_too_small(dltrain, monkeypatch):
+    """Where worker processes need more of /dev/shm than is free, a run ends before its first step with both numbers."""
+    row_21(dltrain, monkeypatch)
+
+
+def test_row_21_control(dltrain, monkeypatch, without_figures):
+    monkeypatch.setattr("dltrain.build.check_shared_memory", lambda *_: None)
+    with pytest.raises(AssertionError):
+        row_21(dltrain, monkeypatch)
+
+
+def row_24(dltrain) -> None:
+    for words in (["trainer=gpu"], ["trainer=gpu", "trainer.devices=2"], ["bench", "trainer=gpu"]):
+        code, _, err = dltrain(*words, "model.depth=8")
+        assert (code, one_line(err).split(":")[2]) == (6, " trainer.accelerator=gpu"), err
+        assert "use trainer.accelerator=cpu or auto" in err
+    assert dltrain("trainer.precision=8")[0] == 2
+    assert dltrain("trainer.devices=0")[0] == 2
+
+
+def test_row_24_device_is_not_there(dltrain, monkeypatch):
+    """A device, a precision or a number of devices that is not there is named with its key before the data are read."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("dltrain.run.build_data", None)
+    row_24(dltrain)
+
+
+def test_row_24_control(dltrain, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("dltrain.run.set_up_device", lambda keys: None)
+    with pytest.raises(AssertionError):
+        row_24(dltrain)
