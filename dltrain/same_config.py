@@ -14,7 +14,7 @@ from dltrain.run_dir import RunDir
 # the same files.
 DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
-                  "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
+                  "trainer.eval_batch_size", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps"}
 # Keys of data that are null until the data are loaded, in runs that did not note theirs.
 READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
 # What runs did before they had these keys.

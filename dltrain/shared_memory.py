@@ -20,7 +20,8 @@ PREFETCH = 2  # batches that each worker of a DataLoader reads ahead, if nothing
 
 
 def check_shared_memory(batch: Batch, batch_size: int, workers: int, processes: int) -> None:
-    """`batch`: the first one, of any size. `workers`: of each of the `processes` that train together. Raises MachineError with the bytes that are needed and those that are free."""
+    """`batch`: the first one, of any size. `workers`: of each of the `processes` that train together. Raises
+    MachineError with the bytes that are needed and those that are free."""
     tensors = [leaf for leaf in tree_leaves(batch) if issubclass(type(leaf), Tensor)]
     shared = sum(tensor.nbytes for tensor in tensors if tensor.is_cpu and tensor.is_shared())
     if not shared or not SHARED.is_dir():

@@ -554,5 +554,5 @@ def test_of_two_processes_one_writes(tmp_path):
 
 @pytest.mark.slow
 def test_of_two_processes_one_writes_control(tmp_path):
-    with pytest.raises(AssertionError, match="OPENED outputs/a/.lock"):
+    with pytest.raises(AssertionError, match=r"OPENED outputs/a/\.lock"):
         one_writer(tmp_path, 0)
