@@ -111,6 +111,25 @@ def take(descriptor: int, folder: Path) -> None:
         os.pwrite(descriptor, record_of(os.getpid()).encode(), 0)
 
 
+def owner_of(folder: Path) -> str:
+    """The live process that has the folder, as "process 12 on host"; "" for none. Changes nothing."""
+    if key_of(folder) in HELD:
+        return record_of(os.getpid()).splitlines()[0]
+    try:
+        descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    try:
+        owner = os.pread(descriptor, 1000, 0).decode(errors="replace")
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        is_live = error.errno in TAKEN or (owner and not has_ended(owner))
+        return (owner.splitlines() or ["another process"])[0] if is_live else ""
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def key_of(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
@@ -133,13 +152,17 @@ def has_ended(owner: str) -> bool:
     match = re.fullmatch(r"process (\d+) on (.+)\nbegun at (\d+)\n", owner)
     if match is None or match[2] != platform.node():
         return False
+    return not is_alive(int(match[1])) or ticks_at_start(int(match[1])) != int(match[3])
+
+
+def is_alive(pid: int) -> bool:
     try:
-        os.kill(int(match[1]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:  # another user's
         pass
-    return ticks_at_start(int(match[1])) != int(match[3])
+    return True
 
 
 def ticks_at_start(pid: int) -> int:

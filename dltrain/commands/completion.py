@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.ls import LISTS, SIZES
+from dltrain.leftovers import KINDS
 
 
 def complete(verbs: Sequence[str]) -> int:
@@ -26,6 +27,9 @@ def complete(verbs: Sequence[str]) -> int:
         return 0
     if verb == "doctor":
         offer(("output_dir=", "json="), typing)
+        return 0
+    if verb == "clean":
+        offer(["apply=true", *(f"what={kind}" for kind in KINDS)], typing)
         return 0
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)

@@ -23,6 +23,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
   dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
   dltrain doctor                               examine this machine and its software; the text of a bug report
+  dltrain clean   [FOLDER]                     list, and with apply=true delete, what the runs no longer need
   dltrain VERB --help, dltrain help VERB       the arguments of a verb
 
 Examples

@@ -50,13 +50,11 @@ INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the or
 def run(words: list[str]) -> int:
     pairs = parse_pairs("predict", words)
     run_dir = run_dir_of(pairs)
-    if "output" in pairs:
-        outputs = given_outputs(pairs.pop("output"))
-    else:
-        outputs = free_outputs(run_dir)
-        if not run_dir.is_writable:
-            print(f"{run_dir} is read-only: results go to {outputs.folder}; output=FOLDER chooses another place")
+    place = pairs.pop("output", None)
     options = take_options(pairs, run_dir)
+    outputs = free_outputs(run_dir) if place is None else given_outputs(place)
+    if place is None and not run_dir.is_writable:
+        print(f"{run_dir} is read-only: results go to {outputs.folder}; output=FOLDER chooses another place")
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
     from dltrain import run as runs  # torch from here on
     from dltrain.build import build_unloaded_data
