@@ -164,11 +164,11 @@ def in_millions(count: int) -> str:
 
 
 def runs_table(folder: Path) -> str:
-    """Every run below a folder: each folder with a config.yaml, with its result if it has finished; then what is
-    wrong with those that cannot be read."""
+    """Every run below a folder, one with a config.yaml or checkpoints, with its result if it has finished; then what
+    is wrong with those that cannot be read."""
     rows, faults = [], []
-    for file in sorted(folder.glob("**/config.yaml")):
-        run_dir = RunDir(file.parent)
+    for path in sorted({file.parent for name in ("config.yaml", "checkpoints") for file in folder.glob(f"**/{name}")}):
+        run_dir = RunDir(path)
         try:
             config, result = run_dir.read_config(), run_dir.read_result()
         except UserError as error:

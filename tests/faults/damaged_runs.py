@@ -109,9 +109,9 @@ def changed_tensor(tensor: torch.Tensor, rng: random.Random) -> torch.Tensor:
     if kind == "dtype":
         return tensor.to(rng.choice([torch.float64, torch.float16, torch.int8, torch.bool, torch.complex64]))
     value = {"nan": float("nan"), "infinite": float("-inf"), "huge": 3e38}[kind]
-    changed = tensor.clone().float()
-    changed.view(-1)[:1] = value
-    return changed
+    changed = tensor.flatten().float().clone()
+    changed[:1] = value
+    return changed.reshape(tensor.shape)
 
 
 def change_yaml(path: Path, rng: random.Random) -> str:
