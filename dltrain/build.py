@@ -69,6 +69,11 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         result = target(**arguments, **more)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):  # which a class passes on to another one
+            error.add_note(f"while building {place}")
+            raise
+        raise UserError(f"{place}: {error}") from error
     except Exception as error:
         error.add_note(f"while building {place}")
         raise

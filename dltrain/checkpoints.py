@@ -117,11 +117,12 @@ def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
     except Exception as error:
         raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
-    own = checkpoint.get("dltrain", {}) if type(checkpoint) is dict else None
+    own = checkpoint.setdefault("dltrain", {}) if type(checkpoint) is dict else None
     if type(own) is not dict:
         raise CheckpointError(f"{path}: not a checkpoint of dltrain; as weights of a model it is "
                               f"model.pretrained.weights={path}")
-    refuse_other_version(str(own.get("version", "0.1")), str(path))
+    if "version" in own:  # config.yaml of the run has it too; the first checkpoints of 0.2 do not all
+        refuse_other_version(str(own["version"]), str(path))
     return checkpoint
 
 

@@ -237,10 +237,10 @@ class Evaluation(NamedTuple):
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
+    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1
-    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     if line := same_data.describe_measured(run_dir, data, split):

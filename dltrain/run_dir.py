@@ -208,7 +208,8 @@ class RunDir:
     def typed_keys(self) -> set[str]:
         """The keys of the command lines, and of the job of a sweep, in full."""
         files = [file for name in ("command.txt", "overrides.txt") if (file := self.path / name).is_file()]
-        words = [word for file in files for word in shlex.split(file.read_text(encoding="utf-8"))]
+        lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        words = [word for line in lines for word in split_words(line)]
         return {SHORT_FORMS.get(key := word.partition("=")[0], key) for word in words if "=" in word}
 
     def write_environment(self, device: str) -> None:
@@ -241,6 +242,14 @@ def append_text(path: Path, text: str) -> None:
     """Raises MachineError if the disk refuses it."""
     with writing(path, len(text)), open(path, "a", encoding="utf-8") as file:
         file.write(text)
+
+
+def split_words(line: str) -> list[str]:
+    """The words of a command line; none of a damaged one."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -101,7 +101,9 @@ def config_fault(config: dict[str, Any], rules: Mapping[str, str]) -> str | None
     for key, rule in rules.items():
         is_there, value = select(config, key)
         if is_there and (fault := schema.violation(rule, value)):
-            return f"{key}={schema.format_value(value)}: {fault}"[:300]
+            return f"{key}={shorten(value)}: {fault}"
+    if any(type(choice) is not str for choice in config.get("choices", {}).values()):
+        return "the values of 'choices' must be names"
     names = config.get("class_names") or []
     if type(names) is not list or any(type(name) is not str for name in names) or len({*names}) < len(names):
         return "class_names must be a list of different names"
@@ -164,7 +166,8 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def shorten(value: object) -> str:
-    text = schema.format_value(value)
+    """On one line."""
+    text = "".join(symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in schema.format_value(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -17,6 +17,7 @@ from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_incomplete_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -171,6 +172,8 @@ def runs_table(folder: Path) -> str:
         run_dir = RunDir(path)
         try:
             config, result = run_dir.read_config(), run_dir.read_result()
+            if "study" not in config:
+                refuse_incomplete_config(config, path / "config.yaml")
         except UserError as error:
             rows.append((str(run_dir), "?", "", "cannot be read", "", ""))
             faults.append(str(error))

@@ -152,7 +152,8 @@ def change_checkpoint(path: Path, rng: random.Random) -> str:
     values = [value for value in ODD_VALUES if value != "\ud800"] + [torch.zeros(2), {"a": torch.ones(1)}]
     done = change_node(checkpoint, rng, values)
     if rng.random() < 0.1:
-        checkpoint, done = rng.choice([[checkpoint], checkpoint["state_dict"], torch.zeros(3), 5]), "another whole"
+        checkpoint = rng.choice([[checkpoint], checkpoint.get("state_dict", 1), torch.zeros(3), 5])
+        done = "another whole"
     torch.save(checkpoint, path)
     return done
 
