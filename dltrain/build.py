@@ -39,6 +39,7 @@ from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pre
 from dltrain.processes import RunStrategy, is_first_process
 from dltrain.shared_memory import check_shared_memory
 from dltrain.step_loop import StepLoop
+from dltrain.stored_files import digest
 from dltrain.tasks.task import Task
 
 # Keys of a node that are not arguments of its class.
@@ -67,6 +68,11 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
     try:
         result = target(**arguments, **more)
     except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):  # which a class passes on to another one
+            error.add_note(f"while building {place}")
+            raise
         raise UserError(f"{place}: {error}") from error
     except Exception as error:
         error.add_note(f"while building {place}")
@@ -273,7 +279,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
                    StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
-        plugins=[DurableIO()], logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
+        plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)})],
+        logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False)
     trainer.fit_loop.epoch_loop = StepLoop(trainer)

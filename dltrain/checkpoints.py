@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import os
-import zipfile
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,25 +23,30 @@ from torch.serialization import MAP_LOCATION
 from torch.utils._pytree import tree_leaves
 
 from dltrain import __version__
-from dltrain.errors import CheckpointError, refuse_older_version, writing
+from dltrain.errors import CheckpointError, refuse_other_version, writing
+from dltrain.tensor_files import BEST as BEST
+from dltrain.tensor_files import LAST, PREVIOUS, fault_of_contents, find_fault, remedy
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 MOST_COPIES = 2  # in memory: those of best.ckpt and of last.ckpt
-Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {version}, in last.ckpt also {config, metrics_rows}
+# Lightning's, with "dltrain": {version, config, vocabularies}, in last.ckpt also metrics_rows
+Checkpoint = dict[str, Any]
 
 
 class DurableIO(CheckpointIO):
     """Makes Lightning save and load checkpoints with the functions of this module. A thread writes a copy of the
-    checkpoint while the training continues; an error of it is raised by the next save, or by `wait`."""
+    checkpoint while the training continues; an error of it is raised by the next save, or by `wait`. `own`: what
+    dltrain keeps in each checkpoint, beside its version."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Any] | None = None) -> None:
+        self.own = own or {}
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.saves: deque[Future[None]] = deque()  # that are not known to be on the disk, the oldest first
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: object = None) -> None:
         while self.saves and (len(self.saves) >= MOST_COPIES or self.saves[0].done()):
             self.saves.popleft().result()
-        self.saves.append(self.writer.submit(save, copy_to_host(checkpoint), Path(path)))
+        own = {"dltrain": {**self.own, **checkpoint.get("dltrain", {})}}
+        self.saves.append(self.writer.submit(save, copy_to_host({**checkpoint, **own}), Path(path)))
 
     def wait(self) -> None:
         """Returns when all checkpoints are on the disk. Raises MachineError for one that could not be written."""
@@ -103,29 +108,31 @@ def flush_folder(folder: Path) -> None:
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
-    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of an older version than
-    can be read, or has more than tensors and plain values."""
+    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of a version that cannot
+    be read, or has more than tensors and plain values."""
     if fault := find_fault(path):
-        raise CheckpointError(f"{path}: {fault}")
+        raise CheckpointError(f"{path}: {fault}; {remedy(path)}")
     try:
         checkpoint: Checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
-    refuse_older_version(checkpoint.get("dltrain", {}).get("version", "0.1"), str(path))
+    own = checkpoint.setdefault("dltrain", {}) if type(checkpoint) is dict else None
+    if type(own) is not dict:
+        raise CheckpointError(f"{path}: not a checkpoint of dltrain; as weights of a model it is "
+                              f"model.pretrained.weights={path}")
+    if "version" in own:  # config.yaml of the run has it too; the first checkpoints of 0.2 do not all
+        refuse_other_version(str(own["version"]), str(path))
     return checkpoint
 
 
-def find_fault(path: Path) -> str | None:
-    """Describes what is wrong with a checkpoint file, or returns None."""
-    if not path.is_file():
-        return "no such file"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged_entry = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        return f"damaged or not a checkpoint ({error})"
-    return f"damaged (checksum of {damaged_entry})" if damaged_entry else None
+def read(path: Path, for_training: bool = False) -> Checkpoint:
+    """A checkpoint of a run, with what evaluation reads and, `for_training`, what a resumed run reads. Raises
+    CheckpointError."""
+    checkpoint = load(path)
+    if fault := fault_of_contents(checkpoint, for_training):
+        raise CheckpointError(f"{path}: damaged ({fault}); {remedy(path)}")
+    return checkpoint
 
 
 def find_newest(folder: Path) -> tuple[Path | None, str]:

@@ -18,7 +18,7 @@ from dltrain.late_imports import collect_after_imports, import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
             "bench": "bench", "ls": "ls", "why": "why", "new": "new",
-            "doctor": "doctor", "clean": "clean"}  # verb -> file below commands/
+            "doctor": "doctor", "clean": "clean", "export": "export"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

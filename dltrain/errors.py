@@ -1,14 +1,15 @@
 """Errors that end the program with one line on standard error, each with its own exit code.
 
-0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint;
-5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs of a sweep failed; 8 an exception in the
-user's own code; 128 + n ended by signal n.
+0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint,
+weights, or another file that a run stored; 5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs
+of a sweep failed; 8 an exception in the user's own code; 128 + n ended by signal n.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,11 +53,20 @@ class InterruptedRun(BaseException):
         self.exit_code = 128 + signum
 
 
-def refuse_older_version(version: str, place: str) -> None:
-    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_READABLE:
+def refuse_other_version(version: str, place: str) -> None:
+    """`version`: of the dltrain that wrote what is at `place`. Raises CheckpointError if it cannot be read any more, or
+    not yet."""
+    numbers = re.match(r"(\d{1,6})\.(\d{1,6})", version)
+    if numbers is None:
+        raise CheckpointError(f"{place}: damaged (its version '{version[:40]}' must be one of dltrain's, as "
+                              f"{__version__}); restore it from a copy, or train again")
+    written = int(numbers[1]), int(numbers[2])
+    if written < OLDEST_READABLE:
         raise CheckpointError(f"{place}: written by dltrain {version}, which dltrain {__version__} cannot read; train "
                               "it again, or use it with the commit that environment.json names")
+    if written > tuple(map(int, __version__.split(".")[:2])):
+        raise CheckpointError(f"{place}: written by dltrain {version}, which is newer than this one, {__version__}; "
+                              "update dltrain")
 
 
 def suggest(name: str, known: list[str], written: Mapping[str, str] | None = None) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from traceback import FrameSummary
 from typing import TextIO, cast
+
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.errors import MachineError, UserError, naming_full_disk
@@ -16,6 +18,7 @@ from dltrain.out_of_memory import shortage_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
 from dltrain.run_lock import FolderInUse, locked, remove_if_empty
+from dltrain.stored_files import RESTORE
 
 
 class UnbreakableOutput:
@@ -48,7 +51,8 @@ class UnbreakableOutput:
 def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
     try:
-        with naming_full_disk(), redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
+        with naming_full_disk(), naming_stored_files(run_dir), redirect_stdout(
+                cast(TextIO, UnbreakableOutput(sys.stdout))):
             work()
             sys.stdout.flush()
         return 0
@@ -73,6 +77,20 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
         frame = own_code.frame_of(error)
         print_failure(run_dir, own_code.message_of(error), frame, is_bug=frame is None)
         return 1 if frame is None else own_code.EXIT_CODE
+
+
+@contextmanager
+def naming_stored_files(run_dir: RunDir) -> Iterator[None]:
+    """Raises UserError for a key that the stored config lacks, a composed one has all, and MachineError for a folder or
+    a dangling link in the place of a file of the run."""
+    try:
+        yield
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise UserError(f"{run_dir}/config.yaml: it has no key '{error.full_key}'; {RESTORE}") from error
+    except (IsADirectoryError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        if not str(error.filename).startswith((str(run_dir), os.path.abspath(run_dir.path))):
+            raise
+        raise MachineError(f"cannot use {error.filename} of the run: {error.strerror}; move it away") from error
 
 
 def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:

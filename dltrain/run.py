@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -14,11 +15,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from dltrain import __version__, checkpoints, same_config, same_data
+from dltrain import __version__, checkpoints, same_config, same_data, training_state
 from dltrain.batches import generator
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
+from dltrain.checkpoints import Checkpoint
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
@@ -31,7 +33,9 @@ from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
+from dltrain.stored_files import refuse_changed_files, repair_metrics
 from dltrain.tasks.task import Task
+from dltrain.weights import load_weights
 
 log = logging.getLogger("dltrain")
 
@@ -54,9 +58,9 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     first = is_first_process()
     log_file = run_dir.path / "log.txt" if first else None
     with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
-        set_up_device(config.trainer)
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
-        saved = checkpoints.load(source) if source else None
+        saved = read_own(run_dir, source, for_training=True) if source else None
+        set_up_device(config.trainer)
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
@@ -70,7 +74,15 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         run_dir.check_vocabularies(data.vocabularies)
         same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
+        if source and saved:
+            load_weights(task, saved, source)
+            sums: Checkpoint = {}
+            Task.on_save_checkpoint(task, sums)
+            training_state.check(saved, source, task.configure_optimizers(), sums, type(data).__qualname__,
+                                 len(data.train_dataloader()))
         check_first_step(config, data, task)
+        if saved and first and (lost := repair_metrics(run_dir.path / "metrics.csv", saved["dltrain"]["metrics_rows"])):
+            log.warning(f"dltrain: warning: {lost}")
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
         check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         if first:
@@ -100,9 +112,10 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
-            trainer.fit(task, datamodule=data, ckpt_path=source)
+            with training_state.restoring(source):
+                trainer.fit(task, datamodule=data, ckpt_path=source)
         steps = max(trainer.global_step, saved["global_step"] if saved else 0)  # fewer if a callback ended the run
-        task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
+        load_weights(task, checkpoints.read(run_dir.best_checkpoint), run_dir.best_checkpoint)
         trainer.test(task, datamodule=data, verbose=False)
         test_metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
@@ -184,17 +197,26 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Task:
     """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
     UserError if there is no such checkpoint yet."""
+    saved = load_checkpoint(run_dir, checkpoint)
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
-    task.load_state_dict(load_checkpoint(run_dir, checkpoint)["state_dict"])
+    load_weights(task, saved, run_dir.checkpoint(checkpoint))
     return task.eval()
 
 
-def load_checkpoint(run_dir: RunDir, checkpoint: str) -> checkpoints.Checkpoint:
+def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
+    """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
+    checkpoint."""
     file = run_dir.checkpoint(checkpoint)
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
                         "run")
-    return checkpoints.load(file)
+    return read_own(run_dir, file)
+
+
+def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpoint:
+    saved = checkpoints.read(file, for_training)
+    refuse_changed_files(run_dir.path, saved["dltrain"], file)
+    return saved
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -215,16 +237,19 @@ class Evaluation(NamedTuple):
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
+    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1
-    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     if line := same_data.describe_measured(run_dir, data, split):
         log.warning(f"dltrain: warning: {line}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
-    return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
+    epoch, fault = run_dir.epoch_of(step)
+    if fault:
+        log.warning(f"dltrain: warning: {fault}; the epoch of step {step} is not known")
+    return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": epoch, "step": step})
 
 
 def load_data(config: DictConfig) -> DataModule:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -24,12 +23,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dltrain import __version__
+from dltrain import __version__, stored_files
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest, writing
+from dltrain.errors import DataError, MachineError, UserError, writing
 from dltrain.source import git_commit
 
 
@@ -95,22 +92,7 @@ class RunDir:
     def read_config(self, key: str = "run") -> dict[str, Any]:
         """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
         an older version than can be read."""
-        file = self.path / "config.yaml"
-        if not file.is_file():
-            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){self.name_others()}")
-        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-        refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
-        return config
-
-    def name_others(self) -> str:
-        """The runs beside this folder, or in outputs: the one of the most similar name, or the newest three."""
-        folders = (self.path.parent, Path("outputs"))
-        runs = next((files for folder in folders if (files := [*folder.glob("*/config.yaml")])), [])
-        names = [str(file.parent) for file in sorted(runs, key=os.path.getmtime, reverse=True)]
-        if not names:
-            return "; dltrain ls runs lists the runs"
-        more = f" and {len(names) - 3} more, see dltrain ls runs" if len(names) > 3 else ""
-        return f"{suggest(str(self), names)}; there are: {', '.join(names[:3])}{more}"
+        return stored_files.read_config(self.path, key)
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: the rule of a key by its dotted name, written after the value as in configs/."""
@@ -126,8 +108,7 @@ class RunDir:
 
     def read_vocabularies(self) -> dict[str, list[str]]:
         """The run's vocabularies by name, and the names of its classes as `labels`; empty where it has none."""
-        file = self.path / "vocabulary.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        return stored_files.read_vocabularies(self.path / "vocabulary.json")
 
     def write_vocabularies(self, vocabularies: Mapping[str, list[str]]) -> None:
         if vocabularies:
@@ -158,7 +139,7 @@ class RunDir:
     def read_splits(self) -> dict[str, Any]:
         """splits.json, written by same_data.py; {} where it is missing."""
         file = self.path / "splits.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        return stored_files.read_json(file) if file.is_file() else {}
 
     # results
 
@@ -172,7 +153,7 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        return (self.path / "result.json").is_file()
+        return bool(self.read_result())
 
     def describe_finished(self) -> str:
         """A line for who starts a finished run again: what it is, and how to train longer."""
@@ -186,19 +167,24 @@ class RunDir:
 
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict before the run has finished."""
-        return dict(json.loads((self.path / "result.json").read_text())) if self.is_finished else {}
+        return stored_files.read_result(self.path / "result.json")
 
     def write_json(self, name: str, values: object) -> None:
         write_text(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv; a metric that a reading does not have is an empty string."""
-        with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return stored_files.read_metrics(self.path / "metrics.csv")
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch, from 1 on, of the last reading of metrics.csv up to a step; 0 before the first."""
-        return max((int(row["epoch"]) for row in self.read_metrics() if int(row["step"]) <= step), default=0)
+    def epoch_of(self, step: int) -> tuple[int, str]:
+        """The epoch, from 1 on, of the last reading of metrics.csv up to a step, 0 before the first; and what is wrong
+        with the file."""
+        file = self.path / "metrics.csv"
+        if not os.path.lexists(file):
+            return 0, ""
+        content = stored_files.read_rows(file)
+        return max((int(row["epoch"]) for row in content.rows if row and row["epoch"] and int(row["step"]) <= step),
+                   default=0), f"{file}: {content.fault}" if content.fault else ""
 
     def write_left_out(self, left_out: Mapping[str, Sequence[str]]) -> str:
         """Lists what the data left out in left_out.txt. Returns a line with the counts."""
@@ -222,7 +208,8 @@ class RunDir:
     def typed_keys(self) -> set[str]:
         """The keys of the command lines, and of the job of a sweep, in full."""
         files = [file for name in ("command.txt", "overrides.txt") if (file := self.path / name).is_file()]
-        words = [word for file in files for word in shlex.split(file.read_text(encoding="utf-8"))]
+        lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        words = [word for line in lines for word in split_words(line)]
         return {SHORT_FORMS.get(key := word.partition("=")[0], key) for word in words if "=" in word}
 
     def write_environment(self, device: str) -> None:
@@ -255,6 +242,14 @@ def append_text(path: Path, text: str) -> None:
     """Raises MachineError if the disk refuses it."""
     with writing(path, len(text)), open(path, "a", encoding="utf-8") as file:
         file.write(text)
+
+
+def split_words(line: str) -> list[str]:
+    """The words of a command line; none of a damaged one."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -30,9 +30,11 @@ ALLOWED = {
     "drawing": {"batches", "drawing"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks"},
-    "config": {"config", "errors", "pretrained", "image_files", "run_dir"},
+    "config": {"config", "errors", "pretrained", "image_files", "stored_files"},
     "optim.py": {"errors", "contracts"},
-    "checkpoints.py": {"errors"},
+    "checkpoints.py": {"errors", "tensor_files"},
+    "tensor_files.py": set(),
+    "stored_files.py": {"config", "errors"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
                  "commands.doctor", "config.compose", "config.launch", "run_dir"]

@@ -18,6 +18,7 @@ from dltrain.config import schema
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, UserError, suggest, writing
 from dltrain.run_dir import RunDir, write_text
+from dltrain.stored_files import refuse_incomplete_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +79,9 @@ def run(words: list[str]) -> int:
 def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
     """Takes the keys of the task's node `predict` out of `pairs`, as values, with defaults for the others. Raises
     UserError for a key or value that this run does not take, and if no input is given."""
-    defaults: dict[str, Any] = run_dir.read_config()["task"].get("predict")
+    config = run_dir.read_config()
+    refuse_incomplete_config(config, run_dir.path / "config.yaml")
+    defaults: dict[str, Any] = config["task"].get("predict")
     if not defaults:
         raise UserError(f"run={run_dir}: its task has nothing to predict")
     comments = run_dir.comments()

@@ -14,6 +14,7 @@ from dltrain.config import checks, schema
 from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_incomplete_config
 
 EVALUATION_KEYS = ("data.", "augment.", "trainer.")  # those that an evaluation may change
 
@@ -34,7 +35,12 @@ def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
 def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
     """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
     that names the key."""
-    config, allowed = OmegaConf.create(run_dir.read_config()), tuple(changeable)
+    stored, allowed = run_dir.read_config(), tuple(changeable)
+    refuse_incomplete_config(stored, run_dir.path / "config.yaml")
+    try:
+        config = OmegaConf.create(stored)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{run_dir}/config.yaml: damaged ({checks.one_line(error)})") from None
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
     known = checks.flat_keys(config)
     for key, text in changes.items():
