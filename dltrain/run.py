@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from dltrain import __version__, checkpoints, same_config, same_data
 from dltrain.batches import generator
-from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
+from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
 from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
+from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
@@ -28,6 +30,7 @@ from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, sca
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
+from dltrain.run_code import describe_changed_code, write_own_code
 from dltrain.run_dir import RunDir, flatten
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
@@ -59,6 +62,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
+        locate_all(config, *BUILT, "trainer")
         data = build_data(config)
         record = same_data.Record.of(data)
         changed_data = same_data.settle(run_dir, record, data) if saved else ""
@@ -79,12 +83,16 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             record.write(run_dir)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
+            changed_code = describe_changed_code(run_dir) if saved else ""
+            write_own_code(run_dir)
         if saved:
             checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
             log.info(f"{note + '; ' if note else ''}resuming {run_dir} from step {saved['global_step']} "
                      f"of {task.total_steps}")
             for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
                 log.info(line)
+            if first and changed_code:
+                log.warning(f"dltrain: warning: {changed_code}")
         else:
             if had_config:
                 log.info(f"{run_dir} has no checkpoint yet: it begins anew")
@@ -165,8 +173,8 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
         return
     with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):
         before = {*run_dir.path.iterdir()}
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        run_dir.write_config(plain, comments)
+        locate_all(config, "study")
+        run_dir.write_config(to_plain(config), comments)
         run_dir.write_command()
         run_dir.write_environment(f"cpu, {format_count(torch.get_num_threads(), 'thread')}")
         written = {*run_dir.path.iterdir()}
@@ -185,6 +193,8 @@ def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Ta
     """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
     UserError if there is no such checkpoint yet."""
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
+    if changed_code := describe_changed_code(run_dir):
+        print(f"dltrain: warning: {changed_code}", file=sys.stderr)
     task.load_state_dict(load_checkpoint(run_dir, checkpoint)["state_dict"])
     return task.eval()
 

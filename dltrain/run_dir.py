@@ -8,6 +8,7 @@
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
     splits.json        the number of samples of each split and a digest of them
     samples.tsv        a line for each sample of people's own files, to see later what has changed
+    own_code.json      the sha256 of the modules of the user's own
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from typing import Any
 
 import yaml
 
-from dltrain import __version__
+from dltrain import __version__, own_modules
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
+from dltrain.config.yaml_text import read_yaml_text
 from dltrain.errors import DataError, MachineError, UserError, refuse_older_version, suggest, writing
+from dltrain.run_links import stray_file
 from dltrain.source import git_commit
 
 
@@ -85,6 +88,11 @@ class RunDir:
                 return folder / f"{self.path.absolute().name}-{name}"
         raise MachineError(f"cannot write to {self} or beside it, nor to the current folder; change to another folder")
 
+    def refuse_links(self) -> None:
+        """Raises UserError for a file of the run that is a link to another place."""
+        if message := stray_file(self.path):
+            raise UserError(message)
+
     # config
 
     @property
@@ -98,7 +106,13 @@ class RunDir:
         file = self.path / "config.yaml"
         if not file.is_file():
             raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){self.name_others()}")
-        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        own_modules.run_folders.add(str(self.path.resolve()))  # code in it is not the user's
+        if key == "run":
+            self.refuse_links()
+        try:
+            config: dict[str, Any] = yaml.load(read_yaml_text(file), Loader=schema.FASTEST)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
         return config
 

@@ -28,9 +28,9 @@ ALLOWED = {
     "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "drawing"},
-    "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
+    "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks", "trust"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks"},
-    "config": {"config", "errors", "pretrained", "image_files", "run_dir"},
+    "config": {"config", "errors", "pretrained", "image_files", "run_dir", "trust", "own_modules"},
     "optim.py": {"errors", "contracts"},
     "checkpoints.py": {"errors"},
 }
