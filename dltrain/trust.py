@@ -107,7 +107,7 @@ def names_of(node: object, resolve: Callable[[str], object], key: str = "", dept
 def refuse_name(key: str, path: object) -> None:
     """Raises UserError unless a config may name this, by its words. Imports nothing."""
     if type(path) is not str or NAME.fullmatch(path) is None:
-        raise UserError(f"{key}={str(path)[:80]}: must be the dotted path of a class, as my_module.MyClass")
+        raise UserError(f"{key}={str(path)[:80]!r}: must be the dotted path of a class, as my_module.MyClass")
     names = path.split(".")
     if any(name.startswith("__") for name in names if name != "__main__"):
         raise UserError(f"{key}={path} is not allowed: a config names no attributes with two underscores")

@@ -60,13 +60,13 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
 
 def refuse_stored(config: DictConfig, run_dir: RunDir) -> None:
     """Raises UserError for what the config of a run may not name, and for values that it cannot have here."""
-    place, written = f"{run_dir}/config.yaml: ", OmegaConf.to_container(config)
+    place, written = f" ({run_dir}/config.yaml)", OmegaConf.to_container(config)
     try:
-        refuse_interpolations(written, place)
-        trust.refuse_config(written, partial(value_at, config), lambda key: f" ({run_dir}/config.yaml)")
+        refuse_interpolations(written, lambda key: place)
+        trust.refuse_config(written, partial(value_at, config), lambda key: place)
         OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{place}{checks.one_line(error)}") from None
+        raise UserError(f"{checks.one_line(error)}{place}") from None
 
 
 def new_run_hint(keys: Iterable[str], run_dir: RunDir) -> str:

@@ -120,8 +120,9 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         loader._apply_overrides_to_config(defaults.config_overrides, config)
     except (HydraException, OmegaConfBaseException) as error:
         raise checks.unknown_key(error, config, own) from None
-    refuse_interpolations(OmegaConf.to_container(config))
-    return Composed(config, choices_of(defaults, folders), merged_files(defaults, folders), own, reasons, words,
+    places = merged_files(defaults, folders)
+    refuse_interpolations(OmegaConf.to_container(config), partial(checks.set_by, places=places, overrides=own))
+    return Composed(config, choices_of(defaults, folders), places, own, reasons, words,
                     experiment_sweep, multirun, folders)
 
 

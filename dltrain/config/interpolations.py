@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,9 +26,10 @@ PIECE, ENVIRONMENT = "\0", "\1"  # stand for an interpolation that is read alrea
 WORD = re.compile(rf"[\w.\[\]{PIECE}-]+")
 
 
-def refuse_interpolations(config: object, place: str = "") -> None:
+def refuse_interpolations(config: object, place: Callable[[str], str] = lambda key: "") -> None:
     """Raises UserError for a resolver that is not in RESOLVERS, or that is named by pieces, and for a value whose
-    interpolations lead to too many others, or in a circle. `config`: as it is written, not resolved."""
+    interpolations lead to too many others, or in a circle. `config`: as it is written, not resolved. `place`: where a
+    key is set, to be put after the message."""
     texts = dict(texts_of(config))
     costs: dict[str, float] = {}
 
@@ -39,26 +40,26 @@ def refuse_interpolations(config: object, place: str = "") -> None:
         return costs[key]
 
     if len(texts) > MOST_TEXTS or max(map(len, texts.values()), default=0) > MOST_LETTERS:
-        raise UserError(f"{place}more than {MOST_TEXTS} texts with interpolations, or one of more than "
-                        f"{MOST_LETTERS:,} letters")
+        raise UserError(f"more than {MOST_TEXTS} texts with interpolations, or one of more than "
+                        f"{MOST_LETTERS:,} letters{place(next(iter(texts)))}")
     for key in texts:
         try:
             is_too_much = cost(key) > MOST_EXPANSIONS
         except RecursionError:
             is_too_much = True
         if is_too_much:
-            raise UserError(f"{place}{key}: its interpolations lead to too many values, or in a circle")
+            raise UserError(f"{key}: its interpolations lead to too many values, or in a circle{place(key)}")
 
 
-def references(key: str, texts: Mapping[str, str], place: str) -> Iterator[list[str]]:
+def references(key: str, texts: Mapping[str, str], place: Callable[[str], str]) -> Iterator[list[str]]:
     """The keys, among those of `texts`, that each interpolation in a text may lead to: where it is put together from
     others, all that begin as it does. Raises UserError for a resolver that is not allowed."""
     text = texts[key]
     while match := INNERMOST.search(text):
         resolver, colon, argument = match[1].strip().partition(":")
         if colon and (resolver not in RESOLVERS or (resolver == "oc.decode" and argument.strip() != ENVIRONMENT)):
-            raise UserError(f"{place}{key}: the resolver '{resolver.replace(PIECE, '...')[:60]}' is not allowed; there "
-                            f"are: {', '.join(RESOLVERS)} (oc.decode of oc.env alone)")
+            raise UserError(f"{key}: the resolver '{resolver.replace(PIECE, '...')[:60]}' is not allowed; there "
+                            f"are: {', '.join(RESOLVERS)} (oc.decode of oc.env alone){place(key)}")
         for word in () if resolver == "oc.env" else WORD.findall(argument if colon else resolver):
             name, is_cut = absolute(word, key).partition(PIECE)[0], PIECE in word
             yield [other for other in texts if other == name or other.startswith(name if is_cut else f"{name}.")]
