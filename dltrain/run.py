@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,30 +18,25 @@ from torch import nn
 from dltrain import __version__, checkpoints, same_config, same_data
 from dltrain.batches import generator
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
-from dltrain.callbacks.metrics import TensorBoard
 from dltrain.callbacks.stopping import Signals
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError, writing
+from dltrain.hyperparameters import log_hyperparameters
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
 from dltrain.run_code import describe_changed_code, write_own_code
-from dltrain.run_dir import RunDir, flatten
+from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
 from dltrain.tasks.task import Task
 
 log = logging.getLogger("dltrain")
-
-# What TensorBoard compares of every run, beside the keys that were typed.
-HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
-                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
-NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
 
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
@@ -50,6 +45,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
     config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return run_dir.read_result()
@@ -168,6 +164,7 @@ class StudyContext(NamedTuple):
 
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return
@@ -289,23 +286,6 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any],
-                        typed: Iterable[str]) -> None:
-    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test
-    metrics, for TensorBoard's comparison of runs. Numbers stay numbers."""
-    flat = flatten(config)
-    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
-                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
-    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
-              for key in compared}
-    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
-    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
-    for logger in trainer.loggers:
-        board = isinstance(logger, TensorBoard)
-        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
-        logger.finalize("success")
 
 
 def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:

@@ -93,14 +93,6 @@ def dump(config: Mapping[str, object], comments: Mapping[str, str], prefix: str 
     return "\n".join(lines) + "\n"
 
 
-def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def yaml_scalar(value: object) -> str:
     """A plain value on one line of yaml."""
     style = '"' if type(value) is str and "\n" in value else None
