@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -315,3 +316,13 @@ def test_a_run_says_when_the_code_it_was_trained_with_has_changed(dltrain, monke
     assert dltrain("eval", "run=outputs/a")[2] == ""
     (tmp_path / "mine30.py").write_text(OWN + "# changed\n")
     assert "code has changed since outputs/a was trained: mine30.py (sha256 " in dltrain("eval", "run=outputs/a")[2]
+
+
+ROW = re.compile(r"^\| `([^`]+=[^`]+)` \| ([^|]+) \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("word", "answer"), ROW.findall((CONFIGS.parent / "docs/trust.md").read_text()))
+def test_the_page_on_trust_says_what_is_answered(word, answer, canary):
+    key, _, value = word.partition("=")
+    with pytest.raises(UserError, match=f"^{re.escape(key)}.*{re.escape(answer)}"):
+        compose([f"{key}={value}" if value.startswith("[") else f"{key}='{value}'"])
