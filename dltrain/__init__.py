@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # `python -m dltrain` looks into the current folder first
+    sys.path.append(sys.path.pop(0))
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +52,11 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     return composed_of(list(overrides), None if config_dir is None else str(config_dir)).job_config()
 
 
-def load(run: str | Path) -> LoadedRun:
-    """A run that has a best checkpoint, ready to predict and to be evaluated. Raises dltrain.errors.UserError."""
+def load(run: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
+    """A run that has a best checkpoint, ready to predict and to be evaluated. `trust`: packages whose classes its
+    config may name, beside what docs/trust.md lists. Raises dltrain.errors.UserError."""
     from dltrain.loaded import LoadedRun
+    from dltrain.trust import trusted
 
+    trusted.update(trust)
     return LoadedRun(Path(run))

@@ -7,12 +7,11 @@ import itertools
 import math
 import os
 import re
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -20,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from torch import nn
 
+from dltrain import trust
 from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.checkpointing import Checkpointing
@@ -29,9 +29,10 @@ from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import Signals, StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
+from dltrain.config.interpolations import to_plain, value_at
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
-from dltrain.errors import DataError, UserError, suggest
+from dltrain.errors import DataError, UserError
 from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
 from dltrain.out_of_memory import shortage_of
@@ -44,6 +45,7 @@ from dltrain.tasks.task import Task
 
 # Keys of a node that are not arguments of its class.
 NOT_ARGUMENTS = {"data": {"batch_type"}, "task": {"batch_type", "predict"}}
+BUILT = ("data", "augment", "model", "task")
 # Their code takes random numbers from torch's generators only.
 LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
@@ -83,22 +85,16 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
 
 
 def locate(node: DictConfig, key: str) -> Any:
-    """What the `_target_` of a node names. Raises UserError."""
-    try:
-        return hydra.utils.get_object(node._target_)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
+    """What the `_target_` of a node names. Raises UserError, also for what a config may not name."""
+    return trust.locate(f"{key}._target_", node._target_)
 
 
-def why_not_there(target: str, error: Exception) -> str:
-    """Why a dotted path names nothing: no such module, an error in it, or no such name in it."""
-    module, _, name = target.rpartition(".")
-    if module in sys.modules:
-        known = [key for key in vars(sys.modules[module]) if not key.startswith("_")]
-        return f"{module} has no '{name}'{suggest(name, known)}"
-    message = " ".join(str(error.__cause__ or error).split())
-    return f"{message}; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else (
-        message)
+def locate_all(config: DictConfig, *keys: str) -> None:
+    """To be called before anything is built: raises UserError for a name in the nodes at `keys` that a config may not
+    have, or that names nothing. With `trainer` among them, also those of the optimizer and the schedule."""
+    for key, path in trust.names_of(OmegaConf.to_container(config), partial(value_at, config)):
+        if key.partition(".")[0] in keys and (key not in trust.NAMED or "trainer" in keys):
+            trust.locate(key, path)
 
 
 def build_value(value: object, key: str) -> object:
@@ -115,6 +111,7 @@ def build_value(value: object, key: str) -> object:
 def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = None) -> DataModule:
     """The loaded data. Sizes that only the files know are written into the config. `vocabularies`: those of a run whose
     symbols must be kept."""
+    locate_all(config, *BUILT)
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
@@ -138,6 +135,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
 
 def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) -> DataModule:
     """A run's data module as `predict` needs it: it can read inputs, but none of its own files were read."""
+    locate_all(config, *BUILT)
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies, data.class_names = vocabularies, list(config.get("class_names") or [])
     return data
@@ -146,6 +144,7 @@ def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) 
 def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = None, fresh: bool = True) -> Task:
     """The task with its model, initialised from the seed and, in a `fresh` run, from the pretrained weights that the
     config names. `vocabularies`: those of the data."""
+    locate_all(config, *BUILT)
     torch.manual_seed(seed_of("init", config.seed))
     model_node = config.model if fresh else without_pretrained(config.model)
     model = build(model_node, "model", config.get("class_names"))
@@ -175,6 +174,7 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
     """Before anything is written: the optimizer can be built, and a batch of the training and of the validation split
     is of its type and goes through the model."""
     pair = f"model={config.choices.model} does not take the batches of data={config.choices.data}"
+    locate_all(config, *BUILT, "trainer")
     task.configure_optimizers()
     for split in ("train", "val"):
         indices = torch.arange(min(2, data.num_samples(split)))
@@ -254,7 +254,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     keys = config.trainer
     task.scales_loss = keys.precision == "16-mixed"
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain = to_plain(config)
     metrics_file = MetricsFile(run_dir / "metrics.csv", saved["dltrain"]["metrics_rows"] if saved else 0,
                                is_first_process())
     board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,

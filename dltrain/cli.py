@@ -15,6 +15,7 @@ from types import ModuleType
 from dltrain import __version__
 from dltrain.errors import InterruptedRun, MachineError, UserError, naming_full_disk
 from dltrain.late_imports import collect_after_imports, import_plots_late
+from dltrain.own_modules import guard_imports
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
             "bench": "bench", "ls": "ls", "why": "why", "new": "new",
@@ -24,7 +25,7 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 def main() -> int:
     """The console script. Returns the exit code."""
-    sys.path.append(os.getcwd())  # a user's own models and data are modules in the current folder
+    guard_imports()  # a user's own models and data are modules in the current folder
     import_plots_late()
     collect_after_imports()
     try:

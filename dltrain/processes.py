@@ -11,6 +11,8 @@ from pathlib import Path
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from dltrain import trust
+
 
 def is_first_process() -> bool:
     """Whether this process writes files and prints messages."""
@@ -18,7 +20,7 @@ def is_first_process() -> bool:
 
 
 def join_command(run_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "dltrain.cli", "resume", f"run={run_dir}"]
+    return [sys.executable, "-m", "dltrain.cli", "resume", f"run={run_dir}", *trust.command_words()]
 
 
 class RunStrategy(DDPStrategy):

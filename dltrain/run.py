@@ -5,32 +5,35 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from dltrain import __version__, checkpoints, same_config, same_data, training_state
 from dltrain.batches import generator
-from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
-from dltrain.callbacks.metrics import TensorBoard
+from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
 from dltrain.callbacks.stopping import Signals
 from dltrain.checkpoints import Checkpoint
+from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError, writing
+from dltrain.hyperparameters import log_hyperparameters
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
 from dltrain.processes import is_first_process
-from dltrain.run_dir import RunDir, flatten
+from dltrain.run_code import describe_changed_code, write_own_code
+from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
 from dltrain.stored_files import refuse_changed_files, repair_metrics
@@ -39,11 +42,6 @@ from dltrain.weights import load_weights
 
 log = logging.getLogger("dltrain")
 
-# What TensorBoard compares of every run, beside the keys that were typed.
-HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
-                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
-NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
-
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
           command: list[str] | None = None) -> dict[str, Any]:
@@ -51,6 +49,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
     config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return run_dir.read_result()
@@ -64,6 +63,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
+        locate_all(config, *BUILT, "trainer")
         data = build_data(config)
         record = same_data.Record.of(data)
         changed_data = same_data.settle(run_dir, record, data) if saved else ""
@@ -91,12 +91,16 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             record.write(run_dir)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
+            changed_code = describe_changed_code(run_dir) if saved else ""
+            write_own_code(run_dir)
         if saved:
             checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
             log.info(f"{note + '; ' if note else ''}resuming {run_dir} from step {saved['global_step']} "
                      f"of {task.total_steps}")
             for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
                 log.info(line)
+            if first and changed_code:
+                log.warning(f"dltrain: warning: {changed_code}")
         else:
             if had_config:
                 log.info(f"{run_dir} has no checkpoint yet: it begins anew")
@@ -173,13 +177,14 @@ class StudyContext(NamedTuple):
 
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return
     with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):
         before = {*run_dir.path.iterdir()}
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        run_dir.write_config(plain, comments)
+        locate_all(config, "study")
+        run_dir.write_config(to_plain(config), comments)
         run_dir.write_command()
         run_dir.write_environment(f"cpu, {format_count(torch.get_num_threads(), 'thread')}")
         written = {*run_dir.path.iterdir()}
@@ -199,6 +204,8 @@ def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Ta
     UserError if there is no such checkpoint yet."""
     saved = load_checkpoint(run_dir, checkpoint)
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
+    if changed_code := describe_changed_code(run_dir):
+        print(f"dltrain: warning: {changed_code}", file=sys.stderr)
     load_weights(task, saved, run_dir.checkpoint(checkpoint))
     return task.eval()
 
@@ -304,23 +311,6 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any],
-                        typed: Iterable[str]) -> None:
-    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test
-    metrics, for TensorBoard's comparison of runs. Numbers stay numbers."""
-    flat = flatten(config)
-    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
-                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
-    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
-              for key in compared}
-    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
-    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
-    for logger in trainer.loggers:
-        board = isinstance(logger, TensorBoard)
-        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
-        logger.finalize("success")
 
 
 def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:

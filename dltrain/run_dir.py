@@ -8,6 +8,7 @@
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
     splits.json        the number of samples of each split and a digest of them
     samples.tsv        a line for each sample of people's own files, to see later what has changed
+    own_code.json      the sha256 of the modules of the user's own
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dltrain import __version__, stored_files
+from dltrain import __version__, own_modules, stored_files
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.errors import DataError, MachineError, UserError, writing
+from dltrain.run_links import stray_file
 from dltrain.source import git_commit
 
 
@@ -82,6 +84,11 @@ class RunDir:
                 return folder / f"{self.path.absolute().name}-{name}"
         raise MachineError(f"cannot write to {self} or beside it, nor to the current folder; change to another folder")
 
+    def refuse_links(self) -> None:
+        """Raises UserError for a file of the run that is a link to another place."""
+        if message := stray_file(self.path):
+            raise UserError(message)
+
     # config
 
     @property
@@ -92,6 +99,9 @@ class RunDir:
     def read_config(self, key: str = "run") -> dict[str, Any]:
         """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
         an older version than can be read."""
+        own_modules.run_folders.add(str(self.path.resolve()))  # code in it is not the user's
+        if key == "run":
+            self.refuse_links()
         return stored_files.read_config(self.path, key)
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.interpolations import to_plain
 from dltrain.errors import DataError, UserError
 from dltrain.run_dir import RunDir
 
@@ -62,8 +63,7 @@ def changes(run_dir: RunDir, requested: DictConfig) -> list[Change]:
         if OmegaConf.select(config, place) is None and (size := stored.get("data", {}).get(key)) is not None:
             OmegaConf.update(config, place, size)
     keep_anchors(run_dir, config)
-    now: Any = OmegaConf.to_container(config, resolve=True)
-    return [change for change in differences(stored, now) if change.key.partition(".")[0] not in DERIVED]
+    return [change for change in differences(stored, to_plain(config)) if change.key.partition(".")[0] not in DERIVED]
 
 
 def keep_anchors(run_dir: RunDir, config: DictConfig) -> None:

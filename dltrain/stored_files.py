@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dltrain.config import schema
+from dltrain.config.yaml_text import refuse_text
 from dltrain.errors import CheckpointError, UserError, refuse_other_version, suggest
 
 MOST_BYTES = 100_000_000  # of a file of text in a run folder
@@ -69,11 +70,15 @@ def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
         raise UserError(f"{key}={folder}: not a run folder (it has no config.yaml){name_others(folder)}")
     text = read_text(file, RESTORE, UserError)
     try:
-        config = yaml.load(text, Loader=schema.FASTEST)
-        lines = schema.parse(text, "")
+        refuse_text(text, str(file))
+    except ValueError as error:
+        raise UserError(f"{error}; {RESTORE}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: damaged ({' '.join(str(error).split())[:160]}); {RESTORE}") from None
-    except (ValueError, TypeError, RecursionError) as error:  # a date or a key that yaml cannot build
+    try:
+        config = yaml.load(text, Loader=schema.FASTEST)
+        lines = schema.parse(text, "")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # a date or a key that yaml cannot build
         raise UserError(f"{file}: damaged ({first_line(error)}); {RESTORE}") from None
     if type(config) is not dict:
         raise UserError(f"{file}: damaged (must be a mapping of keys); {RESTORE}")

@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import same_config, same_data
+from dltrain import same_config, same_data, trust
 from dltrain.config import compose, groups, launch
+from dltrain.config.words import take_config_folders
 from dltrain.errors import InterruptedRun
+from dltrain.own_modules import guard_imports, put_last
 from dltrain.run_dir import RunDir, write_text
 from dltrain.run_lock import locked
 
@@ -27,6 +29,7 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   experiment=memory              a prepared experiment: one run, a sweep, or a comparison of several runs
   -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
+  trust=[my_package]             a config may name classes of this package too (docs/trust.md)
   --cfg job                      prints the composed config and does not train
 
 Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
@@ -153,12 +156,15 @@ class SweepJob:
 
     def __init__(self, loader: launch.SweepLoader, accept_changed_data: bool):
         self.loader, self.accept_changed_data = loader, accept_changed_data
+        self.trusted = trust.command_words()  # a launcher may start the job in another process
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
         from dltrain.reporting import report
 
+        guard_imports()
+        put_last(take_config_folders(trust.take(self.trusted))[1])
         hydra = HydraConfig.get()
         run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
         run_dir.accepts_changed_data = self.accept_changed_data
