@@ -17,8 +17,8 @@ from dltrain.errors import InterruptedRun, MachineError, UserError, naming_full_
 from dltrain.late_imports import collect_after_imports, import_plots_late
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
-            "bench": "bench", "ls": "ls", "why": "why", "new": "new",
-            "doctor": "doctor"}  # verb -> file below commands/
+            "bench": "bench", "prove": "prove", "verify": "verify", "replay": "replay",
+            "ls": "ls", "why": "why", "new": "new", "doctor": "doctor"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
