@@ -32,8 +32,8 @@ class Verdict(NamedTuple):
     def exit_code(self) -> int:
         if not self.parted:
             return 0
-        codes = {"config": UserError.exit_code, "code": UserError.exit_code, "data": DataError.exit_code,
-                 "environment": MachineError.exit_code}
+        codes = {"config": UserError.exit_code, "data": DataError.exit_code, "environment": MachineError.exit_code,
+                 "code": UserError.exit_code}
         return next((codes[kind] for kind in codes if self.reasons[kind]), UNEXPLAINED)
 
     def lines(self) -> list[str]:
@@ -112,8 +112,8 @@ def compare_readings(then: RunDir, now: RunDir, last_step: int, equal: list[str]
 
 def reasons_of(run_dir: RunDir, now: Path, data: DataModule) -> dict[str, list[str]]:
     """What differs around the run, by its kind, from what its folder knows. `now`: the folder of the rerun."""
-    return {"config": changed_config(run_dir), "code": changed_code(run_dir.path, now),
-            "data": changed_data(run_dir, data), "environment": changed_environment(run_dir.path, now)}
+    return {"config": changed_config(run_dir), "data": changed_data(run_dir, data),
+            "environment": changed_environment(run_dir.path, now), "code": changed_code(run_dir.path, now)}
 
 
 def changed_config(run_dir: RunDir) -> list[str]:

@@ -46,7 +46,8 @@ class Course(NamedTuple):
 
 class Kill(NamedTuple):
     """A signal, sent `wait` seconds after the run has begun and has written `rows` rows of metrics.csv; at "start",
-    `wait` seconds after the process was started; in a "save", as soon as a checkpoint is being written."""
+    `wait` seconds after the process was started, or as soon as the run has begun; in a "save", as soon as a checkpoint
+    is being written."""
 
     place: str
     rows: int
@@ -223,14 +224,18 @@ def start_and_kill(command: Sequence[str], folder: Path, output: Path, kill: Kil
 
 def wait_for_moment(process: subprocess.Popen[bytes], progress: Progress, kill: Kill, patience: float) -> bool:
     """False where the process ends before, or is not there in `patience` seconds."""
-    if kill.place != "start":
-        for _ in polls(patience):
-            if process.poll() is not None:
-                return False
-            if progress.has_begun() and progress.num_rows() >= kill.rows:
+    if kill.place == "start":
+        for _ in polls(kill.wait):
+            if process.poll() is not None or progress.has_begun():
                 break
-        else:
+        return process.poll() is None
+    for _ in polls(patience):
+        if process.poll() is not None:
             return False
+        if progress.has_begun() and progress.num_rows() >= kill.rows:
+            break
+    else:
+        return False
     if kill.place == "save":
         last = time.monotonic() + patience
         while process.poll() is None and time.monotonic() < last and not progress.is_saving():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from dltrain.errors import MachineError
 from dltrain.proof.layers import Layer, LayerWatch, Sums, draw_layers, write_layers
 from dltrain.proof.stopping import end
 from dltrain.run_dir import write_text
@@ -43,8 +44,14 @@ class Replay(NamedTuple):
         return f"step {self.step}, {self.source}: loss {losses}, lr {self.lr:g}"
 
     def write(self, figures: Mapping[str, Tensor | str], folder: Path) -> list[Path]:
-        """Writes layers.csv, layers.png and the figures of the batch."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes layers.csv, layers.png and the figures of the batch. Raises MachineError where it cannot."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return self.write_files(figures, folder)
+        except OSError as error:
+            raise MachineError(f"cannot write {folder}: {error.strerror}; output=FOLDER names another place") from None
+
+    def write_files(self, figures: Mapping[str, Tensor | str], folder: Path) -> list[Path]:
         files = [folder / "layers.csv", folder / "layers.png"]
         write_layers(self.layers, files[0])
         draw_layers(self.layers, self.headline(), files[1])

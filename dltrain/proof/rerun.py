@@ -47,8 +47,12 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
         raise UserError(f"run={run_dir}: it has no {FIRST_STEPS_FILE} and no readings in metrics.csv to compare with")
     last_step = num_steps or (NUM_FIRST_STEPS if record else int(rows[0]["step"]))
     with TemporaryDirectory(prefix="dltrain-verify-") as folder:
-        data = rerun(config, run_dir, Path(folder), last_step)
-        return Verdict(*compare_steps(run_dir.path, Path(folder), last_step), reasons_of(run_dir, Path(folder), data))
+        data = rerun(config, run_dir, Path(folder), last_step + 1)  # the reading of an epoch's last step comes after it
+        equal, parted = compare_steps(run_dir.path, Path(folder), last_step)
+        if not equal and not parted:
+            raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
+                            f"reading is at step {rows[0]['step']}")
+        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), data))
 
 
 def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path | None = None, from_start: bool = False,

@@ -22,6 +22,7 @@ from dltrain import checkpoints, run
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose as composed_of
 from dltrain.digests import FIRST_STEPS_FILE as FILE
+from dltrain.errors import UserError
 from dltrain.proof import killing, verdicts
 from dltrain.proof.comparing import compare
 from dltrain.proof.first_steps import Verdict
@@ -206,16 +207,17 @@ def test_verify_says_where_the_steps_part_and_why(finished, tmp_path):
     record = json.loads((other.path / FILE).read_text())
     record["losses"][4] *= 1.5
     record["code"]["dltrain/build.py"] = "0"
-    change(other.path / FILE, "losses", record["losses"])
+    (other.path / FILE).write_text(json.dumps(record))
     change(other.path / "environment.json", "cpu_threads", 99)
     verdict = verdict_of(other)
     assert verdict.parted.startswith("step 5: loss ")
-    assert verdict.exit_code == 6
+    assert verdict.exit_code == 6, "before the code, which differs too"
+    assert verdict.reasons["code"] == ["dltrain/build.py"]
     assert verdict.reasons["environment"] == [f"cpu_threads (99 then, {torch.get_num_threads()} now)"]
-    change(other.path / FILE, "code", record["code"])
-    assert (verdict_of(other).exit_code, verdict_of(other).reasons["code"]) == (2, ["dltrain/build.py"])
     (other.path / FILE).unlink()
     assert verdict_of(other).equal == ["1 reading of metrics.csv"], "as a run of an earlier version"
+    with pytest.raises(UserError, match="nothing up to step 1 to compare with; its first reading is at step 2"):
+        verify(load_config(other, {}, ()), other, 1)
 
 
 def test_statistics_of_a_layer():
