@@ -24,6 +24,7 @@ from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
+from dltrain.callbacks.first_steps import FirstSteps
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
@@ -276,7 +277,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
-                   StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
+                   StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
+                   Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
         plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)})],

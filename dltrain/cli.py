@@ -18,8 +18,8 @@ from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
-            "bench": "bench", "ls": "ls", "why": "why", "new": "new",
-            "doctor": "doctor", "clean": "clean", "export": "export"}  # verb -> file below commands/
+            "bench": "bench", "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "why": "why",
+            "new": "new", "doctor": "doctor", "clean": "clean", "export": "export"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

@@ -18,6 +18,9 @@ dltrain: train deep learning's classic systems from one command.
   dltrain show    [choices]                    draw what an augmentation pipeline does to images
   dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
                                                settings are faster
+  dltrain prove   resume [choices]             kill a training at random here, resume it, and compare the bits
+  dltrain verify  run=FOLDER                   give the first steps of a run again here; say where they part, and why
+  dltrain replay  run=FOLDER step=N            give one past step again: its loss, its batch, what each layer does
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced

@@ -30,8 +30,14 @@ def run(words: list[str]) -> int:
     config = load_config(run_dir, changes, sorted(FREE - DERIVED))
     from dltrain import run as runs  # torch from here on
     from dltrain.processes import is_first_process
+    from dltrain.proof.rerun import explained
     from dltrain.reporting import report
 
     if is_first_process():
         print(f"{config.choices.model} on {config.choices.data}; folder {run_dir}", flush=True)
-    return report(run_dir, lambda: runs.train(config, run_dir))
+
+    def train() -> None:
+        with explained(run_dir):
+            runs.train(config, run_dir)
+
+    return report(run_dir, train)

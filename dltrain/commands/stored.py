@@ -37,6 +37,12 @@ def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     return pairs
 
 
+def take_own(words: list[str], keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The words whose key is the verb's own, as key -> text, and the others."""
+    own = {key: text for key, equals, text in (word.partition("=") for word in words) if equals and key in keys}
+    return own, [word for word in words if word.partition("=")[0] not in own]
+
+
 def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
     """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
     that names the key."""

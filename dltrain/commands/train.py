@@ -90,12 +90,14 @@ def start(composed: compose.Composed, run_dir: RunDir, config_dir: str | None, c
           ) -> None:
     """`command`: what command.txt records, by default the command line."""
     from dltrain import run
+    from dltrain.proof.rerun import explained
 
     config = composed.job_config()
     if "study" in config:
         run.study(config, run_dir, composed.comments(), config_dir)
     else:
-        run.train(config, run_dir, composed.comments(), command)
+        with explained(run_dir):
+            run.train(config, run_dir, composed.comments(), command)
 
 
 def title(composed: compose.Composed) -> str:
@@ -175,6 +177,7 @@ class SweepJob:
 
     def train(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
         from dltrain import run
+        from dltrain.proof.rerun import explained
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
         same_config.refuse_other_config(run_dir, config)
@@ -186,7 +189,8 @@ class SweepJob:
         elif "study" in config:
             run.study(config, run_dir, comments, self.loader.config_dir)
         else:
-            run.train(config, run_dir, comments)
+            with explained(run_dir):
+                run.train(config, run_dir, comments)
 
 
 def train_in_own_process(config: DictConfig, run_dir: RunDir, comments: dict[str, str]) -> None:

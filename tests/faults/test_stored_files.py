@@ -7,12 +7,13 @@ import random
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dltrain import build, checkpoints, weights
 from dltrain.callbacks import checkpointing, stopping
