@@ -18,12 +18,12 @@ import torch
 from omegaconf import DictConfig
 
 from dltrain import build
-from dltrain.benchmark.environment import available_cores
 from dltrain.benchmark.loops import watched
 from dltrain.benchmark.timing import Spread, StepClock, seconds, spread
 from dltrain.benchmark.trainer_run import train_with_trainer
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
+from dltrain.machine import available_cores
 from dltrain.tasks.task import Task
 
 ROUNDS = 5

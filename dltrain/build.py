@@ -7,12 +7,11 @@ import itertools
 import math
 import os
 import re
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -20,29 +19,37 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 
+from dltrain import trust
 from dltrain.batches import BatchError, seed_of
 from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
+from dltrain.callbacks.first_steps import FirstSteps
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stopping import StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
+from dltrain.config.interpolations import to_plain, value_at
 from dltrain.contracts import drops_blocks
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.loader import TIMEOUT
-from dltrain.errors import DataError, UserError, suggest
+from dltrain.errors import DataError, UserError
 from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
+from dltrain.out_of_memory import shortage_of
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
+from dltrain.processes import is_first_process
+from dltrain.shared_memory import check_shared_memory
 from dltrain.signals import Signals, leave_to_dltrain
 from dltrain.step_loop import StepLoop
+from dltrain.stored_files import digest
 from dltrain.strategy import strategy_of
 from dltrain.tasks.task import Task
 
 # Keys of a node that are not arguments of its class.
 NOT_ARGUMENTS = {"data": {"batch_type", "timeout_seconds"}, "task": {"batch_type", "predict"}}
+BUILT = ("data", "augment", "model", "task")
 # Their code takes random numbers from torch's generators only.
 LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
@@ -68,6 +75,11 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
         result = target(**arguments, **more)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):  # which a class passes on to another one
+            error.add_note(f"while building {place}")
+            raise
+        raise UserError(f"{place}: {error}") from error
     except Exception as error:
         error.add_note(f"while building {place}")
         raise
@@ -77,22 +89,16 @@ def build(node: DictConfig, key: str, class_names: Sequence[str] | None = None, 
 
 
 def locate(node: DictConfig, key: str) -> Any:
-    """What the `_target_` of a node names. Raises UserError."""
-    try:
-        return hydra.utils.get_object(node._target_)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_={node._target_}: {why_not_there(str(node._target_), error)}") from error
+    """What the `_target_` of a node names. Raises UserError, also for what a config may not name."""
+    return trust.locate(f"{key}._target_", node._target_)
 
 
-def why_not_there(target: str, error: Exception) -> str:
-    """Why a dotted path names nothing: no such module, an error in it, or no such name in it."""
-    module, _, name = target.rpartition(".")
-    if module in sys.modules:
-        known = [key for key in vars(sys.modules[module]) if not key.startswith("_")]
-        return f"{module} has no '{name}'{suggest(name, known)}"
-    message = " ".join(str(error.__cause__ or error).split())
-    return f"{message}; a module of your own must lie in this folder or on PYTHONPATH" if "No module" in message else (
-        message)
+def locate_all(config: DictConfig, *keys: str) -> None:
+    """To be called before anything is built: raises UserError for a name in the nodes at `keys` that a config may not
+    have, or that names nothing. With `trainer` among them, also those of the optimizer and the schedule."""
+    for key, path in trust.names_of(OmegaConf.to_container(config), partial(value_at, config)):
+        if key.partition(".")[0] in keys and (key not in trust.NAMED or "trainer" in keys):
+            trust.locate(key, path)
 
 
 def build_value(value: object, key: str) -> object:
@@ -109,10 +115,12 @@ def build_value(value: object, key: str) -> object:
 def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = None) -> DataModule:
     """The loaded data. Sizes that only the files know are written into the config. `vocabularies`: those of a run whose
     symbols must be kept."""
+    locate_all(config, *BUILT)
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies = vocabularies or {}
     data.rank, data.world_size = int(os.environ.get("LOCAL_RANK", "0")), config.trainer.devices
     data.max_batches, data.timeout_seconds = config.trainer.smoke_steps, config.data.get("timeout_seconds", TIMEOUT)
+    data.eval_batch_size = min(data.eval_batch_size, config.trainer.get("eval_batch_size") or data.eval_batch_size)
     data.load()
     if repeated := sorted({name for name in data.class_names if data.class_names.count(name) > 1}):
         raise DataError(f"data={config.choices.data}: several classes are called {readable(', '.join(repeated))}")
@@ -125,11 +133,13 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     for key, value in data.sizes().items():
         if config.data[key] is None:
             config.data[key] = value
+            data.sizes_read.append(key)
     return data
 
 
 def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) -> DataModule:
     """A run's data module as `predict` needs it: it can read inputs, but none of its own files were read."""
+    locate_all(config, *BUILT)
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies, data.class_names = vocabularies, list(config.get("class_names") or [])
     return data
@@ -138,6 +148,7 @@ def build_unloaded_data(config: DictConfig, vocabularies: dict[str, list[str]]) 
 def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = None, fresh: bool = True) -> Task:
     """The task with its model, initialised from the seed and, in a `fresh` run, from the pretrained weights that the
     config names. `vocabularies`: those of the data."""
+    locate_all(config, *BUILT)
     torch.manual_seed(seed_of("init", config.seed))
     model_node = config.model if fresh else without_pretrained(config.model)
     model = build(model_node, "model", config.get("class_names"))
@@ -167,10 +178,12 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
     """Before anything is written: the optimizer can be built, and a batch of the training and of the validation split
     is of its type and goes through the model."""
     pair = f"model={config.choices.model} does not take the batches of data={config.choices.data}"
+    locate_all(config, *BUILT, "trainer")
     task.configure_optimizers()
     for split in ("train", "val"):
         indices = torch.arange(min(2, data.num_samples(split)))
         batch = next(iter(data.read(split, [indices])))
+        check_shared_memory(batch, data.batch_size, int(vars(data).get("num_workers") or 0), data.world_size)
         training = task.training
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -180,6 +193,8 @@ def check_first_step(config: DictConfig, data: DataModule, task: Task) -> None:
         except UserError as error:
             raise type(error)(f"{pair}: {error}") from None
         except (RuntimeError, IndexError) as error:
+            if shortage_of(error):
+                raise
             shapes = {name: tuple(value.shape) for name, value in batch._asdict().items()
                       if isinstance(value, torch.Tensor)}
             raise UserError(f"{pair}, {shapes}: {str(error).splitlines()[0]}") from error
@@ -243,8 +258,9 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     keys = config.trainer
     task.scales_loss = keys.precision == "16-mixed"
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    metrics_file = MetricsFile(run_dir / "metrics.csv", keep_rows=saved["dltrain"]["metrics_rows"] if saved else 0)
+    plain = to_plain(config)
+    metrics_file = MetricsFile(run_dir / "metrics.csv", saved["dltrain"]["metrics_rows"] if saved else 0,
+                               is_first_process())
     board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,
                         purge_step=saved["global_step"] + 1 if saved else 0)
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
@@ -262,12 +278,14 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
-                   StopAtStep(task.total_steps), metrics, Figures(board, saved["global_step"] if saved else 0),
+                   StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
+                   Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *callbacks, checkpointing],
-        plugins=[DurableIO(), LightningEnvironment()], logger=[metrics_file, board, *loggers],
-        default_root_dir=run_dir, num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False)
+        plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],
+        logger=[metrics_file, board, *loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False)
     leave_to_dltrain(trainer)
     trainer.fit_loop.epoch_loop = StepLoop(trainer)
     return trainer, checkpointing

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import zipfile
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,30 @@ from torch.serialization import MAP_LOCATION
 from torch.utils._pytree import tree_leaves
 
 from dltrain import __version__
-from dltrain.errors import CheckpointError, MachineError, refuse_older_version
+from dltrain.errors import CheckpointError, refuse_other_version, writing
+from dltrain.tensor_files import BEST as BEST
+from dltrain.tensor_files import LAST, PREVIOUS, fault_of_contents, find_fault, remedy
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 MOST_COPIES = 2  # in memory: those of best.ckpt and of last.ckpt
-Checkpoint = dict[str, Any]  # Lightning's, with "dltrain": {version}, in last.ckpt also {config, metrics_rows}
+# Lightning's, with "dltrain": {version, config, vocabularies}, in last.ckpt also metrics_rows
+Checkpoint = dict[str, Any]
 
 
 class DurableIO(CheckpointIO):
     """Makes Lightning save and load checkpoints with the functions of this module. A thread writes a copy of the
-    checkpoint while the training continues; an error of it is raised by the next save, or by `wait`."""
+    checkpoint while the training continues; an error of it is raised by the next save, or by `wait`. `own`: what
+    dltrain keeps in each checkpoint, beside its version."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Any] | None = None) -> None:
+        self.own = own or {}
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.saves: deque[Future[None]] = deque()  # that are not known to be on the disk, the oldest first
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: object = None) -> None:
         while self.saves and (len(self.saves) >= MOST_COPIES or self.saves[0].done()):
             self.saves.popleft().result()
-        self.saves.append(self.writer.submit(save, copy_to_host(checkpoint), Path(path)))
+        own = {"dltrain": {**self.own, **checkpoint.get("dltrain", {})}}
+        self.saves.append(self.writer.submit(save, copy_to_host({**checkpoint, **own}), Path(path)))
 
     def wait(self) -> None:
         """Returns when all checkpoints are on the disk. Raises MachineError for one that could not be written."""
@@ -73,61 +78,61 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises MachineError if the disk is full or cannot be written; the old file is then still complete."""
     own = {**checkpoint.get("dltrain", {}), "version": __version__}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save({**checkpoint, "dltrain": own}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == LAST and path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    num_bytes = sum(tensor.nbytes for tensor in tree_leaves(checkpoint) if torch.is_tensor(tensor))
+    kept = "the previous checkpoint is kept" if path.exists() else "no checkpoint of that name is there yet"
+    with writing(path, num_bytes, kept):
         try:
-            os.fsync(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save({**checkpoint, "dltrain": own}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        except RuntimeError as error:  # torch's zip writer puts one of its own before that of the file
+            cause = error.__context__
+            raise (cause if type(cause) is OSError else error) from None
         finally:
-            os.close(folder)
-    except OSError as error:
-        raise clean_up_failed_save(path, temporary, error.strerror or str(error)) from error
-    except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
-        raise clean_up_failed_save(path, temporary, str(error).splitlines()[0]) from error
+            with suppress(OSError):  # it is still there after a failure only
+                temporary.unlink(missing_ok=True)
 
 
-def clean_up_failed_save(path: Path, temporary: Path, reason: str) -> MachineError:
-    """Removes the temporary file and returns the error to raise."""
-    size = 0
-    if temporary.exists():  # not where the folder is a file or is gone
-        size = temporary.stat().st_size
-        temporary.unlink()
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    return MachineError(f"cannot save {path}: {reason} ({size / 1e6:.1f} MB written, {free / 1e6:.0f} MB free); the "
-                        "previous checkpoint is kept; free some disk space and run the same command again")
+def flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
-    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of an older version than
-    can be read, or has more than tensors and plain values."""
+    """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of a version that cannot
+    be read, or has more than tensors and plain values."""
     if fault := find_fault(path):
-        raise CheckpointError(f"{path}: {fault}")
+        raise CheckpointError(f"{path}: {fault}; {remedy(path)}")
     try:
         checkpoint: Checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
-    refuse_older_version(checkpoint.get("dltrain", {}).get("version", "0.1"), str(path))
+    own = checkpoint.setdefault("dltrain", {}) if type(checkpoint) is dict else None
+    if type(own) is not dict:
+        raise CheckpointError(f"{path}: not a checkpoint of dltrain; as weights of a model it is "
+                              f"model.pretrained.weights={path}")
+    if "version" in own:  # config.yaml of the run has it too; the first checkpoints of 0.2 do not all
+        refuse_other_version(str(own["version"]), str(path))
     return checkpoint
 
 
-def find_fault(path: Path) -> str | None:
-    """Describes what is wrong with a checkpoint file, or returns None."""
-    if not path.is_file():
-        return "no such file"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged_entry = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        return f"damaged or not a checkpoint ({error})"
-    return f"damaged (checksum of {damaged_entry})" if damaged_entry else None
+def read(path: Path, for_training: bool = False) -> Checkpoint:
+    """A checkpoint of a run, with what evaluation reads and, `for_training`, what a resumed run reads. Raises
+    CheckpointError."""
+    checkpoint = load(path)
+    if fault := fault_of_contents(checkpoint, for_training):
+        raise CheckpointError(f"{path}: damaged ({fault}); {remedy(path)}")
+    return checkpoint
 
 
 def find_newest(folder: Path) -> tuple[Path | None, str]:

@@ -13,18 +13,20 @@ import sys
 from types import ModuleType
 
 from dltrain import __version__
-from dltrain.errors import InterruptedRun, UserError
+from dltrain.errors import InterruptedRun, MachineError, UserError, naming_full_disk
 from dltrain.late_imports import collect_after_imports, import_plots_late
+from dltrain.own_modules import guard_imports
 from dltrain.signals import caught
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
-            "bench": "bench", "ls": "ls", "why": "why", "new": "new"}  # verb -> file below commands/
+            "bench": "bench", "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "why": "why",
+            "new": "new", "doctor": "doctor", "clean": "clean", "export": "export"}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
 def main() -> int:
     """Runs the command. Returns the exit code."""
-    sys.path.append(os.getcwd())  # a user's own models and data are modules in the current folder
+    guard_imports()  # a user's own models and data are modules in the current folder
     import_plots_late()
     collect_after_imports()
     try:
@@ -45,8 +47,11 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from dltrain import own_code
+        from dltrain import out_of_memory, own_code
 
+        if shortage := out_of_memory.shortage_of(error):
+            print(f"dltrain: error: {shortage.message()}", file=sys.stderr)
+            return MachineError.exit_code
         if (frame := own_code.frame_of(error)) is None:
             raise  # a bug in dltrain, with its traceback
         print(f"dltrain: error: {own_code.message_of(error)}\n{own_code.describe(frame)}", file=sys.stderr)
@@ -66,7 +71,8 @@ def dispatch(argv: list[str]) -> int:
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
         return explain([verb] if argv[:1] == [verb] else [])
-    return int(command(verb).run(words))
+    with naming_full_disk():
+        return int(command(verb).run(words))
 
 
 def explain(words: list[str]) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dltrain import trust
 from dltrain.pretrained import NODE, pretrained_of
 
 aten = torch.ops.aten
@@ -75,7 +75,7 @@ def measure(net: nn.Module, images: Tensor) -> Complexity:
 def measure_node(node: DictConfig, channels: int, px: int) -> Complexity:
     """A model by its config node, for one image. The net has no storage: its weights are not initialised."""
     arguments: Any = OmegaConf.to_container(node, resolve=True)
-    target = get_object(arguments.pop("_target_"))
+    target = trust.locate("model._target_", arguments.pop("_target_"))
     if pretrained_of(node, "model"):
         del arguments[NODE]
     with torch.device("meta"):

@@ -21,11 +21,15 @@ def set_up_device(keys: DictConfig) -> None:
     """`keys`: the trainer's. Raises MachineError if its device is not there."""
     set_matmul_precision(keys)
     if keys.accelerator == "gpu" and not torch.cuda.is_available():
-        raise MachineError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu or trainer=auto")
+        raise MachineError("trainer.accelerator=gpu: torch sees no GPU; use trainer.accelerator=cpu or auto; "
+                           "dltrain doctor says what it sees")
     if keys.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise MachineError("trainer.accelerator=mps: not available here; use trainer=cpu or trainer=auto")
+        raise MachineError("trainer.accelerator=mps: not available here; use trainer.accelerator=cpu or auto")
     if keys.accelerator != "cpu" and torch.cuda.is_available() and keys.devices > torch.cuda.device_count():
         raise MachineError(f"trainer.devices={keys.devices}: torch sees only {torch.cuda.device_count()} GPUs")
+    on_mps = keys.accelerator != "cpu" and torch.backends.mps.is_available() and not torch.cuda.is_available()
+    if on_mps and keys.precision == "64-true":
+        raise MachineError("trainer.precision=64-true: Apple's GPUs have no such numbers; use trainer.accelerator=cpu")
 
 
 def set_matmul_precision(keys: DictConfig) -> None:

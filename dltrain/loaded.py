@@ -21,6 +21,7 @@ from dltrain.data.texts import read_text
 from dltrain.errors import UserError, suggest
 from dltrain.image_files import find_images, output_names
 from dltrain.run_dir import RunDir
+from dltrain.run_log import logging_to
 from dltrain.tasks.task import Input, Prediction, Task
 
 Example = str | Path | Image.Image | Tensor  # an image (file, PIL image, (C, H, W) uint8), or a text
@@ -101,7 +102,7 @@ class LoadedRun:
             raise UserError(f"checkpoint={checkpoint}: must be best or last")
         pairs = dict(change.split("=", 1) for change in changes)
         config = load_config(self.run_dir, pairs, EVALUATION_KEYS)
-        with self.run_dir.logging():
+        with logging_to(self.folder / "log.txt" if self.run_dir.is_writable else None):
             return run.evaluate(config, self.run_dir, split, checkpoint).metrics
 
     def read(self, inputs: Example | Sequence[Example]) -> list[Input]:

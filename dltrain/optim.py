@@ -86,12 +86,13 @@ def optimizer(module: Model, name: str, lr: float, weight_decay: float, momentum
 
 
 def import_name(key: str, path: str) -> Any:
-    """What a dotted path names. Raises UserError with the key."""
+    """What a dotted path names; `build.locate_all` has compared it with what a config may name. Raises UserError with
+    the key."""
     module, _, name = path.rpartition(".")
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{key}={path}: {error}; a module of your own must lie in this folder or on PYTHONPATH"
+        raise UserError(f"{key}={path}: {error}; a module of your own must lie in this folder or beside --config-dir"
                         ) from error
     if name not in vars(imported):
         raise UserError(f"{key}={path}: {module} has no '{name}'{suggest(name, list(vars(imported)))}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import site
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -13,6 +15,7 @@ INSTALLED = tuple(os.path.realpath(path) for path in (*sysconfig.get_paths().val
 
 
 EXIT_CODE = 8
+BESIDE_TRAINING = ("benchmark", "commands", "config", "doctor", "drawing", "proof", "studies", "cli.py", "__main__.py")
 
 
 def message_of(error: BaseException) -> str:
@@ -40,3 +43,18 @@ def describe(frame: traceback.FrameSummary) -> str:
     """The file, the line and its source, on two indented lines."""
     path = os.path.relpath(frame.filename)
     return f"  {frame.filename if path.startswith('..') else path}:{frame.lineno}, in {frame.name}\n    {frame.line}"
+
+
+def digests_of_code() -> dict[str, str]:
+    """A digest of each loaded module of dltrain that a training goes through, and of the user, by its file, relative to
+    the package's folder or to the current one."""
+    here, files = os.getcwd() + os.sep, {}
+    beside = tuple(os.path.join(PACKAGE, room) for room in BESIDE_TRAINING)
+    for module in [*sys.modules.values()]:
+        file = vars(module).get("__file__") or ""
+        if file.startswith(beside):
+            continue
+        if file.startswith(PACKAGE) or (file.startswith(here) and is_own(file)):
+            files[file.removeprefix(os.path.dirname(PACKAGE) + os.sep).removeprefix(here)] = file
+    return {name: hashlib.blake2b(Path(file).read_bytes(), digest_size=6).hexdigest()
+            for name, file in sorted(files.items()) if os.path.isfile(file)}

@@ -17,12 +17,13 @@ from urllib.error import URLError
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dltrain.errors import DataError, UserError
-from dltrain.run_dir import RunDir
+from dltrain.stored_files import read_config, refuse_changed_files, refuse_incomplete_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NODE = "pretrained"
+BEST = "checkpoints/best.ckpt"  # in a run folder
 TIMM = "timm"  # a value of `weights`: those that timm publishes for the model
 # Names of the layers that compute class logits: aux1 and aux2 are of GoogLeNet, net.* of timm's models.
 HEADS = ("head.", "fc.", "_fc.", "classifier.", "aux1.", "aux2.", "net.fc.", "net.head.", "net.classifier.")
@@ -90,8 +91,9 @@ def copy_architecture(config: DictConfig) -> None:
 def architecture(run: Path, key: str, channels: int | None) -> dict[str, Any]:
     """The node `model` of a run's config. Raises UserError if the run has no best checkpoint, or was trained on
     images of another number of channels."""
-    saved = RunDir(run).read_config(key)
-    if not RunDir(run).best_checkpoint.is_file():
+    saved = read_config(run, key)
+    refuse_incomplete_config(saved, run / "config.yaml")
+    if not os.path.lexists(run / BEST):
         raise UserError(f"{key}={run}: it has no best checkpoint yet; dltrain resume run={run} continues it")
     read = saved["data"].get("channels")
     if read is not None and read != channels:
@@ -148,14 +150,16 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
     Extra tensors are ignored. The head is skipped if its shape differs, or, of a run, if the class names differ from
     `class_names`, those of the data; `with_head`: not even then. Raises UserError where another tensor is missing or
     has another shape, DataError for a failed download."""
+    from dltrain import checkpoints, weights
+
     other_classes = 0  # how many classes the run has, where their names differ from the data's
     if pretrained.from_run is not None:
-        from dltrain import checkpoints
-
-        source = f"{pretrained.key}.from_run={pretrained.from_run}"
-        saved = checkpoints.load(RunDir(Path(pretrained.from_run)).best_checkpoint)["state_dict"]
-        tensors = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
-        names = RunDir(Path(pretrained.from_run)).read_config().get("class_names") or []
+        source, folder = f"{pretrained.key}.from_run={pretrained.from_run}", Path(pretrained.from_run)
+        saved = checkpoints.read(folder / BEST)
+        refuse_changed_files(folder, saved["dltrain"], folder / BEST)
+        tensors = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()
+                   if name.startswith("model.")}
+        names = read_config(folder).get("class_names") or []
         other_classes = len(names) if class_names is not None and names != list(class_names) else 0
     elif pretrained.weights is not None:
         source = f"{pretrained.key}.weights={pretrained.weights}"
@@ -165,11 +169,9 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
     expected = model.state_dict()
     tensors = {name: value for name, value in tensors.items() if not (name.startswith(HEADS) and name in expected and (
         expected[name].shape != value.shape or value.shape[:1] == (other_classes,)) and not with_head)}
-    try:
-        missing = [name for name in model.load_state_dict(tensors, strict=False).missing_keys
-                   if with_head or not name.startswith(HEADS)]
-    except RuntimeError as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
+    weights.check_fit(model, tensors, source, f"choose the architecture of the file by keys of {pretrained.key[:-11]}")
+    missing = [name for name in model.load_state_dict(tensors, strict=False).missing_keys
+               if with_head or not name.startswith(HEADS)]
     if missing:
         raise UserError(f"{source}: it lacks {len(missing)} of the {len(expected)} tensors of {type(model).__name__}: "
                         f"{', '.join(missing[:3])}; {pretrained.key}.rename can map other names")
@@ -178,17 +180,14 @@ def load_pretrained(model: nn.Module, pretrained: Pretrained, class_names: Seque
 def read_weights(weights: str, model: nn.Module, source: str) -> dict[str, Tensor]:
     """The tensors of a file, or of published weights by torchvision's name or of timm, which are downloaded if they
     are not cached. `source` names them in messages. Raises UserError, DataError."""
-    import torch
     from torchvision.models import get_weight
+
+    from dltrain.weights import read_file
 
     if weights == TIMM:
         return read_timm_weights(model, source)
     if Path(weights).is_file():
-        try:
-            tensors: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"{source}: not a file of tensors ({str(error).splitlines()[0][:120]})") from None
-        return tensors
+        return read_file(Path(weights), source)
     try:
         published = get_weight(weights)
     except (ValueError, AttributeError, KeyError):

@@ -25,7 +25,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain import trust
 from dltrain.errors import InterruptedRun, UserError
+from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
 
 CHANNEL = "DLTRAIN_CHANNEL"  # the environment variable with the file number of a rank's socket
@@ -33,6 +37,7 @@ SECONDS_TO_BLAME = 3.0  # after the first rank has lost another one, until it is
 SECONDS_TO_END = 60.0  # for the others, after the first rank has ended
 MACHINE = 6  # the exit code for what the machine did
 Message = dict[str, Any]
+
 
 
 def is_first_process() -> bool:
@@ -99,9 +104,18 @@ class Rank:
         self.process.wait()
 
 
-def train(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> None:
-    """Trains in `devices` processes. `work`: what each of them gets, see rank.py. Raises InterruptedRun after a signal,
-    and RankError."""
+def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None, command: list[str] | None) -> None:
+    """run.train in trainer.devices processes. Raises InterruptedRun after a signal, and RankError."""
+    from dltrain.strategy import dist_timeout_of
+
+    watch(config.trainer.devices, dist_timeout_of(config.trainer), {
+        "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "comments": comments,
+        "command": sys.argv[1:] if command is None else command, "words": trust.command_words(),
+        "accepts_changed_data": run_dir.accepts_changed_data})
+
+
+def watch(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> None:
+    """Starts so many ranks, which get `work`, see rank.py, and waits for their end."""
     events: queue.Queue[Event] = queue.Queue()
     with Signals() as signals:
         signals.record()

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import cast
 
 from dltrain.late_imports import collect_after_imports, import_plots_late
+from dltrain.own_modules import guard_imports, put_last
 from dltrain.processes import CHANNEL, Channel, Message
 from dltrain.signals import caught, deliver, end_children, recorders
 
 
 def main() -> int:
     """Signals go to the command, which knows what they mean for all. Returns the exit code."""
-    sys.path.append(os.getcwd())
+    guard_imports()
     import_plots_late()
     collect_after_imports()
     end = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
@@ -52,23 +53,27 @@ def leave(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-def train(channel: Channel, run_dir: str, config: str, **more: object) -> int:
-    """`config`: yaml; `more`: the other arguments of run.train."""
+def train(channel: Channel, run_dir: str, config: str, comments: dict[str, str] | None, command: list[str],
+          words: list[str], accepts_changed_data: bool) -> int:
+    """`config`: yaml; `words`: what the command line trusts, see trust.command_words."""
     from omegaconf import DictConfig, OmegaConf
 
-    from dltrain import reporting, run
-    from dltrain.errors import InterruptedRun
+    from dltrain import reporting, run, trust
+    from dltrain.config.words import take_config_folders
+    from dltrain.errors import InterruptedRun, naming_full_disk
     from dltrain.run_dir import RunDir
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints a line for each process
-    keys: Message = more
+    folder = RunDir(Path(run_dir), accepts_changed_data)
     try:
-        run.train(cast(DictConfig, OmegaConf.create(config)), RunDir(Path(run_dir)), **keys)
+        put_last(take_config_folders(trust.take(words))[1])
+        with naming_full_disk(), reporting.naming_stored_files(folder):
+            run.train(cast(DictConfig, OmegaConf.create(config)), folder, comments, command)
     except InterruptedRun as stop:
         channel.send(stopped=str(stop), signum=stop.exit_code - 128, requeue=stop.requeue)
         return stop.exit_code
     except (Exception, SystemExit) as error:
-        failure = reporting.failure_of(error)
+        failure = reporting.failure_of(error, folder)
         channel.send(failure=failure.text, code=failure.exit_code, is_lost=reporting.has_lost_a_rank(error),
                      traceback=traceback.format_exc())
         return failure.exit_code

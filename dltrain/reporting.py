@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from traceback import FrameSummary
 from typing import NamedTuple, TextIO, cast
 
-import torch
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
-from dltrain.errors import MachineError, UserError
+from dltrain.errors import MachineError, UserError, naming_full_disk
+from dltrain.out_of_memory import shortage_of
+from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import FolderInUse, locked, remove_if_empty
+from dltrain.stored_files import RESTORE
 
 # In the errors of gloo and NCCL about a process that does not answer or has ended.
-LOST = ("gloo", "NCCL", "Application timeout", "Timed out", "Connection closed by peer", "Connection reset by peer")
+LOST = ("gloo", "NCCL", "Application timeout", "Timed out", "Connection closed by peer", "Connection reset by peer",
+        "connection was reset", "client socket")
 
 
 class UnbreakableOutput:
-    """Standard output. What a reader that has closed it, as `| head` does, no longer takes is dropped; the work goes on
-    to its end."""
+    """Standard output. What it no longer takes is dropped, as after `| head`, on a full disk or in a closed terminal;
+    the work goes on to its end."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -34,18 +39,35 @@ class UnbreakableOutput:
     def write(self, text: str) -> int:
         try:
             return self.stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             self.drop()
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self.drop()
 
     def drop(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def report(run_dir: RunDir, work: Callable[[], object]) -> int:
+    """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
+    try:
+        with naming_full_disk(), naming_stored_files(run_dir), redirect_stdout(
+                cast(TextIO, UnbreakableOutput(sys.stdout))):
+            work()
+            sys.stdout.flush()
+        return 0
+    except FolderInUse as error:
+        print(f"dltrain: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (Exception, SystemExit) as error:
+        failure = failure_of(error, run_dir)
+        print_failure(run_dir, failure.message, failure.frame, failure.is_bug)
+        return failure.exit_code
 
 
 class Failure(NamedTuple):
@@ -61,42 +83,44 @@ class Failure(NamedTuple):
         return self.message if self.frame is None else f"{self.message}\n{own_code.describe(self.frame)}"
 
 
-def failure_of(error: BaseException) -> Failure:
-    frame = own_code.frame_of(error)
+def failure_of(error: BaseException, run_dir: RunDir) -> Failure:
     match error:
-        case torch.OutOfMemoryError():
-            return Failure("out of memory on the device; use a smaller data.batch_size, with "
-                           "trainer.accumulate_batches to keep the number of samples per step", MachineError.exit_code)
+        case MachineError():  # whoever called it: no code is to blame
+            return Failure(str(error), error.exit_code)
         case UserError():
-            return Failure(str(error), error.exit_code, frame)
+            return Failure(str(error), error.exit_code, own_code.frame_of(error))
         case SystemExit():
             return Failure(f"the code ended the program with exit code {error.code}", 1)
-        case RuntimeError() if DEAD_WORKER in str(error):  # torch raises it wherever the main thread is
-            return Failure(describe_dead_worker(error), MachineError.exit_code)
+    if shortage := shortage_of(error):
+        kept = run_dir.checkpoint("last").is_file() and not run_dir.is_finished
+        advice = f"; dltrain resume run={run_dir} continues from its checkpoint where there is more" if kept else ""
+        return Failure(shortage.message() + advice, MachineError.exit_code)
+    if DEAD_WORKER in str(error):  # torch raises it wherever the main thread is
+        return Failure(describe_dead_worker(error), MachineError.exit_code)
+    frame = own_code.frame_of(error)
     return Failure(own_code.message_of(error), 1 if frame is None else own_code.EXIT_CODE, frame, frame is None)
 
 
 def has_lost_a_rank(error: BaseException) -> bool:
     """Whether a process could not reach another one, which may have failed before or may not answer."""
     match error:
-        case torch.distributed.DistError():
-            return True
         case RuntimeError():
             return any(words in str(error) for words in LOST)
     return False
 
 
-def report(run_dir: RunDir, work: Callable[[], object]) -> int:
-    """Calls `work`; an error becomes one line on standard error. Returns the exit code."""
+@contextmanager
+def naming_stored_files(run_dir: RunDir) -> Iterator[None]:
+    """Raises UserError for a key that the stored config lacks, a composed one has all, and MachineError for a folder or
+    a dangling link in the place of a file of the run."""
     try:
-        with redirect_stdout(cast(TextIO, UnbreakableOutput(sys.stdout))):
-            work()
-            sys.stdout.flush()
-        return 0
-    except (Exception, SystemExit) as error:
-        failure = failure_of(error)
-        print_failure(run_dir, failure.message, failure.frame, failure.is_bug)
-        return failure.exit_code
+        yield
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise UserError(f"{run_dir}/config.yaml: it has no key '{error.full_key}'; {RESTORE}") from error
+    except (IsADirectoryError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        if not str(error.filename).startswith((str(run_dir), os.path.abspath(run_dir.path))):
+            raise
+        raise MachineError(f"cannot use {error.filename} of the run: {error.strerror}; move it away") from error
 
 
 def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:
@@ -106,7 +130,19 @@ def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = No
     if frame is not None:
         print(own_code.describe(frame), file=sys.stderr)
     to_blame = frame is not None or is_bug
-    if run_dir.path.is_dir() and (to_blame or not run_dir.remove_if_empty()):
-        write_text(run_dir.path / "error.txt", f"{message}\n\n{traceback.format_exc()}")
-        if to_blame:
-            print(f"  the traceback is in {run_dir.path / 'error.txt'}", file=sys.stderr, flush=True)
+    if not run_dir.path.is_dir() or (not to_blame and is_first_process() and remove_if_empty(run_dir.path)):
+        return
+    lines = traceback.format_exc()
+    is_written = is_first_process() and write_error(run_dir, f"{message}\n\n{lines}")
+    if to_blame:
+        print(f"  the traceback is in {run_dir}/error.txt" if is_written else lines, file=sys.stderr, flush=True)
+
+
+def write_error(run_dir: RunDir, text: str) -> bool:
+    """Whether error.txt could be written: the disk may be full or read-only, or another process may have the folder."""
+    try:
+        with locked(run_dir.path):
+            write_text(run_dir.path / "error.txt", text)
+    except UserError:
+        return False
+    return True

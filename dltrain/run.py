@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from dltrain import __version__, checkpoints, processes
+from dltrain import __version__, checkpoints, processes, same_config, same_data, training_state
 from dltrain.batches import generator
-from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
-from dltrain.callbacks.metrics import TensorBoard
-from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
+from dltrain.checkpoints import Checkpoint
+from dltrain.config.interpolations import to_plain
+from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import DataError, UserError
+from dltrain.errors import UserError, writing
+from dltrain.hyperparameters import log_hyperparameters
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
-from dltrain.pretrained import load_pretrained, pretrained_of
-from dltrain.run_dir import RunDir, flatten
+from dltrain.monitored import check_monitored
+from dltrain.pretrained import load_pretrained, nodes, pretrained_of
+from dltrain.run_code import describe_changed_code, write_own_code
+from dltrain.run_dir import RunDir
+from dltrain.run_lock import locked
+from dltrain.run_log import logging_to
 from dltrain.signals import Signals, leave_to_dltrain
-from dltrain.strategy import dist_timeout_of
+from dltrain.stored_files import refuse_changed_files, repair_metrics
 from dltrain.tasks.task import Task
+from dltrain.weights import load_weights
 
 log = logging.getLogger("dltrain")
-
-# What TensorBoard compares of every run, beside the keys that were typed.
-HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
-                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
-NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
 
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
@@ -45,59 +48,81 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
     config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return run_dir.read_result()
     if config.trainer.devices > 1 and not processes.is_rank():
-        processes.train(config.trainer.devices, dist_timeout_of(config.trainer), {
-            "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "comments": comments,
-            "command": sys.argv[1:] if command is None else command})
+        processes.train(config, run_dir, comments, command)
         return run_dir.read_result()
     keep_freed_memory()
     first = processes.is_first_process()
-    with run_dir.locked() if first else nullcontext(), run_dir.logging(to_terminal=first), Signals() as signals:
+    log_file = run_dir.path / "log.txt" if first else None
+    with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
+        source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
+        saved = read_own(run_dir, source, for_training=True) if source else None
+        set_up_device(config.trainer)
+        had_config = run_dir.has_config
+        free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
+        same_config.forget_sizes(run_dir, config)
+        locate_all(config, *BUILT, "trainer")
         data = build_data(config)
-        keep_anchors(config, run_dir)
+        record = same_data.Record.of(data)
+        changed_data = same_data.settle(run_dir, record, data) if saved else ""
+        same_config.keep_anchors(run_dir, config)
         anchors = choose_anchors(config, data)
         run_dir.check_class_names(data.class_names)
         config.class_names = data.class_names
         run_dir.check_vocabularies(data.vocabularies)
-        source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
-        saved = checkpoints.load(source) if source else None
-        sizes = {split: data.num_samples(split) for split in SPLITS}
-        if saved and (changed := run_dir.describe_changed_splits(sizes, data.fingerprints)):
-            raise DataError(f"{'; '.join(changed)}: restore the files, or choose another name=")
+        same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
+        if source and saved:
+            load_weights(task, saved, source)
+            sums: Checkpoint = {}
+            Task.on_save_checkpoint(task, sums)
+            training_state.check(saved, source, task.configure_optimizers(), sums, type(data).__qualname__,
+                                 len(data.train_dataloader()))
         check_first_step(config, data, task)
-        set_up_device(config.trainer)
+        if saved and first and (lost := repair_metrics(run_dir.path / "metrics.csv", saved["dltrain"]["metrics_rows"])):
+            log.warning(f"dltrain: warning: {lost}")
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, saved)
+        check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         if first:
             run_dir.write_config(checkpointing.config, run_dir.comments() if comments is None else comments)
             run_dir.write_vocabularies(data.vocabularies)
-            run_dir.write_splits(sizes, data.fingerprints)
+            record.write(run_dir)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(trainer))
+            changed_code = describe_changed_code(run_dir) if saved else ""
+            write_own_code(run_dir)
         if saved:
             checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
             log.info(f"{note + '; ' if note else ''}resuming {run_dir} from step {saved['global_step']} "
                      f"of {task.total_steps}")
+            for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
+                log.info(line)
+            if first and changed_code:
+                log.warning(f"dltrain: warning: {changed_code}")
         else:
+            if had_config:
+                log.info(f"{run_dir} has no checkpoint yet: it begins anew")
             task.fit_statistics(data)
             lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]
             log.info("\n".join(filter(None, lines)))
-            for line in data.list_warnings():
+            for line in [*data.list_warnings(), *overlaps(config, record)]:
                 log.warning(f"dltrain: warning: {line}")
-            if data.left_out:
+            if first and data.left_out:
                 log.info(run_dir.write_left_out(data.left_out))
-            if data.damaged_exif:
+            if first and data.damaged_exif:
                 log.info(run_dir.write_damaged_exif(data.damaged_exif))
 
         signals.record()
         if saved is None or saved["global_step"] < task.total_steps or checkpointing.validation_due:
             place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
-            trainer.fit(task, datamodule=data, ckpt_path=source)
+            with training_state.restoring(source):
+                trainer.fit(task, datamodule=data, ckpt_path=source)
         steps = max(trainer.global_step, saved["global_step"] if saved else 0)  # fewer if a callback ended the run
-        task.load_state_dict(checkpoints.load(run_dir.best_checkpoint)["state_dict"])
+        load_weights(task, checkpoints.read(run_dir.best_checkpoint), run_dir.best_checkpoint)
         trainer.test(task, datamodule=data, verbose=False)
         test_metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
 
@@ -106,12 +131,18 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
                   "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
+            words = write_samples(data, run_dir.path / "samples")
             run_dir.write_json("result.json", result)
             log_hyperparameters(trainer, checkpointing.config, result, run_dir.typed_keys())
-            (run_dir.path / "samples").mkdir(exist_ok=True)
-            words = data.write_samples(run_dir.path / "samples")
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
+
+
+def write_samples(data: DataModule, folder: Path) -> str:
+    """A few test samples to predict on. Returns the words after `dltrain predict run=...` that do so."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        return data.write_samples(folder)
 
 
 def choose_anchors(config: DictConfig, data: DataModule) -> str:
@@ -132,10 +163,11 @@ def choose_anchors(config: DictConfig, data: DataModule) -> str:
             f"{mean_best_iou(sizes, fixed):.3f}; {listed} px")
 
 
-def keep_anchors(config: DictConfig, run_dir: RunDir) -> None:
-    """A run that continues by the same command has the anchors it began with, whatever the training boxes are now."""
-    if config.model.get("anchors") == "auto" and (run_dir.path / "config.yaml").is_file():
-        config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
+def overlaps(config: DictConfig, record: same_data.Record) -> list[str]:
+    """Warnings where the run is evaluated on what the weights that it starts with were trained on."""
+    sources = dict.fromkeys(source.from_run for key, node in nodes(config.model, "model")
+                            if (source := pretrained_of(node, key)) and source.from_run)
+    return [line for source in sources for line in same_data.describe_overlap(RunDir(Path(source)), record)]
 
 
 class StudyContext(NamedTuple):
@@ -148,13 +180,14 @@ class StudyContext(NamedTuple):
 
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
+    run_dir.refuse_links()
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return
-    with run_dir.locked(), run_dir.logging():
+    with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):
         before = {*run_dir.path.iterdir()}
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        run_dir.write_config(plain, comments)
+        locate_all(config, "study")
+        run_dir.write_config(to_plain(config), comments)
         run_dir.write_command()
         run_dir.write_environment(f"cpu, {format_count(torch.get_num_threads(), 'thread')}")
         written = {*run_dir.path.iterdir()}
@@ -172,17 +205,28 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Task:
     """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
     UserError if there is no such checkpoint yet."""
+    saved = load_checkpoint(run_dir, checkpoint)
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
-    task.load_state_dict(load_checkpoint(run_dir, checkpoint)["state_dict"])
+    if changed_code := describe_changed_code(run_dir):
+        print(f"dltrain: warning: {changed_code}", file=sys.stderr)
+    load_weights(task, saved, run_dir.checkpoint(checkpoint))
     return task.eval()
 
 
-def load_checkpoint(run_dir: RunDir, checkpoint: str) -> checkpoints.Checkpoint:
+def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
+    """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
+    checkpoint."""
     file = run_dir.checkpoint(checkpoint)
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
                         "run")
-    return checkpoints.load(file)
+    return read_own(run_dir, file)
+
+
+def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpoint:
+    saved = checkpoints.read(file, for_training)
+    refuse_changed_files(run_dir.path, saved["dltrain"], file)
+    return saved
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -203,16 +247,19 @@ class Evaluation(NamedTuple):
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
+    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1
-    step = load_checkpoint(run_dir, checkpoint)["global_step"]
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
-    for line in run_dir.describe_changed_splits({split: data.num_samples(split)}, data.fingerprints):
-        log.warning(f"dltrain: warning: {line}{'' if split == 'train' else '; the run may have trained on some'}")
+    if line := same_data.describe_measured(run_dir, data, split):
+        log.warning(f"dltrain: warning: {line}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
-    return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": run_dir.epoch_of(step), "step": step})
+    epoch, fault = run_dir.epoch_of(step)
+    if fault:
+        log.warning(f"dltrain: warning: {fault}; the epoch of step {step} is not known")
+    return Evaluation(metrics, samples, {"checkpoint": checkpoint, "epoch": epoch, "step": step})
 
 
 def load_data(config: DictConfig) -> DataModule:
@@ -238,6 +285,8 @@ def evaluate_pretrained(config: DictConfig, split: str, progress_bar: bool = Fal
                         "model.pretrained.from_run=FOLDER")
     task = build_task(config, data.vocabularies, fresh=False)
     load_pretrained(task.model, pretrained, data.class_names, with_head=True)
+    if pretrained.from_run and (line := same_data.describe_measured(RunDir(Path(pretrained.from_run)), data, split)):
+        log.warning(f"dltrain: warning: {line}")
     check_first_step(config, data, task)
     task.fit_statistics(data)
     return Evaluation(*measure(task.eval(), data, config, split, progress_bar), {"weights": str(source)})
@@ -266,23 +315,6 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any],
-                        typed: Iterable[str]) -> None:
-    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test
-    metrics, for TensorBoard's comparison of runs. Numbers stay numbers."""
-    flat = flatten(config)
-    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
-                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
-    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
-              for key in compared}
-    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
-    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
-    for logger in trainer.loggers:
-        board = isinstance(logger, TensorBoard)
-        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
-        logger.finalize("success")
 
 
 def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:

@@ -6,53 +6,37 @@
     events.out.*       the same readings for TensorBoard          vocabulary.json   symbols of text, names of labels
     checkpoints/       last.ckpt, previous.ckpt, best.ckpt        result.json       one flat object, at the end
     samples/           a few test samples to predict on           error.txt         a traceback, if there was one
-    splits.json        the number of samples of each split and, of own files, a fingerprint of them
+    splits.json        the number of samples of each split and a digest of them
+    samples.tsv        a line for each sample of people's own files, to see later what has changed
+    own_code.json      the sha256 of the modules of the user's own
 """
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import json
-import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dltrain import __version__, slurm
+from dltrain import __version__, own_modules, slurm, stored_files
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, refuse_older_version
-
-log = logging.getLogger("dltrain")
-
-# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has
-# the same files.
-DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
-FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
-                  "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps", "data.timeout_seconds",
-                  "trainer.dist_timeout_seconds", "trainer.requeue"}
-# Null until the data are loaded, here and wherever these sizes are interpolated.
-READ_FROM_FILES = {"num_classes", "vocab_size", "source_size", "target_size", "target_vocab_size"}
-# What runs did before they had these keys.
-EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
-           "model.skips": "last"}
+from dltrain.errors import DataError, MachineError, UserError, writing
+from dltrain.run_links import stray_file
+from dltrain.source import git_commit
 
 
 class RunDir:
     """Reads and writes the files of one run folder."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, accepts_changed_data: bool = False):
+        self.path, self.accepts_changed_data = path, accepts_changed_data
 
     def __str__(self) -> str:
         return str(self.path)
@@ -84,48 +68,41 @@ class RunDir:
             raise MachineError(f"cannot create the run folder {path}: {error.strerror}") from None
         return cls(path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time: a second one gets a UserError that names the process that has the lock. Raises
-        MachineError if the folder cannot be written to. The lock ends with the process, however it ends."""
-        try:
-            lock = open(self.path / ".lock", "a+")  # noqa: SIM115
-        except OSError as error:
-            raise MachineError(f"cannot write to the run folder {self}: {error.strerror}") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise UserError(f"run folder {self} is in use by {lock.read().strip() or 'another process'}; wait, or "
-                                "choose another name=") from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}")
-            lock.flush()
-            yield
+    @property
+    def is_writable(self) -> bool:
+        """Whether a command may add files to it: not on a read-only disk, nor in the folder of another user."""
+        log_file = self.path / "log.txt"
+        return os.access(self.path, os.W_OK) and (not log_file.exists() or os.access(log_file, os.W_OK))
 
-    def remove_if_empty(self) -> bool:
-        """Removes a folder that holds nothing but the lock and the log of a run refused before it began."""
-        if not {child.name for child in self.path.iterdir()} <= {".lock", "log.txt"}:
-            return False
-        for child in self.path.iterdir():
-            child.unlink()
-        self.path.rmdir()
-        return True
+    def writable_place(self, name: str) -> Path:
+        """Where a command that reads the run writes the file or folder `name`: in the run folder; where that cannot be
+        written to, beside it or in the current folder, with the name of the run before it. Raises MachineError."""
+        if self.is_writable:
+            return self.path / name
+        for folder in (self.path.parent, Path()):
+            if os.access(folder, os.W_OK):
+                return folder / f"{self.path.absolute().name}-{name}"
+        raise MachineError(f"cannot write to {self} or beside it, nor to the current folder; change to another folder")
+
+    def refuse_links(self) -> None:
+        """Raises UserError for a file of the run that is a link to another place."""
+        if message := stray_file(self.path):
+            raise UserError(message)
 
     # config
+
+    @property
+    def has_config(self) -> bool:
+        """Whether a run began in this folder."""
+        return (self.path / "config.yaml").is_file()
 
     def read_config(self, key: str = "run") -> dict[str, Any]:
         """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
         an older version than can be read."""
-        file = self.path / "config.yaml"
-        if not file.is_file():
-            near = sorted(str(other.parent) for other in self.path.parent.glob("*/config.yaml"))[-3:]
-            hint = f"; there are: {', '.join(near)}" if near else "; dltrain ls runs lists the runs"
-            raise UserError(f"{key}={self}: not a run folder (it has no config.yaml){hint}")
-        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-        refuse_older_version(str(config.get("version", "0.1")), f"{key}={self}")
-        return config
+        own_modules.run_folders.add(str(self.path.resolve()))  # code in it is not the user's
+        if key == "run":
+            self.refuse_links()
+        return stored_files.read_config(self.path, key)
 
     def write_config(self, config: Mapping[str, object], comments: Mapping[str, str]) -> None:
         """`comments`: the rule of a key by its dotted name, written after the value as in configs/."""
@@ -137,28 +114,11 @@ class RunDir:
         lines = schema.assignments(file) if file.is_file() else {}
         return {key: line.comment for key, line in lines.items() if schema.rule_of(line.comment)}
 
-    def refuse_other_config(self, requested: Mapping[str, object]) -> None:
-        """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
-        differ."""
-        if not (self.path / "config.yaml").is_file():
-            return
-        stored, now = flatten(self.read_config()), flatten(requested)
-        unknown_yet = {key for key, value in now.items() if value is None and key.rpartition(".")[2] in READ_FROM_FILES}
-        unknown_yet |= {"model.anchor_boxes"} if now.get("model.anchors") == "auto" else set()
-        differ = [key for key in stored | now if key not in FREE and key.partition(".")[0] not in FREE
-                  and stored.get(key, EARLIER.get(key)) != now.get(key) and key not in unknown_yet
-                  and not (key not in stored and now[key] == [])]  # an empty list that earlier versions did not have
-        if differ:
-            listed = ", ".join(f"{key} ({stored.get(key)}, now {now.get(key)})" for key in differ[:5])
-            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-            raise UserError(f"{self} began with another config: {listed}{more}; choose another name=, or delete it")
-
     # vocabulary
 
     def read_vocabularies(self) -> dict[str, list[str]]:
         """The run's vocabularies by name, and the names of its classes as `labels`; empty where it has none."""
-        file = self.path / "vocabulary.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        return stored_files.read_vocabularies(self.path / "vocabulary.json")
 
     def write_vocabularies(self, vocabularies: Mapping[str, list[str]]) -> None:
         if vocabularies:
@@ -177,7 +137,7 @@ class RunDir:
     def check_class_names(self, names: Sequence[str]) -> None:
         """The data of a resumed run, and those that it is evaluated on, must have its classes, in the same order: a
         class is known by its number alone. Raises DataError if they differ."""
-        stored = self.read_config().get("class_names") if (self.path / "config.yaml").is_file() else None
+        stored = self.read_config().get("class_names") if self.has_config else None
         if not stored or not names or list(stored) == list(names):
             return
         only = [f"only in {place}: {', '.join(sorted(more)[:5])}" for place, more in
@@ -186,21 +146,10 @@ class RunDir:
                         f"{', '.join(stored[:10])} ({'; '.join(only) or 'in another order'}): name the folders, "
                         "or classes.txt, as they were")
 
-    # splits
-
-    def write_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> None:
-        """`sizes`: the number of samples of each split; `fingerprints`: equal for the same samples."""
-        self.write_json("splits.json", {split: {"samples": size, "fingerprint": fingerprints.get(split)}
-                                        for split, size in sizes.items()})
-
-    def describe_changed_splits(self, sizes: Mapping[str, int], fingerprints: Mapping[str, str]) -> list[str]:
-        """A line for each split that has other samples than when the run began; runs of earlier versions do not know
-        theirs."""
+    def read_splits(self) -> dict[str, Any]:
+        """splits.json, written by same_data.py; {} where it is missing."""
         file = self.path / "splits.json"
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return [f"the {split} split has other samples than when {self} began ({stored[split]['samples']:,} then, "
-                f"{size:,} now)" for split, size in sizes.items()
-                if split in stored and stored[split]["fingerprint"] != fingerprints.get(split)]
+        return stored_files.read_json(file) if file.is_file() else {}
 
     # results
 
@@ -214,23 +163,38 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        return (self.path / "result.json").is_file()
+        return bool(self.read_result())
+
+    def describe_finished(self) -> str:
+        """A line for who starts a finished run again: what it is, and how to train longer."""
+        result = self.read_result()
+        if "steps" not in result:  # a study
+            return f"{self} is finished, nothing to do; another name= starts another run"
+        from_run = next((key for key in flatten(self.read_config()) if key.endswith("pretrained.from_run")), None)
+        return (f"{self} is finished after {result['steps']:,} steps, nothing to do; to train longer, add another "
+                f"name= and a larger trainer.max_epochs="
+                f"{f', and {from_run}={self} to begin with its weights' if from_run else ''}")
 
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict before the run has finished."""
-        return dict(json.loads((self.path / "result.json").read_text())) if self.is_finished else {}
+        return stored_files.read_result(self.path / "result.json")
 
     def write_json(self, name: str, values: object) -> None:
         write_text(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv; a metric that a reading does not have is an empty string."""
-        with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return stored_files.read_metrics(self.path / "metrics.csv")
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch, from 1 on, of the last reading of metrics.csv up to a step; 0 before the first."""
-        return max((int(row["epoch"]) for row in self.read_metrics() if int(row["step"]) <= step), default=0)
+    def epoch_of(self, step: int) -> tuple[int, str]:
+        """The epoch, from 1 on, of the last reading of metrics.csv up to a step, 0 before the first; and what is wrong
+        with the file."""
+        file = self.path / "metrics.csv"
+        if not os.path.lexists(file):
+            return 0, ""
+        content = stored_files.read_rows(file)
+        return max((int(row["epoch"]) for row in content.rows if row and row["epoch"] and int(row["step"]) <= step),
+                   default=0), f"{file}: {content.fault}" if content.fault else ""
 
     def write_left_out(self, left_out: Mapping[str, Sequence[str]]) -> str:
         """Lists what the data left out in left_out.txt. Returns a line with the counts."""
@@ -249,13 +213,13 @@ class RunDir:
     def write_command(self, command: list[str] | None = None) -> None:
         """Appends a line to command.txt: the command line, or `dltrain` and `command` for a run that code starts."""
         typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else ["dltrain", *command])
-        with open(self.path / "command.txt", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
+        append_text(self.path / "command.txt", f"{datetime.now().isoformat(timespec='seconds')}  {typed}\n")
 
     def typed_keys(self) -> set[str]:
         """The keys of the command lines, and of the job of a sweep, in full."""
         files = [file for name in ("command.txt", "overrides.txt") if (file := self.path / name).is_file()]
-        words = [word for file in files for word in shlex.split(file.read_text(encoding="utf-8"))]
+        lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        words = [word for line in lines for word in split_words(line)]
         return {SHORT_FORMS.get(key := word.partition("=")[0], key) for word in words if "=" in word}
 
     def write_environment(self, device: str) -> None:
@@ -264,49 +228,38 @@ class RunDir:
         import torch
         import torchvision
 
-        here = Path(__file__).parent
-        git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                             capture_output=True, text=True) if (here.parent / ".git").exists() else None
         self.write_json("environment.json", {
             "dltrain": __version__, "python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "pytorch_lightning": pytorch_lightning.__version__,
             "hydra": hydra.__version__, "device": device, "cpu_threads": torch.get_num_threads(),
             "host": platform.node(), "slurm_job": slurm.job_id(), "system": platform.platform(),
-            "git_commit": git.stdout.strip() if git and git.returncode == 0 else None})
-
-    @contextmanager
-    def logging(self, to_terminal: bool = True) -> Iterator[None]:
-        """dltrain's own messages go to the terminal and to log.txt; those of libraries, and warnings, to log.txt."""
-        file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-        root, lightning = logging.getLogger(), logging.getLogger("pytorch_lightning")
-        before = (root.handlers[:], root.level, lightning.handlers[:], log.handlers[:])
-        root.handlers, lightning.handlers, lightning.propagate = [file], [], True
-        lightning.setLevel(logging.WARNING)
-        log.handlers = [TerminalHandler()] if to_terminal else []
-        root.setLevel(logging.INFO)
-        log.setLevel(logging.INFO)
-        logging.captureWarnings(True)
-        try:
-            yield
-        finally:
-            logging.captureWarnings(False)
-            root.handlers, root.level, lightning.handlers, log.handlers = before
-            file.close()
-
-
-class TerminalHandler(logging.Handler):
-    """Prints to the standard output of that moment, so that a progress bar stays below the message."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
+            "git_commit": git_commit()})
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file whole or not at all."""
+    """Replaces the file whole or not at all. Raises MachineError if the disk refuses it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path, len(text)):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # it is still there after a failure only
+                temporary.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Raises MachineError if the disk refuses it."""
+    with writing(path, len(text)), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def split_words(line: str) -> list[str]:
+    """The words of a command line; none of a damaged one."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dltrain import stored_files
 from dltrain.config.schema import format_value
 from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure
 from dltrain.drawing.tables import format_table, write_csv
+from dltrain.errors import UserError
 from dltrain.results import mean_curve
 from dltrain.run_dir import RunDir, flatten
 
@@ -70,14 +72,17 @@ def read_jobs(folder: Path) -> list[Job]:
 
 def read_job(run_dir: RunDir) -> Job:
     file = run_dir.path / "error.txt"
-    error = file.read_text().splitlines()[0] if file.is_file() else ""
-    return Job(run_dir, {} if error else run_dir.read_result(), read_overrides(run_dir), error)
+    try:
+        error = (stored_files.read_text(file).splitlines() or ["unfinished"])[0] if file.is_file() else ""
+        return Job(run_dir, {} if error else run_dir.read_result(), read_overrides(run_dir), error)
+    except UserError as damage:
+        return Job(run_dir, {}, {}, str(damage))
 
 
 def read_overrides(run_dir: RunDir) -> dict[str, str]:
     """The keys that the command gave, with the values of the job's config.yaml: those that it was trained with."""
     file = run_dir.path / "overrides.txt"
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = stored_files.read_text(file).splitlines() if file.is_file() else []
     given = dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
     if not (run_dir.path / "config.yaml").is_file():
         return given

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from dltrain import own_modules, trust
 from dltrain.config.compose import compose
 from tests.command_line import run_command
 
@@ -29,6 +30,15 @@ MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "Labelled
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--accept", action="store_true", help="store the loss curves of this run as the golden ones")
+
+
+@pytest.fixture(autouse=True)
+def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs may name classes of the tests wherever the current folder is; what one test trusts, the next one does
+    not."""
+    monkeypatch.setattr(trust, "trusted", {"tests"})
+    monkeypatch.setattr(own_modules, "config_folders", [])
+    monkeypatch.setattr(own_modules, "run_folders", set())
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import os
 import pickle
 import re
-import resource
-import signal
 import threading
 import time
 import zipfile
@@ -52,8 +50,8 @@ def test_a_save_reaches_the_disk_before_it_replaces_the_old_file(tmp_path, monke
 
 def test_a_save_into_what_is_no_folder_is_one_line(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(MachineError, match=r"^cannot save \S+last\.ckpt: (Not a directory|File exists) \(0\.0 MB "
-                                          r"written, 0 MB free\); the previous checkpoint is kept"):
+    with pytest.raises(MachineError, match=r"^cannot save \S+last\.ckpt: (Not a directory|File exists); no checkpoint "
+                                          r"of that name is there yet; make it writable"):
         checkpoints.save({"x": torch.zeros(3)}, tmp_path / "checkpoints" / checkpoints.LAST)
 
 
@@ -147,51 +145,6 @@ def test_find_newest_falls_back_and_removes_temporary_files(tmp_path):
     with pytest.raises(CheckpointError, match="no intact checkpoint"):
         checkpoints.find_newest(tmp_path)
     assert checkpoints.find_newest(tmp_path / "empty") == (None, "")
-
-
-def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path):
-    path = tmp_path / checkpoints.LAST
-    checkpoints.save({"x": torch.zeros(3)}, path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(MachineError, match=r"cannot save .*last.ckpt: .*previous checkpoint is kept"):
-            checkpoints.save({"x": torch.zeros(100_000)}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert torch.equal(checkpoints.load(path)["x"], torch.zeros(3))
-    assert [p.name for p in tmp_path.iterdir()] == [checkpoints.LAST]
-
-
-def save_by_a_thread(checkpoint, path):
-    io = checkpoints.DurableIO()
-    io.save_checkpoint(checkpoint, path)
-    io.wait()
-
-
-@pytest.mark.parametrize("save", [checkpoints.save, save_by_a_thread])
-def test_a_kill_during_a_save_leaves_a_complete_file(save, tmp_path):
-    """Ten kills at times spread over the duration of a save. A forked child, so that the save starts at once."""
-    path = tmp_path / checkpoints.LAST
-    big = {"x": torch.arange(4_000_000, dtype=torch.float32)}
-    started_at = time.monotonic()
-    save(big, path)
-    seconds = time.monotonic() - started_at
-    for number in range(10):
-        child = os.fork()
-        if child == 0:
-            try:
-                save(big, path)
-            finally:
-                os._exit(0)
-        time.sleep(seconds * (0.1 + 0.1 * number))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        newest, _ = checkpoints.find_newest(tmp_path)
-        assert newest is not None
-        assert torch.equal(checkpoints.load(newest)["x"], big["x"])
 
 
 def test_a_run_writes_the_checkpoint_of_the_moment_while_it_trains_on(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from dltrain.data.image_folder import ImageFolder
 from dltrain.data.images import read_image
 from dltrain.errors import DataError, UserError
 from dltrain.run_dir import RunDir
+from dltrain.same_config import refuse_other_config
 
 PX = 32
 
@@ -150,6 +152,6 @@ def test_photos_for_the_statistics_are_read_some_at_a_time(tmp_path, monkeypatch
 
 def test_run_of_an_earlier_version_continues_as_it_began(tmp_path):
     (tmp_path / "config.yaml").write_text("version: 0.2.0\ndata: {image_px: 32}\n")
-    RunDir(tmp_path).refuse_other_config({"data": {"image_px": 32, "decoding": "pillow"}})
+    refuse_other_config(RunDir(tmp_path), OmegaConf.create({"data": {"image_px": 32, "decoding": "pillow"}}))
     with pytest.raises(UserError, match=r"data\.decoding"):
-        RunDir(tmp_path).refuse_other_config({"data": {"image_px": 32, "decoding": "fast"}})
+        refuse_other_config(RunDir(tmp_path), OmegaConf.create({"data": {"image_px": 32, "decoding": "fast"}}))

@@ -9,6 +9,7 @@ import pytest
 
 from dltrain.cli import COMMANDS
 from dltrain.commands.bench_words import take_options
+from dltrain.commands.prove import take_options as take_proof_options
 from dltrain.config import compose, groups
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,9 @@ def test_the_commands_of_a_page_compose(page, tmp_path, monkeypatch):
         words = words[words[:1] == [verb] :]
         if verb == "bench":
             words = take_options(words)[1]
-        if verb not in ("train", "show", "why", "bench") or "--config-dir" in words or {"--help", "rsnet56"} & {*words}:
+        if verb == "prove":
+            words = take_proof_options(words[1:])[1]
+        if verb not in ("train", "show", "why", "bench", "prove") or {"--config-dir", "--help", "rsnet56"} & {*words}:
             continue
         if any("from_run=" in word or "rsnet56" in word or ".lrr=" in word for word in words):
             continue

@@ -158,6 +158,7 @@ def test_hidden_layers_of_a_head_stay_when_its_classes_change(config, tmp_path, 
     source = build.build_task(config(*words)).model
     path, names = saved_run(config(*words), tmp_path / "a", [*"abcdefghij"]), [*"abcdefghij"]
     monkeypatch.setattr(checkpoints, "load", lambda path: {
+            "global_step": 0, "dltrain": {},
         "state_dict": {f"model.{name}": value for name, value in source.state_dict().items()}})
     composed = config("model=resnet20", "data=scene_digits", "data.num_classes=10", f"model.pretrained.from_run={path}")
     for class_names, same in ((names, True), ([*"klmnopqrst"], False)):

@@ -28,14 +28,19 @@ ALLOWED = {
     "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "drawing"},
-    "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
-    "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks", "signals"},
-    "config": {"config", "errors", "pretrained", "image_files", "run_dir"},
+    "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks", "trust"},
+    "callbacks": {"batches", "contracts", "errors", "checkpoints", "digests", "drawing", "own_code", "callbacks",
+                  "signals"},
+    "digests.py": set(),
+    "config": {"config", "errors", "pretrained", "image_files", "run_dir", "trust", "own_modules", "stored_files"},
     "optim.py": {"errors", "contracts"},
-    "checkpoints.py": {"errors"},
+    "checkpoints.py": {"errors", "tensor_files"},
+    "tensor_files.py": set(),
+    "stored_files.py": {"config", "errors"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
-                 "config.compose", "config.launch", "run_dir", "processes"]
+                 "commands.doctor", "commands.prove", "commands.replay", "commands.verify", "config.compose",
+                 "config.launch", "run_dir", "processes"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

@@ -198,7 +198,7 @@ def test_weight_decay_can_skip_biases_and_norms():
     ("nothing", "unknown task.optimizer.name 'nothing'; there are: sgd, adam, adamw, rmsprop, or a dotted path"),
     ("torch.optim.Nothing", "task.optimizer.name=torch.optim.Nothing: torch.optim has no 'Nothing'"),
     ("no.such.Place", "task.optimizer.name=no.such.Place: No module named 'no'; a module of your own must lie in this "
-                      "folder or on PYTHONPATH"),
+                      "folder or beside --config-dir"),
 ])
 def test_an_unknown_optimizer_is_refused(name, message):
     with pytest.raises(UserError) as caught:

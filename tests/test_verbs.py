@@ -173,19 +173,6 @@ def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrai
     assert not list((tmp_path / "outputs").glob("*-on-*/*")), "the run did not start, so nothing is left"
 
 
-def test_two_runs_in_one_second_get_two_folders(tmp_path):
-    assert len({RunDir.timed(tmp_path).path for _ in range(5)}) == 5
-
-
-def test_a_second_writer_is_refused(dltrain, tmp_path):
-    dltrain("name=a", *TINY)
-    (tmp_path / "outputs/a/result.json").unlink()
-    with RunDir(tmp_path / "outputs/a").locked():
-        code, _, err = dltrain("name=a", *TINY)
-    assert code == 2
-    assert re.search(r"outputs/a is in use by process \d+ on", err)
-
-
 def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
     code, out, err = dltrain("-m", "model=plain20,resnet20", "trainer=smoke", "recipe=none")
     assert (code, err) == (0, "")

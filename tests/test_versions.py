@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dltrain import __version__
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+from dltrain.same_config import refuse_other_config
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # By run: the metrics of its best weights on the test split, then those after it is resumed to its end
@@ -78,10 +80,11 @@ def test_the_same_command_continues_a_run_that_has_no_such_keys_yet(tmp_path):
     run_dir = RunDir(tmp_path / "a")
     run_dir.path.mkdir()
     run_dir.write_config({"model": {"stride": 8}, "data": {"root": "x"}}, {})
-    run_dir.refuse_other_config({"model": {"stride": 8, "skips": "last", "anchors": "fixed", "anchor_boxes": None}})
-    with pytest.raises(UserError, match=r"model.skips \(None, now pools\)"):
-        run_dir.refuse_other_config({"model": {"stride": 8, "skips": "pools"}})
+    requested = {"stride": 8, "skips": "last", "anchors": "fixed", "anchor_boxes": None}
+    refuse_other_config(run_dir, OmegaConf.create({"model": requested, "data": {"root": "y"}}))
+    with pytest.raises(UserError, match=r"model.skips \(last, now pools\)"):
+        refuse_other_config(run_dir, OmegaConf.create({"model": {"stride": 8, "skips": "pools"}}))
     run_dir.write_config({"model": {"anchors": "auto", "anchor_boxes": [[1.0, 2.0]]}}, {})
-    run_dir.refuse_other_config({"model": {"anchors": "auto", "anchor_boxes": None}})
+    refuse_other_config(run_dir, OmegaConf.create({"model": {"anchors": "auto", "anchor_boxes": None}}))
     with pytest.raises(UserError, match=r"model.anchors \(auto, now fixed\), model.anchor_boxes"):
-        run_dir.refuse_other_config({"model": {"anchors": "fixed", "anchor_boxes": None}})
+        refuse_other_config(run_dir, OmegaConf.create({"model": {"anchors": "fixed", "anchor_boxes": None}}))

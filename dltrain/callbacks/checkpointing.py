@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
+from dltrain.callbacks.stopping import describe_kept
 from dltrain.checkpoints import Checkpoint, DurableIO
 from dltrain.errors import DivergedError, InterruptedRun, UserError, suggest
 from dltrain.signals import Signals
@@ -140,11 +142,19 @@ class Checkpointing(pl.Callback):
 
 
 def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
-    """Raises DivergedError if a weight is nan or infinite. Called before every save: all checkpoints in `folder` are
-    finite."""
-    if not nn.utils.get_total_norm(trainer.lightning_module.parameters(), math.inf).isfinite():
-        raise DivergedError(f"weights are not finite at step {trainer.global_step}; {folder} keeps the last finite "
-                            "checkpoint; try a smaller task.optimizer.lr")
+    """Raises DivergedError if a weight is nan or infinite, or a buffer has nan. Called before every save: all
+    checkpoints in `folder` are finite."""
+    module = trainer.lightning_module
+    if not nn.utils.get_total_norm(module.parameters(), math.inf).isfinite():
+        raise DivergedError(f"weights are not finite at step {trainer.global_step}; {describe_kept(trainer)}; try a "
+                            "smaller task.optimizer.lr or trainer.gradient_clip_norm=1")
+    sums = [buffer.sum(dtype=torch.float32) for buffer in module.buffers() if buffer.is_floating_point()]
+    if sums and bool(torch.stack(sums).isnan().any()):  # one wait for the device; a mask of -inf is none
+        names = [name for name, buffer in module.named_buffers() if bool(buffer.isnan().any())]
+        if names:
+            raise DivergedError(f"{', '.join(names[:3])} has nan at step {trainer.global_step}; "
+                                f"{describe_kept(trainer)}; look at the data (dltrain show), or try a smaller "
+                                "task.optimizer.lr")
 
 
 def set_loop_counters(fit_loop: dict[str, Any], batches_done: int, batches_per_epoch: int, global_step: int) -> None:

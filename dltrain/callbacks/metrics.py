@@ -7,19 +7,26 @@ the device.
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from torch import Tensor
 
 from dltrain.callbacks.input_watch import InputWatch
+from dltrain.errors import writing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FIRST_COLUMNS = ("step", "epoch")
 log = logging.getLogger("dltrain")
@@ -59,11 +66,11 @@ class MetricsFile(Logger):
     """Writes metrics.csv: one row per call of `log_metrics`, one column per metric, blank where a row has no value.
 
     `keep_rows`: a resumed run keeps that many rows, those written before its checkpoint, and repeats the later ones.
-    The file then looks as if the run had never stopped."""
+    The file then looks as if the run had never stopped. Of several processes, only one `is_writer`."""
 
-    def __init__(self, path: Path, keep_rows: int = 0):
+    def __init__(self, path: Path, keep_rows: int = 0, is_writer: bool = True):
         super().__init__()
-        self.path = path
+        self.path, self.is_writer = path, is_writer
         self.rows: list[dict[str, object]] = []
         self.columns: list[str] = list(FIRST_COLUMNS)
         if path.is_file():
@@ -91,27 +98,50 @@ class MetricsFile(Logger):
         if new_columns := [key for key in row if key not in self.columns]:
             self.columns += new_columns
             self.rewrite()
-            return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        elif self.is_writer:
+            text, size = self.as_csv([row]), self.path.stat().st_size
+            with writing(self.path, len(text)):
+                try:
+                    with open(self.path, "a", newline="", encoding="utf-8") as file:
+                        file.write(text)
+                except OSError:
+                    os.truncate(self.path, size)  # no half a row
+                    raise
 
     def rewrite(self) -> None:
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """Replaces the file whole or not at all."""
+        if not self.is_writer:
+            return
+        text = self.as_csv([{column: column for column in self.columns}, *self.rows])
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with writing(self.path, len(text)):
+            try:
+                temporary.write_text(text, encoding="utf-8", newline="")
+                temporary.replace(self.path)
+            finally:
+                with suppress(OSError):  # it is still there after a failure only
+                    temporary.unlink(missing_ok=True)
+
+    def as_csv(self, rows: Iterable[Mapping[str, object]]) -> str:
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.columns).writerows(rows)
+        return text.getvalue()
 
 
 class TensorBoard(TensorBoardLogger):
     """Writes TensorBoard's event file. If the disk refuses it, prints one warning and lets the run continue."""
 
-    has_failed = False
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if self._experiment is None:
+            from dltrain.callbacks.event_file import Events  # here: it imports tensorboard
+
+            self._experiment = Events(self.log_dir, **self._kwargs)
+        return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        try:
-            super().log_metrics({key: value for key, value in metrics.items() if key != "epoch"}, step)
-        except OSError as error:
-            self.warn_once(error)
+        super().log_metrics({key: value for key, value in metrics.items() if key != "epoch"}, step)
 
     def add_charts(self, headline: str) -> None:
         """The page Custom Scalars: the loss and the headline first, each with training and validation in one chart.
@@ -119,32 +149,18 @@ class TensorBoard(TensorBoardLogger):
         name = headline.partition("/")[2]
         lines = {name: [f"^{split}/{re.escape(name)}$" for split in ("train", "val")] for name in ("loss", name)}
         lines |= {"learning rate": ["^lr$"], "speed": [".+_per_second$"]}
-        try:
-            self.experiment.add_custom_scalars({"run": {chart: ["Multiline", tags] for chart, tags in lines.items()}})
-        except OSError as error:
-            self.warn_once(error)
+        self.experiment.add_custom_scalars({"run": {chart: ["Multiline", tags] for chart, tags in lines.items()}})
 
     def add_figure(self, tag: str, figure: Tensor | str, step: int) -> None:
         """A picture (3, H, W) uint8, or text."""
-        try:
-            if isinstance(figure, str):  # indented by four blanks: shown as it is, not as markdown
-                self.experiment.add_text(tag, "    " + figure.replace("\n", "\n    "), step)
-            else:
-                self.experiment.add_image(tag, figure, step)
-        except OSError as error:
-            self.warn_once(error)
-
-    def warn_once(self, error: OSError) -> None:
-        if not self.has_failed:
-            print(f"dltrain: warning: cannot write TensorBoard's event file ({error}); training continues")
-        self.has_failed = True
+        if isinstance(figure, str):  # indented by four blanks: shown as it is, not as markdown
+            self.experiment.add_text(tag, "    " + figure.replace("\n", "\n    "), step)
+        else:
+            self.experiment.add_image(tag, figure, step)
 
     def finalize(self, status: str) -> None:
         """Flushes the file, but keeps it open, because the test follows the training."""
-        try:
-            self.experiment.flush()
-        except OSError as error:
-            self.warn_once(error)
+        self.experiment.flush()
 
     def save(self) -> None:
         """Does nothing: Lightning would write hparams.yaml after each row, but config.yaml has it all."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
+from dltrain.checkpoints import LAST, DurableIO
 from dltrain.errors import DivergedError
 
 
@@ -33,7 +35,24 @@ class StopAtNonFinite(pl.Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         if (loss.is_cpu or trainer.global_step % self.every_n_steps == 0) and not math.isfinite(loss.item()):
-            lr = trainer.optimizers[0].param_groups[0]["lr"]
-            raise DivergedError(
-                f"loss is {float(loss):g} at step {trainer.global_step} with lr {lr:g}; the last checkpoint is finite; "
-                "try a smaller task.optimizer.lr, trainer.gradient_clip_norm=1 or task.schedule.warmup_steps=500")
+            lr, kept = trainer.optimizers[0].param_groups[0]["lr"], describe_kept(trainer)
+            place = f"loss is {float(loss):g} at step {trainer.global_step} with lr {lr:g}; {kept}; "
+            if trainer.global_step == 0:
+                raise DivergedError(f"{place}no step was taken yet, so the rate is not the cause: look at the data "
+                                    "(dltrain show draws the first batch), the weights that it begins with, or "
+                                    f"trainer.precision={trainer.precision}")
+            raise DivergedError(f"{place}try a smaller task.optimizer.lr, trainer.gradient_clip_norm=1 or "
+                                f"task.schedule.warmup_steps=500{half_precision_hint(trainer)}")
+
+
+def describe_kept(trainer: pl.Trainer) -> str:
+    """Which weights a run that ends here keeps."""
+    io = trainer.strategy.checkpoint_io
+    file = Path(trainer.default_root_dir) / "checkpoints" / LAST
+    if file.is_file() or (type(io) is DurableIO and io.saves):
+        return f"{file} is finite"
+    return "no checkpoint was saved before it"
+
+
+def half_precision_hint(trainer: pl.Trainer) -> str:
+    return ", or trainer.precision=32-true" if str(trainer.precision).startswith("16") else ""

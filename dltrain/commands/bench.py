@@ -15,6 +15,7 @@ from dltrain.commands.bench_words import Options, take_options
 from dltrain.config import compose, launch
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def bench(config: DictConfig, options: Options, folder: Path) -> None:
 
     from dltrain.benchmark.report import INPUT_SHARE
 
-    with tempfile.TemporaryDirectory(prefix="dltrain-bench-") as logs, RunDir(Path(logs)).logging(to_terminal=False):
+    with tempfile.TemporaryDirectory(prefix="dltrain-bench-") as logs, logging_to(Path(logs, "log"), False):
         line = StatusLine()
         line("data and model")
         made = prepare(config, line)

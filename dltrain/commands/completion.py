@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.ls import LISTS, SIZES
+from dltrain.leftovers import KINDS
 
 
 def complete(verbs: Sequence[str]) -> int:
@@ -18,12 +19,23 @@ def complete(verbs: Sequence[str]) -> int:
     if not done and "=" not in typing:
         print(" ".join(verb for verb in verbs if verb.startswith(typing)), end=" ")
     verb = done[0] if done and done[0] in verbs else "train"
-    if verb in ("resume", "eval", "predict"):
+    if verb in ("resume", "eval", "predict", "export", "verify", "replay"):
         offer((f"run={path.parent}" for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
     if verb == "ls":
         offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else LISTS, typing)
         return 0
+    if verb == "doctor":
+        offer(("output_dir=", "json="), typing)
+        return 0
+    if verb == "clean":
+        offer(["apply=true", *(f"what={kind}" for kind in KINDS)], typing)
+        return 0
+    if verb == "prove":
+        if not done[1:]:
+            offer(["resume"], typing)
+            return 0
+        line = line.replace("resume ", "", 1)
     if done and done[0] in verbs:
         line = line.replace(f"{done[0]} ", "", 1)
         os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,15 @@ from dltrain.config import launch
 from dltrain.config.compose import compose
 from dltrain.drawing.tables import format_count
 from dltrain.errors import UserError
-from dltrain.run_dir import RunDir
+from dltrain.run_dir import RunDir, write_text
+from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:
     from dltrain.run import Evaluation
 
 HELP = """\
-dltrain eval run=FOLDER [key=value ...]    measures the weights of a run again, writes eval.json
+dltrain eval run=FOLDER [key=value ...]    measures the weights of a run again, writes eval.json;
+                                           beside a run folder that is read-only
 dltrain eval model=... data=... model.pretrained.weights=FILE [key=value ...]    measures weights without a run
 
   split=val                      test, val or train (without augmentation); test if it is not given
@@ -56,7 +59,7 @@ def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
     from dltrain.reporting import report
 
     def measure() -> None:
-        with run_dir.logging():
+        with logging_to(run_dir.path / "log.txt" if run_dir.is_writable else None):
             evaluation = runs.evaluate(config, run_dir, split, checkpoint, progress_bar=sys.stdout.isatty())
         present(evaluation, split, run_dir, changes)
 
@@ -81,6 +84,7 @@ def present(evaluation: Evaluation, split: str, run_dir: RunDir, changes: Mappin
     for key, value in evaluation.metrics.items():
         print(f"{key} {value:.4f}")
     weights = ", ".join(f"{key} {value}" for key, value in evaluation.weights.items())
-    print(f"{format_count(evaluation.samples, 'sample')} of the {split} split, {weights}; {run_dir}/eval.json")
-    run_dir.write_json("eval.json", {**evaluation.metrics, "split": split, "samples": evaluation.samples,
-                                     **evaluation.weights, **changes})
+    file = run_dir.writable_place("eval.json")
+    print(f"{format_count(evaluation.samples, 'sample')} of the {split} split, {weights}; {file}")
+    values = {**evaluation.metrics, "split": split, "samples": evaluation.samples, **evaluation.weights, **changes}
+    write_text(file, json.dumps(values, indent=1) + "\n")

@@ -18,10 +18,16 @@ dltrain: train deep learning's classic systems from one command.
   dltrain show    [choices]                    draw what an augmentation pipeline does to images
   dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
                                                settings are faster
+  dltrain prove   resume [choices]             kill a training at random here, resume it, and compare the bits
+  dltrain verify  run=FOLDER                   give the first steps of a run again here; say where they part, and why
+  dltrain replay  run=FOLDER step=N            give one past step again: its loss, its batch, what each layer does
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
   dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
+  dltrain export  run=FOLDER output=FILE       write a run's weights as a plain file: .safetensors or .pth
+  dltrain doctor                               examine this machine and its software; the text of a bug report
+  dltrain clean   [FOLDER]                     list, and with apply=true delete, what the runs no longer need
   dltrain VERB --help, dltrain help VERB       the arguments of a verb
 
 Examples

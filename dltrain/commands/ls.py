@@ -17,6 +17,7 @@ from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_incomplete_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -164,16 +165,24 @@ def in_millions(count: int) -> str:
 
 
 def runs_table(folder: Path) -> str:
-    """Every run below a folder: each folder with a config.yaml, with its result if it has finished."""
-    rows = []
-    for file in sorted(folder.glob("**/config.yaml")):
-        run_dir = RunDir(file.parent)
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=schema.Loader) or {}
-        result, chosen = run_dir.read_result(), config.get("choices", {})
+    """Every run below a folder, one with a config.yaml or checkpoints, with its result if it has finished; then what
+    is wrong with those that cannot be read."""
+    rows, faults = [], []
+    for path in sorted({file.parent for name in ("config.yaml", "checkpoints") for file in folder.glob(f"**/{name}")}):
+        run_dir = RunDir(path)
+        try:
+            config, result = run_dir.read_config(), run_dir.read_result()
+            if "study" not in config:
+                refuse_incomplete_config(config, path / "config.yaml")
+        except UserError as error:
+            rows.append((str(run_dir), "?", "", "cannot be read", "", ""))
+            faults.append(str(error))
+            continue
+        chosen = config.get("choices", {})
         metric = result.get("headline", "").replace("val/", "test/")
         value = f"{metric} {result[metric]:.4f}" if metric in result else ""
         seconds = f"{result['seconds']:.0f} s" if "seconds" in result else ""
         pair = f"{chosen.get('model', '?')} on {chosen.get('data', '?')}"
         rows.append((str(run_dir), pair, f"seed {config.get('seed')}", "done" if result else "unfinished", value,
                      seconds))
-    return format_table([], rows) if rows else f"  no runs below {folder}; `dltrain` makes one"
+    return "\n".join([format_table([], rows), *faults]) if rows else f"  no runs below {folder}; `dltrain` makes one"

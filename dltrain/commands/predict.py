@@ -16,10 +16,13 @@ from rich.progress import track
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
 from dltrain.drawing.tables import format_count
-from dltrain.errors import DataError, UserError, suggest
+from dltrain.errors import DataError, UserError, suggest, writing
 from dltrain.run_dir import RunDir, write_text
+from dltrain.stored_files import refuse_incomplete_config
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dltrain.data.datamodule import DataModule
     from dltrain.tasks.task import Input, Prediction
 
@@ -36,7 +39,8 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
   prompt="def " length=400       a language model continues the prompt; temperature=0.8 top_k=40 seed=0
 
 Drawn results are written to FOLDER/predictions, by the names of the inputs; labels, boxes, masks and captions also to
-FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE writes all into another folder.
+FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE writes all into another folder. Results of
+a run folder that is read-only are written beside it, as FOLDER-predictions.
 The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
 the CPU."""
 
@@ -47,8 +51,11 @@ INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the or
 def run(words: list[str]) -> int:
     pairs = parse_pairs("predict", words)
     run_dir = run_dir_of(pairs)
-    outputs = free_outputs(run_dir) if "output" not in pairs else given_outputs(pairs.pop("output"))
+    place = pairs.pop("output", None)
     options = take_options(pairs, run_dir)
+    outputs = free_outputs(run_dir) if place is None else given_outputs(place)
+    if place is None and not run_dir.is_writable:
+        print(f"{run_dir} is read-only: results go to {outputs.folder}; output=FOLDER chooses another place")
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
     from dltrain import run as runs  # torch from here on
     from dltrain.build import build_unloaded_data
@@ -72,7 +79,9 @@ def run(words: list[str]) -> int:
 def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:
     """Takes the keys of the task's node `predict` out of `pairs`, as values, with defaults for the others. Raises
     UserError for a key or value that this run does not take, and if no input is given."""
-    defaults: dict[str, Any] = run_dir.read_config()["task"].get("predict")
+    config = run_dir.read_config()
+    refuse_incomplete_config(config, run_dir.path / "config.yaml")
+    defaults: dict[str, Any] = config["task"].get("predict")
     if not defaults:
         raise UserError(f"run={run_dir}: its task has nothing to predict")
     comments = run_dir.comments()
@@ -133,11 +142,11 @@ class Outputs(NamedTuple):
 
 
 def free_outputs(run_dir: RunDir) -> Outputs:
-    """predictions and predictions.json in the run folder, or with the next number where an earlier predict has
-    written."""
+    """predictions and predictions.json in the run folder, or beside it if it is read-only; with the next number where
+    an earlier predict has written."""
     for number in count(1):
-        name = "predictions" if number == 1 else f"predictions_{number}"
-        outputs = Outputs(run_dir.path / name, run_dir.path / f"{name}.json")
+        place = run_dir.writable_place("predictions" if number == 1 else f"predictions_{number}")
+        outputs = Outputs(place, place.with_name(f"{place.name}.json"))
         if not outputs.folder.exists() and not outputs.records.exists():
             return outputs
     raise AssertionError("unreachable")
@@ -180,18 +189,28 @@ def present(predictions: Iterable[Prediction], inputs: list[Input], outputs: Out
                 print(piece, end="", flush=True)
             print()
         for suffix, picture in prediction.pictures.items():
-            file = outputs.folder / f"{names[prediction.name]}{suffix}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(file)
+            save_picture(picture, outputs.folder / f"{names[prediction.name]}{suffix}.png")
             num_pictures += 1
         records += prediction.records
     has_records = bool(records or num_pictures)  # pictures without an object have an empty list
     written = [str(outputs.folder)] * bool(num_pictures) + [str(outputs.records)] * has_records
     if has_records:
-        outputs.records.parent.mkdir(parents=True, exist_ok=True)
+        with writing(outputs.records.parent, kept="nothing is written"):
+            outputs.records.parent.mkdir(parents=True, exist_ok=True)
         write_text(outputs.records, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     if unknown := {record["file_name"] for record in records if record.get("image_id", 0) is None}:
         print(f"dltrain: image_id is null for {format_count(len(unknown), 'input')} that the json with the test photos "
               "does not have", file=sys.stderr)
     if written:
         print(f"{format_count(len(inputs), 'input')}; {' and '.join(written)}")
+
+
+def save_picture(picture: Image, file: Path) -> None:
+    """Raises MachineError if the disk refuses it."""
+    with writing(file, kept="those before it are kept"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture.save(file)
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise

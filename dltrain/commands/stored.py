@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dltrain import own_modules, trust
 from dltrain.config import checks, schema
+from dltrain.config.interpolations import refuse_interpolations, value_at
 from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_incomplete_config
 
 EVALUATION_KEYS = ("data.", "augment.", "trainer.")  # those that an evaluation may change
 
@@ -21,7 +25,9 @@ EVALUATION_KEYS = ("data.", "augment.", "trainer.")  # those that an evaluation 
 def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     """The key=value words. Raises UserError for other words and without run=."""
     pairs = {}
-    for word in take_config_folders(words)[0]:  # a run's config.yaml is complete without them
+    words, folders = take_config_folders(trust.take(words))  # a run's config.yaml is complete without them
+    own_modules.put_last([str(folder) for folder in folders])
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"cannot read '{word}': {verb} takes key=value, as in run=outputs/first")
@@ -31,10 +37,21 @@ def parse_pairs(verb: str, words: list[str]) -> dict[str, str]:
     return pairs
 
 
+def take_own(words: list[str], keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The words whose key is the verb's own, as key -> text, and the others."""
+    own = {key: text for key, equals, text in (word.partition("=") for word in words) if equals and key in keys}
+    return own, [word for word in words if word.partition("=")[0] not in own]
+
+
 def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
     """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
     that names the key."""
-    config, allowed = OmegaConf.create(run_dir.read_config()), tuple(changeable)
+    stored, allowed = run_dir.read_config(), tuple(changeable)
+    refuse_incomplete_config(stored, run_dir.path / "config.yaml")
+    try:
+        config = OmegaConf.create(stored)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{run_dir}/config.yaml: damaged ({checks.one_line(error)})") from None
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
     known = checks.flat_keys(config)
     for key, text in changes.items():
@@ -49,7 +66,19 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as error:
             raise UserError(f"{key}={text}: {checks.one_line(error)}") from None
+    refuse_stored(config, run_dir)
     return config
+
+
+def refuse_stored(config: DictConfig, run_dir: RunDir) -> None:
+    """Raises UserError for what the config of a run may not name, and for values that it cannot have here."""
+    place, written = f" ({run_dir}/config.yaml)", OmegaConf.to_container(config)
+    try:
+        refuse_interpolations(written, lambda key: place)
+        trust.refuse_config(written, partial(value_at, config), lambda key: place)
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{checks.one_line(error)}{place}") from None
 
 
 def new_run_hint(keys: Iterable[str], run_dir: RunDir) -> str:

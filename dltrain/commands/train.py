@@ -11,10 +11,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import slurm
+from dltrain import same_config, same_data, slurm, trust
 from dltrain.config import compose, groups, launch
+from dltrain.config.words import take_config_folders
 from dltrain.errors import InterruptedRun, UserError
+from dltrain.own_modules import guard_imports, put_last
 from dltrain.run_dir import RunDir, write_text
+from dltrain.run_lock import locked
 from dltrain.signals import Signals
 
 HELP = """\
@@ -28,6 +31,7 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   experiment=memory              a prepared experiment: one run, a sweep, or a comparison of several runs
   -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
+  trust=[my_package]             a config may name classes of this package too (docs/trust.md)
   --cfg job                      prints the composed config and does not train
 
 Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
@@ -38,6 +42,7 @@ SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.
 
 
 def run(words: list[str]) -> int:
+    words, accept = same_data.take_word(words)
     flags = launch.parse_flags(words)
     if flags.shell_completion or flags.hydra_help or flags.info:
         return launch.hand_to_hydra(flags)
@@ -49,8 +54,8 @@ def run(words: list[str]) -> int:
     if flags.cfg:
         return print_config(composed, flags)
     if composed.is_sweep:
-        return sweep(composed, flags.config_dir)
-    return train_one(composed, flags.config_dir)
+        return sweep(composed, flags.config_dir, accept)
+    return train_one(composed, flags.config_dir, accept)
 
 
 def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
@@ -63,10 +68,11 @@ def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
     return 0
 
 
-def train_one(composed: compose.Composed, config_dir: str | None) -> int:
+def train_one(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
     run_dir = open_run_dir(composed)
+    run_dir.accepts_changed_data = accept_changed_data
     if run_dir.is_finished:
-        print(f"{run_dir} is finished, nothing to do; another name= starts another run")
+        print(run_dir.describe_finished())
         return 0
     print(announcement(composed, run_dir), flush=True)
     from dltrain.reporting import report  # torch from here on
@@ -80,10 +86,10 @@ def open_run_dir(composed: compose.Composed) -> RunDir:
     config, root = composed.job_config(), Path(composed.config.output_dir)
     for folder in [] if config.name else slurm.folders_of_job(root / title(composed)):
         with suppress(UserError):
-            RunDir(folder).refuse_other_config(compose.to_plain(config))
+            same_config.refuse_other_config(RunDir(folder), config)
             return RunDir(folder)
     run_dir = RunDir.named(root, config.name) if config.name else RunDir.timed(root / title(composed))
-    run_dir.refuse_other_config(compose.to_plain(config))
+    same_config.refuse_other_config(run_dir, config)
     return run_dir
 
 
@@ -91,12 +97,14 @@ def start(composed: compose.Composed, run_dir: RunDir, config_dir: str | None, c
           ) -> None:
     """`command`: what command.txt records, by default the command line."""
     from dltrain import run
+    from dltrain.proof.rerun import explained
 
     config = composed.job_config()
     if "study" in config:
         run.study(config, run_dir, composed.comments(), config_dir)
     else:
-        run.train(config, run_dir, composed.comments(), command)
+        with explained(run_dir):
+            run.train(config, run_dir, composed.comments(), command)
 
 
 def title(composed: compose.Composed) -> str:
@@ -124,7 +132,7 @@ def settings_of(model: str, composed: compose.Composed) -> str:
     return f"settings of model={model}" if file and groups.stated(file, "task", "optimizer") else "defaults"
 
 
-def sweep(composed: compose.Composed, config_dir: str | None) -> int:
+def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
     """All jobs, then one table and one picture. A failing job is reported at once and does not end the others; a signal
     does."""
     config, experiment = composed.config, composed.chosen.get("experiment")
@@ -140,7 +148,7 @@ def sweep(composed: compose.Composed, config_dir: str | None) -> int:
         loader = launch.SweepLoader(config_dir)
         with Signals() as signals:
             signals.record()
-            launch.sweep(words, loader, SweepJob(loader, signals))
+            launch.sweep(words, loader, SweepJob(loader, accept_changed_data, signals))
     except InterruptedRun:
         sweeps.finish(folder, heading)
         print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
@@ -157,8 +165,9 @@ def quote(path: Path) -> str:
 class SweepJob:
     """What Hydra calls with the config of each job. Returns the headline metric, for sweepers that optimise it."""
 
-    def __init__(self, loader: launch.SweepLoader, signals: Signals):
-        self.loader, self.signals = loader, signals
+    def __init__(self, loader: launch.SweepLoader, accept_changed_data: bool, signals: Signals):
+        self.loader, self.accept_changed_data, self.signals = loader, accept_changed_data, signals
+        self.trusted = trust.command_words()  # a launcher may start the job in another process
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
@@ -168,8 +177,11 @@ class SweepJob:
         if self.signals.received is not None:
             name = signal.Signals(self.signals.received).name
             raise InterruptedRun(self.signals.received, f"{name}: stopped between two jobs")
+        guard_imports()
+        put_last(take_config_folders(trust.take(self.trusted))[1])
         hydra = HydraConfig.get()
         run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
+        run_dir.accepts_changed_data = self.accept_changed_data
         if report(run_dir, lambda: self.train(config, run_dir, words)) == 0:
             (run_dir.path / "error.txt").unlink(missing_ok=True)
         result = run_dir.read_result()
@@ -177,12 +189,15 @@ class SweepJob:
 
     def train(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
         from dltrain import run
+        from dltrain.proof.rerun import explained
 
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
-        run_dir.refuse_other_config(compose.to_plain(config))
-        write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
+        same_config.refuse_other_config(run_dir, config)
+        with locked(run_dir.path):
+            write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
         comments = self.loader.compose_job(words).comments()
         if "study" in config:
             run.study(config, run_dir, comments, self.loader.config_dir)
         else:
-            run.train(config, run_dir, comments)
+            with explained(run_dir):
+                run.train(config, run_dir, comments)

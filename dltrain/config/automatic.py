@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from dltrain.config import groups
 from dltrain.errors import DataError
 from dltrain.image_files import image_size, is_hidden, scan_images
-from dltrain.run_dir import RunDir
+from dltrain.stored_files import read_config
 
 MOST_CLASSES, MOST_PHOTOS = 20, 200  # headers are read of so many classes, of so many photos in all
 TINY_PX, SMALL_PX, LARGE_PX = 24, 48, 256  # below, below, from: what `suit_photos` distinguishes
@@ -78,7 +78,7 @@ def suit_photos(given: Mapping[str, str], folders: list[Path]) -> dict[str, str]
 def size_for(side: int, model: str, given: Mapping[str, str], folders: list[Path]) -> int:
     """The pixels of a side that a photo is scaled to: as those that the weights' run has seen, or not above `side`."""
     if run := given.get("model.pretrained.from_run"):
-        config = RunDir(Path(run).expanduser()).read_config("model.pretrained.from_run")
+        config = read_config(Path(run).expanduser(), "model.pretrained.from_run")
         seen: int | None = config["data"].get("image_px")
         if seen is not None:
             return seen

@@ -8,14 +8,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import hydra.utils
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dltrain import trust
 from dltrain.config import groups, renamed, schema
 from dltrain.config.renamed import SHORT_FORMS
+from dltrain.config.yaml_text import read_yaml_text
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
@@ -73,7 +74,17 @@ def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:
         file = groups.path_of(group, name, *folders)
         if file is None:
             raise unknown_choice(group, name, folders)
+        if not file.is_relative_to(groups.CONFIGS):
+            read_own_yaml(file)
         refuse_without_package(file)
+
+
+def read_own_yaml(file: Path) -> None:
+    """Raises UserError for a file that is no plain yaml, or stands for too much, before anything else reads it."""
+    try:
+        read_yaml_text(file)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def refuse_without_package(file: Path) -> None:
@@ -261,8 +272,8 @@ def check_recipe(config: DictConfig, chosen: dict[str, str], places: list[Place]
 def takes(target: str, argument: str) -> bool:
     """Whether a class, or one that it inherits from, has this argument. Imports it, and torch with it."""
     try:
-        built = hydra.utils.get_object(target)
-    except (ImportError, ValueError):
+        built = trust.locate("_target_", target)
+    except UserError:
         return True  # an error of its own
     classes = inspect.getmro(built) if inspect.isclass(built) else (built,)
     return any(argument in inspect.signature(one).parameters for one in classes if one is not object)

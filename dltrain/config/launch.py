@@ -14,9 +14,11 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dltrain.config import compose, groups
+from dltrain import trust
+from dltrain.config import allowed, compose, groups
 from dltrain.errors import UserError
 
 Job = Callable[[DictConfig], Any]
@@ -51,6 +53,7 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
     """Hydra's flags, wherever they stand among the overrides. Raises UserError."""
     flags = FlagsParser().parse_intermixed_args(words)
     flags.config_path, flags.config_name, flags.experimental_rerun = None, None, None  # what Hydra reads besides
+    flags.overrides = trust.take(flags.overrides)
     return flags
 
 
@@ -58,6 +61,8 @@ def hand_to_hydra(flags: argparse.Namespace) -> int:
     """What `hydra.main` does with a parsed command line, for --info, --hydra-help, completion and what
     --cfg job does not print."""
     version.setbase("1.3")
+    if not flags.shell_completion:
+        SweepLoader(flags.config_dir).load_configuration(compose.CONFIG_NAME, flags.overrides, RunMode.RUN)
     _run_hydra(args=flags, args_parser=FlagsParser(), task_function=print, config_path=str(groups.CONFIGS),
                config_name=compose.CONFIG_NAME)
     return 0
@@ -77,6 +82,13 @@ class SweepLoader(ConfigLoaderImpl):
         if key not in self.jobs:
             self.jobs[key] = compose.compose(words, self.config_dir)
         return self.jobs[key]
+
+    def load_configuration(self, config_name: str | None, overrides: list[str], run_mode: RunMode,
+                           from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
+        """As Hydra does it. Raises UserError for what its node `hydra` may not hold: this one is used."""
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        allowed.refuse_hydra(config.hydra, [word.lstrip("+~").partition("=")[0] for word in overrides])
+        return config
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         composed = self.compose_job(sweep_overrides)

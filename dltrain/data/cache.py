@@ -36,5 +36,8 @@ def write_json(file: Path, content: object) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(file)
+        try:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            temporary.replace(file)
+        finally:  # it is still there after a failure only
+            temporary.unlink(missing_ok=True)

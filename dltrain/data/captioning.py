@@ -19,6 +19,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_image
+from dltrain.data.listing import digest_of
 from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out_missing
 from dltrain.data.texts import read_word_vectors
@@ -213,6 +214,9 @@ class CaptionedPhotos(CaptionedImages):
             self.paths[split] = [path for path, lines in known.items() if lines]
             self.leave_out("a photo without a caption", [path for path, lines in known.items() if not lines])
             texts[split] = [[line.text for line in lines] for lines in known.values() if lines]
+            self.list_photos(split, self.root, [
+                (path, f"{len(captions)} captions {digest_of(captions)}")
+                for path, captions in zip(self.paths[split], texts[split], strict=True)])
         return texts
 
     def drop_duplicates(self, lines: list[CaptionLine]) -> list[CaptionLine]:

@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, to_device
 from dltrain.data.datamodule import DataKeys, DataModule
 from dltrain.data.images import read_image
+from dltrain.data.listing import digest_of_tensors
 from dltrain.image_files import ImageSource
 
 STATISTICS_BYTES = 1 << 22  # of the images that are read at once for the statistics
@@ -91,6 +92,9 @@ class InMemoryImages(LabelledImages):
 
     def num_samples(self, split: str) -> int:
         return len(self.splits[split].labels)
+
+    def digest(self, split: str) -> str:
+        return digest_of_tensors(self.splits[split])
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[ClassificationBatch]:
         images, labels = self.resident.get(split, self.splits[split])

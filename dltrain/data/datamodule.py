@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
+import torch
 from torch import Tensor
 
+from dltrain.data.listing import NAME_LENGTH, digest_of, digest_of_lines, digest_of_tensors, sample_line
 from dltrain.data.loader import BatchT, SplitLoaders
 from dltrain.errors import DataError
 from dltrain.image_files import ImageSource, readable, scan_images
@@ -56,7 +57,9 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         self.left_out: dict[str, list[str]] = {}
         self.held_out: list[str] = []
         self.leaks: list[str] = []  # a line for each two splits that share samples, on which evaluation says too much
-        self.fingerprints: dict[str, str] = {}  # of the samples of each split, where they are of people's own files
+        self.sample_lines: dict[str, list[str]] = {}  # a `sample_line` for each sample of people's own files, by split
+        self.sizes_read: list[str] = []  # the keys of `sizes` that the config left open
+        self.photo_digests: dict[Path, str] = {}  # a digest of the bytes of each photo
         self.damaged_exif: list[str] = []  # photos that are taken as upright because nobody knows how they are turned
 
     def load(self) -> None:
@@ -79,6 +82,29 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
         for reason, files in others.items():
             self.leave_out(reason, files)
         return images
+
+    def list_photos(self, split: str, root: str | Path | None, samples: Iterable[tuple[Path, str]]) -> None:
+        """Lists photos below `root` with their targets."""
+        folder = Path(root or "").expanduser()
+        prefix = f"{folder.parent if folder.is_file() else folder}/"
+        self.sample_lines[split] = [sample_line(str(path).removeprefix(prefix), self.photo_digests[path], target)
+                              for path, target in samples]
+
+    def list_texts(self, splits: Mapping[str, list[SampleT]], describe: Callable[[SampleT], tuple[str, str]]) -> None:
+        """Lists the samples of people's own files of text. `describe`: the text of a sample, and its target."""
+        if self.on_leak is not None:
+            self.sample_lines = {split: [sample_line(text[:NAME_LENGTH], digest_of(text), target)
+                                   for text, target in map(describe, samples)] for split, samples in splits.items()}
+
+    def digest(self, split: str) -> str:
+        """Equal for equal samples of a split: of all of them where they are listed, else of the first and the last as
+        they are read, with torch's random numbers from one seed."""
+        if lines := self.sample_lines.get(split):
+            return digest_of_lines(lines)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            ends = [torch.tensor([0]), torch.tensor([self.num_samples(split) - 1])]
+            return digest_of_tensors(tensors_in(list(self.read(split, ends))))
 
     def settle_leaks(self, splits: dict[str, list[SampleT]], identify: Callable[[SampleT], Hashable],
                      name: Callable[[SampleT], str]) -> dict[str, list[SampleT]]:
@@ -108,7 +134,6 @@ class DataModule(SplitLoaders[BatchT], Generic[BatchT, InputT]):
                                   f"{other}")
         if self.leaks and self.on_leak == "refuse":
             raise DataError("; ".join(self.leaks))
-        self.fingerprints = {split: fingerprint(map(identify, samples)) for split, samples in kept.items()}
         return kept
 
     def class_counts(self) -> dict[str, int]:
@@ -209,12 +234,16 @@ def smallest_and_largest(counts: Mapping[str, int]) -> tuple[str, str]:
     return min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
 
 
-def fingerprint(keys: Iterable[Hashable]) -> str:
-    """Equal for equal keys in the same order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key in keys:
-        digest.update(f"{key!r}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+def tensors_in(batch: Iterable[Any]) -> Iterator[Tensor]:
+    """Those of a batch, also in its lists and mappings."""
+    for value in batch:
+        match value:
+            case Tensor():
+                yield value
+            case dict():
+                yield from tensors_in(value.values())
+            case list() | tuple():
+                yield from tensors_in(value)
 
 
 def require_root(root: str | None, expected: str) -> Path:

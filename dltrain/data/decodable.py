@@ -51,6 +51,7 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
         raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}; "
                         "data.on_bad=skip leaves them out")
     data.leave_out("a photo that cannot be read", faults.values())
+    data.photo_digests = {path: record.digest[:16] for path, record in records.items()}
     data.damaged_exif = [str(path) for path, record in records.items() if record.damaged_exif]
     kept = {split: [sample for sample in splits[split] if path_of(sample) in records] for split in SPLITS}
     for split in SPLITS:
@@ -105,6 +106,8 @@ def inspect(path: Path) -> tuple[Record | None, str]:
                 to_8_bits(image)
     except Image.UnidentifiedImageError:
         return None, "cannot identify image file"
+    except MemoryError:  # no fault of the photo
+        raise
     except Exception as error:
         return None, str(error) or type(error).__name__
     return Record(stamp[0], stamp[1], hashlib.blake2b(raw, digest_size=16).hexdigest(), is_damaged), ""

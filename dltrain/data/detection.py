@@ -17,6 +17,7 @@ from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_clas
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
+from dltrain.data.listing import digest_of
 from dltrain.data.splits import hold_out_missing
 from dltrain.image_files import Header, ImageSource
 
@@ -60,6 +61,12 @@ class Photo(NamedTuple):
         return cls(image, size, torch.tensor([obj.box for obj in objects], dtype=torch.float).reshape(-1, 4),
                    torch.tensor([obj.label for obj in objects]).long(),
                    torch.tensor([obj.ignored for obj in objects]).bool())
+
+
+    def describe_objects(self) -> str:
+        """Their number, and a digest of their boxes and labels."""
+        digest = digest_of(self.boxes.tolist(), self.labels.tolist(), self.ignored.tolist())
+        return f"{len(self.labels)} objects {digest}"
 
 
 class PhotoFile(NamedTuple):
@@ -125,6 +132,8 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
                                          {"test": ("test", "boxes"), "val": ("voc",)})
         files = settle_photos(self, files, attrgetter("image"))
         self.photos = {split: [file.read() for file in files[split]] for split in SPLITS}
+        for split, photos in self.photos.items():
+            self.list_photos(split, self.root, [(photo.image, photo.describe_objects()) for photo in photos])
 
     def annotated_size(self, header: Header, stated: tuple[int, int] | None, name: str) -> tuple[int, int]:
         """The (width, height) that the boxes of the photo `name` refer to. `stated`: what the annotation says of it.

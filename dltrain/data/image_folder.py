@@ -73,6 +73,7 @@ class ImageFolder(LabelledImages):
                                                for path in paths] for split in SPLITS}, itemgetter(0))
         for split in SPLITS:
             self.paths[split] = [path for path, _ in samples[split]]
+            self.list_photos(split, root, [(path, self.class_names[label]) for path, label in samples[split]])
             self.labels[split] = torch.tensor([label for _, label in samples[split]])
             if lost := {*range(self.num_classes)} - {label for _, label in samples[split]}:
                 raise DataError(f"data.root={root}: data.on_bad={self.on_bad} and data.on_leak={self.on_leak} leave no "

@@ -46,6 +46,7 @@ class TextStreams(DataModule[TokenBatch, str]):
         super().__init__(**keys)
         self.window, self.vocab_size = window, vocab_size
         self.tokens: dict[str, Tensor] = {}  # (B, L + 1) of each split, IGNORED_LABEL where a split does not fill it
+        self.digests: dict[str, str] = {}
         self.unknown: dict[str, int] = {}
         self.counts: dict[str, int] = {}
 
@@ -70,13 +71,16 @@ class TextStreams(DataModule[TokenBatch, str]):
             self.tokens[split] = cut_streams(torch.from_numpy(indices), streams, whole=split != "train")
             self.unknown[split] = 0 if is_fresh and split == "train" else count_unknown(indices)
             self.counts[split] = length
-            self.fingerprints[split] = hashlib.blake2b(indices.data, digest_size=16).hexdigest()
+            self.digests[split] = hashlib.blake2b(indices.data, digest_size=16).hexdigest()
 
     def encode_splits(self) -> dict[str, Indices]:
         """The indices (N,) of the characters of each split; sets the vocabulary if there is none."""
         texts = self.texts()
         symbols = self.vocabularies.setdefault("characters", [*SPECIAL_SYMBOLS, *sorted({*texts["train"]})])
         return {split: encode_characters(text, symbols) for split, text in texts.items()}
+
+    def digest(self, split: str) -> str:
+        return self.digests[split]
 
     def sizes(self) -> dict[str, int]:
         return {"vocab_size": len(self.vocabularies["characters"])}

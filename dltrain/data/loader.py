@@ -48,7 +48,8 @@ class Waiting:
         try:
             yield
         except RuntimeError as error:
-            if DEAD_WORKER not in str(error):
+            text = f"{error} {error.__cause__}"
+            if DEAD_WORKER not in text or "Bus error" in text:  # out of shared memory, see out_of_memory.py
                 raise
             error.add_note(f"when the next was {self.describe()}")
             raise MachineError(describe_dead_worker(error)) from error

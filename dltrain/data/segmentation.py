@@ -8,6 +8,7 @@ classes, before the first step.
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -90,7 +91,10 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         check_num_classes(self.num_classes, self.class_names, self.root)
         self.table = self.build_table()
         self.pairs = settle_photos(self, self.pairs, attrgetter("image"))
-        sizes, counts = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        sizes, counts, digests = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])
+        masks = iter(digests)
+        for split in SPLITS:
+            self.list_photos(split, root, [(pair.image, f"mask {next(masks)}") for pair in self.pairs[split]])
         self.check_counts(sum(counts[: len(self.pairs["train"])], np.zeros(256, np.int64)))
         self.padded_size = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
@@ -123,27 +127,29 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
                         f"{IGNORED_PIXEL}, which is not scored{missing}; data.mask_values={as_word(example)} reads "
                         f"{IGNORED_PIXEL} as '{candidate}', data.mask_values={as_word(numbers)} leaves it not scored")
 
-    def check_pairs(self, pairs: list[MaskPair]) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]]]:
-        """Returns the size (height, width) at which each pair is read, and how often each value occurs in its mask.
-        Raises DataError with the first three bad ones."""
-        sizes, counts, faults = [], [], []
+    def check_pairs(self, pairs: list[MaskPair]
+                    ) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]], list[str]]:
+        """Returns the size (height, width) at which each pair is read, and how often each value occurs in its mask,
+        and a digest of the mask. Raises DataError with the first three bad ones."""
+        sizes, counts, digests, faults = [], [], [], []
         with ThreadPoolExecutor(8) as pool:
-            for size, count, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks",
+            for size, count, digest, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks",
                                             len(pairs), transient=True, disable=not sys.stdout.isatty()):
                 sizes.append(size)
                 counts.append(count)
+                digests.append(digest)
                 faults += [fault] if fault else []
         if faults:
             raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {join_faults(faults)}")
-        return sizes, counts
+        return sizes, counts, digests
 
-    def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], npt.NDArray[np.int64], str]:
-        """Returns the size (height, width) at which the pair is read, how often each value occurs in the mask (256,),
-        and what is wrong with the pair or ""."""
+    def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], npt.NDArray[np.int64], str, str]:
+        """Returns the size (height, width) at which the pair is read, how often each value occurs in the mask (256,), a
+        digest of the mask, and what is wrong with the pair or ""."""
         try:
             header, mask = read_header(pair.image), read_mask(pair.mask)
         except DataError as error:
-            return (0, 0), np.zeros(256, np.int64), str(error)
+            return (0, 0), np.zeros(256, np.int64), "", str(error)
         size, counts, fault = header.size, np.bincount(mask.ravel(), minlength=256), ""
         wrong = np.flatnonzero((counts > 0) & (self.table == UNKNOWN_VALUE))
         if mask.shape[::-1] == header.stored != size:
@@ -156,7 +162,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
             values = "from 0 on" if self.mask_values is None else f"of the values {as_word(self.mask_values)}"
             fault = (f"{pair.mask}: has {', '.join(map(str, wrong[:5]))}, but there are {len(self.class_names)} "
                      f"classes, {values}; {IGNORED_PIXEL} is not scored")
-        return scaled_size(size, self.image_px), counts, fault
+        return scaled_size(size, self.image_px), counts, f"{zlib.crc32(mask.data):08x}", fault
 
     def sizes(self) -> dict[str, int]:
         return {"num_classes": len(self.class_names)}

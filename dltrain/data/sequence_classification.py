@@ -35,6 +35,7 @@ class LabelledTexts(Sequences[LabelledBatch, LabelSample]):
 
     def load(self) -> None:
         self.labelled = self.settle_leaks(self.texts(), itemgetter(0), lambda sample: sample[0][:60])
+        self.list_texts(self.labelled, lambda sample: sample)
         train = self.labelled["train"]
         own = [sample for split in ("train", *self.held_out) for sample in self.labelled[split]]
         if "text" not in self.vocabularies:

@@ -7,6 +7,7 @@ from typing import Unpack
 
 from dltrain.batches import IGNORED_LABEL, UNKNOWN, TaggedBatch
 from dltrain.data.datamodule import SPLITS
+from dltrain.data.listing import digest_of
 from dltrain.data.sequences import (
     SequenceKeys,
     Sequences,
@@ -69,6 +70,7 @@ class TaggedSequences(Sequences[TaggedBatch, TagSample]):
                     raise DataError(f"the {split} split has the tag {min(unknown)!r}, which the {owner} does not have")
             self.samples[split] = [(encode_symbols(self.normalize(symbols), indices), [labels[tag] for tag in tags])
                                    for symbols, tags in splits[split]]
+        self.list_texts(splits, lambda sample: (" ".join(sample[0]), digest_of(sample)))
         self.examples = splits["test"][:10]
 
     def sizes(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dltrain.data.character_files import encode_files
 from dltrain.data.datamodule import require_root
 from dltrain.data.download import checksum_fault, download
 from dltrain.data.language_modeling import Indices, StreamKeys, TextStreams, encode_characters, index_type
+from dltrain.data.listing import sample_line
 from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.data.splits import cut_text
 from dltrain.data.texts import find_text_files, read_text
@@ -27,7 +28,10 @@ class TextFiles(TextStreams):
 
     def encode_splits(self) -> dict[str, Indices]:
         root = require_root(self.root, "a text file, a folder of them or a glob, as data.root='notes/*.md'")
-        indices, train, others = encode_files(find_text_files(root), self.encoding)
+        files = find_text_files(root)
+        indices, train, others = encode_files(files, self.encoding)
+        self.sample_lines["files"] = [sample_line(str(file).removeprefix(f"{root}/"), f"{file.stat().st_size} bytes",
+                                                  "-") for file in files]
         own = [*SPECIAL_SYMBOLS, *train]
         symbols = self.vocabularies.setdefault("characters", own)
         splits = cut_text(indices)

@@ -12,6 +12,7 @@ import torch
 
 from dltrain.batches import END, START, PairBatch, generator
 from dltrain.data.datamodule import SPLITS
+from dltrain.data.listing import digest_of
 from dltrain.data.sequences import (
     SequenceKeys,
     Sequences,
@@ -58,6 +59,7 @@ class TextPairs(Sequences[PairBatch, PairSample]):
 
     def load(self) -> None:
         self.texts = self.settle_leaks(self.pairs(), lambda pair: pair, lambda pair: " = ".join(pair)[:60])
+        self.list_texts(self.texts, lambda pair: (pair[0], digest_of(pair[1])))
         for side, (name, tokenizer) in enumerate(zip(SIDES, self.tokenizers, strict=True)):
             if name not in self.vocabularies:
                 self.vocabularies[name] = tokenizer.vocabulary([pair[side] for pair in self.texts["train"]])

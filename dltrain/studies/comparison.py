@@ -28,11 +28,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig
 
-from dltrain import results, run
+from dltrain import results, run, trust
 from dltrain.build import build_data
 from dltrain.config.compose import Composed, compose
 from dltrain.drawing.curves import draw_comparison
@@ -142,7 +141,7 @@ def folder_of(parent: Path, name: str) -> Path:
 
 def refuse_unknown_metrics(requested: Mapping[str, list[str]], curves: list[str], configs: list[DictConfig]) -> None:
     """Raises UserError for a metric that no run will have; lets every test/... metric and val/... curve pass."""
-    tasks: list[type[Task]] = [hydra.utils.get_class(config.task._target_) for config in configs]
+    tasks: list[type[Task]] = [trust.locate("task._target_", config.task._target_) for config in configs]
     training = [f"train/{key}" for task in tasks
                 for key in (*task.training_metrics, "gradient_norm", "clipped_fraction")]
     for key, metrics in requested.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torchmetrics import Metric
 
-from dltrain import optim
+from dltrain import optim, trust
 from dltrain.batches import Batch, to_device
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
@@ -120,7 +120,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         super().__init__()
         self.model, self.seed = model, seed
         self.own_metrics = nn.ModuleDict(metrics or {})
-        self.own_figures = [optim.import_name("task.figures", path) for path in figures]
+        self.own_figures = [trust.locate("task.figures", path) for path in figures]
         self.optimizer_keys, self.schedule_keys = optimizer, schedule
         self.class_names: list[str] = []  # the data's; like `vocabularies` set after construction
         self.vocabularies: dict[str, list[str]] = {}

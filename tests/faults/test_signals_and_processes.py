@@ -430,7 +430,7 @@ def fail(text, is_lost):
 
 @pytest.fixture
 def train_ranks(monkeypatch, tmp_path) -> Callable[..., None]:
-    """train_ranks("code of rank 0", ...): `processes.train` with a script for each rank."""
+    """train_ranks("code of rank 0", ...): `processes.watch` with a script for each rank."""
     pids: list[int] = []
     popen = subprocess.Popen
 
@@ -445,7 +445,7 @@ def train_ranks(monkeypatch, tmp_path) -> Callable[..., None]:
         for number, code in enumerate(codes):
             (tmp_path / f"{number}.py").write_text(textwrap.dedent(code))
         try:
-            processes.train(len(codes), 5, {})
+            processes.watch(len(codes), 5, {})
         finally:
             for pid in pids:  # none is left, not even as a zombie
                 with pytest.raises(ProcessLookupError):

@@ -1,0 +1,148 @@
+"""Gives steps of a run again, with all that a run has but its folder: nothing that is in the run folder changes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain import checkpoints
+from dltrain.build import build_data, build_task, build_trainer
+from dltrain.callbacks.figures import Figures
+from dltrain.callbacks.first_steps import FirstSteps
+from dltrain.callbacks.progress import ProgressDisplay
+from dltrain.callbacks.stopping import StopAtNonFinite
+from dltrain.data.datamodule import DataModule
+from dltrain.devices import device_name, place_on_gpu, set_up_device
+from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS
+from dltrain.errors import DivergedError, UserError
+from dltrain.memory import keep_freed_memory
+from dltrain.processes import is_first_process
+from dltrain.proof.first_steps import Verdict, compare_steps, read_record, reasons_of
+from dltrain.proof.replay import Replay, StepWatch
+from dltrain.proof.stopping import EnoughSteps, StopAfter
+from dltrain.run_dir import RunDir
+from dltrain.signals import Signals
+
+NEVER_MINUTES = 1e9
+LEFT_OUT = (Figures, ProgressDisplay, StopAtNonFinite)  # callbacks of a run that a rerun does without
+log = logging.getLogger("dltrain")
+
+
+def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdict:
+    """Gives the first `num_steps` steps of a run again, and compares. By default 20, or as many as the first reading
+    has, for a run of an earlier version, which recorded nothing else. Raises UserError where there is nothing to
+    compare with."""
+    record = read_record(run_dir.path)
+    rows = run_dir.read_metrics() if (run_dir.path / "metrics.csv").is_file() else []
+    if not record and not rows:
+        raise UserError(f"run={run_dir}: it has no {FIRST_STEPS_FILE} and no readings in metrics.csv to compare with")
+    last_step = num_steps or (NUM_FIRST_STEPS if record else int(rows[0]["step"]))
+    with TemporaryDirectory(prefix="dltrain-verify-") as folder:
+        data = rerun(config, run_dir, Path(folder), last_step + 1)  # the reading of an epoch's last step comes after it
+        equal, parted = compare_steps(run_dir.path, Path(folder), last_step)
+        if not equal and not parted:
+            raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
+                            f"reading is at step {rows[0]['step']}")
+        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), data))
+
+
+def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path | None = None, from_start: bool = False,
+           at_most: int = 2**62) -> Replay:
+    """Gives `step` again or, if None, the steps from the last checkpoint on, up to `at_most`, until the loss or a
+    gradient is not finite. Writes the table of the layers, its picture and that of the batch into `output`, by default
+    FOLDER/replay/step_N. Raises UserError for a step that the run does not have."""
+    last_step = at_most if step is None else step
+    source = None if from_start else checkpoint_before(run_dir, last_step)
+    place = f"{source.name} at step {checkpoints.load(source)['global_step']}" if source else "the start"
+    watch = StepWatch(step)
+    with TemporaryDirectory(prefix="dltrain-replay-") as folder:
+        rerun(config, run_dir, Path(folder), last_step, source, [watch])
+        if not watch.done:
+            raise UserError(f"run={run_dir}: it has no step {step}" if step else (
+                f"run={run_dir}: no loss and no gradient from {place} on is nan or infinite"))
+        agreement, parted = compare_steps(run_dir.path, Path(folder), watch.done)
+    made = Replay(watch.done, watch.losses, watch.lr, watch.layers, agreement, parted, f"given again from {place}", [])
+    return made._replace(files=made.write(watch.figures, output or run_dir.path / "replay" / f"step_{watch.done}"))
+
+
+@contextmanager
+def explained(run_dir: RunDir) -> Iterator[None]:
+    """Around a training: the error of one that diverges says which step was the first, and how to look into it."""
+    try:
+        yield
+    except DivergedError as error:
+        raise explain(error, run_dir) if is_first_process() else error from error
+
+
+def explain(error: DivergedError, run_dir: RunDir) -> DivergedError:
+    """The error of a run that diverged, with the command that shows how. The steps since its last checkpoint are given
+    again at once, and what the first that is not finite shows is written into the run folder."""
+    stated = re.search(r"at step (\d+)", str(error))
+    config = OmegaConf.create(run_dir.read_config())
+    if stated is None or config.trainer.devices > 1:
+        return error
+    command = f"dltrain replay run={shlex.quote(str(run_dir))} step="
+    log.info("the steps since the last checkpoint are given again, to see where it began; Ctrl-C leaves that out")
+    try:
+        made = replay(config, run_dir, None, at_most=int(stated[1]) + 1)
+    except (Exception, KeyboardInterrupt) as other:
+        log.info(f"the step could not be given again: {other}")
+        return type(error)(f"{error}; {command}nonfinite shows where it began")
+    return type(error)(f"{error}; step {made.step} is the first whose loss or gradient is not finite: {command}"
+                       f"{made.step}, as in {made.files[0].parent}")
+
+
+def rerun(config: DictConfig, run_dir: RunDir, scratch: Path, last_step: int, source: Path | None = None,
+          watchers: Sequence[pl.Callback] = ()) -> DataModule:
+    """Trains up to `last_step` as the run in `run_dir` did, whose config is `config`, from its checkpoint `source` or,
+    if None, from the start. What a run writes is written into the folder `scratch`. `watchers`: callbacks that are
+    called after all others; they may raise EnoughSteps. Returns the data. Raises UserError for a run of several
+    processes."""
+    if config.trainer.devices > 1:
+        raise UserError(f"run={run_dir}: it has trainer.devices={config.trainer.devices}; only runs of one process are "
+                        "given again")
+    config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+    config.trainer.checkpoint_every_steps, config.trainer.checkpoint_every_minutes = None, NEVER_MINUTES
+    keep_freed_memory()
+    with RunDir(scratch).logging(to_terminal=False):
+        saved = checkpoints.load(source) if source else None
+        if saved and (run_dir.path / "metrics.csv").is_file():
+            shutil.copyfile(run_dir.path / "metrics.csv", scratch / "metrics.csv")
+        data = build_data(config)
+        task = build_task(config, data.vocabularies, fresh=saved is None)
+        set_up_device(config.trainer)
+        trainer, checkpointing = build_trainer(config, scratch, data, task, Signals(), saved)
+        RunDir(scratch).write_environment(device_name(trainer))
+        if saved:
+            checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
+        else:
+            task.fit_statistics(data)
+        callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
+        first_steps = next(callback for callback in callbacks if type(callback) is FirstSteps)
+        callbacks[:] = [*(callback for callback in callbacks if type(callback) not in LEFT_OUT), *watchers,
+                        StopAfter(last_step)]
+        place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
+        with suppress(EnoughSteps):
+            trainer.fit(task, datamodule=data, ckpt_path=source)
+        first_steps.write()
+        return data
+
+
+def checkpoint_before(run_dir: RunDir, step: int) -> Path | None:
+    """The newest intact checkpoint of the run from which `step` can be given again; None if that is its start."""
+    steps = {}
+    for name in (checkpoints.LAST, checkpoints.PREVIOUS):
+        file = run_dir.path / "checkpoints" / name
+        if checkpoints.find_fault(file) is None and (done := checkpoints.load(file)["global_step"]) < step:
+            steps[file] = done
+    return max(steps, key=lambda file: steps[file], default=None)

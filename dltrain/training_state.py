@@ -1,0 +1,102 @@
+"""Whether the state of training in a checkpoint, which Lightning takes over unseen, is one that this run can have."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dltrain.callbacks import checkpointing
+from dltrain.checkpoints import Checkpoint
+from dltrain.errors import CheckpointError
+from dltrain.tensor_files import remedy
+
+# States of torch's optimizers that have a value for each weight
+PER_WEIGHT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg"}
+RESTORING = {"restore_training_state", "_restore_modules_and_callbacks"}  # in Lightning
+
+
+def check(saved: Checkpoint, path: Path, optimizers: Any, sums: Checkpoint, data_key: str,
+          batches_per_epoch: int) -> None:
+    """`optimizers`: what a new task configures, with a schedule; `sums`: what it saves beside its weights; `data_key`:
+    where a checkpoint has the position in the data. Raises CheckpointError for what no run of this config has saved."""
+    position = saved.get(data_key, {})
+    fault = None
+    if type(position) is not dict or type(position.get("position")) is not int or position["position"] < 0:
+        fault = f"{data_key} must have the position in the training data"
+    else:
+        fault = loops_fault(saved, position["position"], batches_per_epoch) or structure_fault(
+            sums if "sums" in saved else {}, {"sums": saved.get("sums")}, "state")
+    if fault is None and type(optimizers) is dict:
+        optimizer, schedule = optimizers["optimizer"], optimizers["lr_scheduler"]["scheduler"]
+        fault = (structure_fault([optimizer.state_dict()["param_groups"]],
+                                 [state.get("param_groups") if type(state) is dict else None
+                                  for state in saved["optimizer_states"]], "optimizer_states")
+                 or structure_fault([schedule.state_dict()], saved["lr_schedulers"], "lr_schedulers")
+                 or shapes_fault(optimizer, saved["optimizer_states"][0].get("state")))
+    if fault:
+        raise CheckpointError(f"{path}: damaged ({fault}); {remedy(path)}")
+
+
+def loops_fault(saved: Checkpoint, position: int, batches_per_epoch: int) -> str | None:
+    """Lightning's counters are those that follow from the position in the data."""
+    expected = copy.deepcopy(saved["loops"]["fit_loop"])
+    try:
+        checkpointing.set_loop_counters(expected, position, batches_per_epoch, saved["global_step"])
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"loops.fit_loop: {type(error).__name__} {error}"
+    differ = [key for key, value in expected.items() if saved["loops"]["fit_loop"][key] != value]
+    return f"loops.fit_loop.{differ[0]} does not follow from position {position}" if differ else None
+
+
+def structure_fault(fresh: Any, saved: Any, place: str) -> str | None:
+    """Whether nested containers have other types or lengths than those of a new optimizer or schedule. Entries that
+    only one of them has are of another version of torch. None stands for any value."""
+    kinds = ((int, float) if type(value) in (int, float) else (list, tuple) if type(value) in (list, tuple) else
+             (type(value),) for value in (fresh, saved))
+    if fresh is None or saved is None or torch.is_tensor(fresh) or torch.is_tensor(saved):
+        return None if saved is not None or fresh is None or type(fresh) not in (dict, list) else f"{place} is missing"
+    expected, actual = kinds
+    if expected != actual:
+        return f"{place} is a {type(saved).__name__} and must be a {type(fresh).__name__}"
+    if type(fresh) is dict:
+        pairs = [(f"{place}.{key}", value, saved[key]) for key, value in fresh.items() if key in saved]
+    elif type(fresh) in (list, tuple):
+        if len(fresh) != len(saved):
+            return f"{place} has {len(saved)} entries and must have {len(fresh)}"
+        pairs = [(f"{place}.{number}", *both) for number, both in enumerate(zip(fresh, saved, strict=True))]
+    else:
+        return None
+    return next((fault for name, one, other in pairs if (fault := structure_fault(one, other, name))), None)
+
+
+def shapes_fault(optimizer: torch.optim.Optimizer, states: Any) -> str | None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if type(states) is not dict:
+        return "optimizer_states.0.state is missing"
+    for index, state in states.items():
+        if type(index) is not int or not 0 <= index < len(weights) or type(state) is not dict:
+            return f"optimizer_states.0.state.{index} is of no weight"
+        for name in PER_WEIGHT & state.keys():
+            value = state[name]
+            if value is not None and (not torch.is_tensor(value) or value.shape != weights[index].shape):
+                return f"optimizer_states.0.state.{index}.{name} is not of the shape of its weight"
+    return None
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """An error with which Lightning restores the checkpoint at `path` is the checkpoint's: CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if path is None or not names & RESTORING:
+            raise
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(f"{path}: damaged, or of other libraries ({message}); {remedy(path)}") from error

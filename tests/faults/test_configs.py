@@ -1,0 +1,328 @@
+"""A config is data, not code: what a hostile one names is neither imported nor called, whichever door it comes by."""
+
+import json
+import os
+import random
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from dltrain import build, own_modules, run, trust
+from dltrain.commands.stored import load_config
+from dltrain.config import allowed, interpolations, yaml_text
+from dltrain.config.compose import compose, to_plain
+from dltrain.config.groups import CONFIGS
+from dltrain.errors import UserError
+from dltrain.run_dir import RunDir
+from tests.conftest import TINY
+from tests.faults import hostile
+
+SEED = 29
+PAYLOAD = ("from pathlib import Path\nPath({!r}).touch()\n"
+           "class Payload:\n    def __init__(self, **keys):\n        pass\n")
+OWN = """\
+import os
+from functools import partial
+
+import torch
+
+class Net(torch.nn.Sequential):
+    def __init__(self, num_classes=10):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+
+small, shell = partial(Net, num_classes=10), os.system
+"""
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a payload writes. The current folder has a received run, run/, with payload.py in it; a package
+    `installed` lies elsewhere on sys.path, and writes the file when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(trust, "trusted", set())
+    file = tmp_path / "canary"
+    for folder in ("run", "site-packages"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run/payload.py").write_text(PAYLOAD.format(str(file)))
+    (tmp_path / "site-packages/installed.py").write_text(PAYLOAD.format(str(file)))
+    for name in ("payload", "installed"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    sys.path += [str(tmp_path / "run"), str(tmp_path / "site-packages")]
+    return file
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """The config of a run, as its config.yaml has it."""
+    return {"version": "0.2.0", **to_plain(compose(["augment=cifar"]).job_config())}
+
+
+def refusal_of(config: object) -> str:
+    """What `eval`, `predict` and `resume` answer to a received run with this config, which is its value or its text."""
+    text = config if type(config) is str else yaml.dump(config, Dumper=yaml.CSafeDumper)
+    Path("run/config.yaml").write_text(str(text), encoding="utf-8")
+    try:
+        built = load_config(RunDir(Path("run")), {}, ())
+        build.locate_all(built, *build.BUILT, "trainer", "study")
+    except UserError as error:
+        return str(error) * (error.exit_code == 2)
+    return ""
+
+
+def row_29(config: dict[str, Any], canary: Path) -> None:
+    """A received run whose config is hostile."""
+    message = refusal_of(config)
+    assert message
+    assert "\n" not in message
+    assert not canary.exists()
+
+
+def test_row_29_hostile_run_runs_nothing(canary, plain):
+    """A run folder that somebody sends can be evaluated, predicted with and resumed: what its config names beyond the
+    allowed classes is refused in one line, and not run."""
+    rng = random.Random(SEED)
+    nodes = hostile.targets(canary, Path("run"))
+    for node in nodes:
+        row_29(hostile.placed(plain, node, rng), canary)
+    for config in hostile.named(plain, canary):
+        row_29(config, canary)
+    assert len(nodes) > 50
+
+
+def test_row_29_control(canary, plain, monkeypatch):
+    monkeypatch.setattr(trust, "refuse_name", lambda *_: None)
+    monkeypatch.setattr(trust, "refuse_object", lambda *_: None)
+    node = {"_target_": "payload.Payload"}
+    with pytest.raises(AssertionError):
+        row_29({**plain, "augment": {**plain["augment"], "on_pixels": [node]}}, canary)
+    assert canary.exists()
+
+
+def row_29_b(text: str, canary: Path) -> float:
+    """The text as a run's config.yaml. Returns the CPU seconds."""
+    start = time.process_time()
+    message = refusal_of(text)
+    assert message
+    assert "\n" not in message
+    return time.process_time() - start
+
+
+def test_row_29_b_yaml_bombs_are_refused_by_size(canary):
+    """A yaml file that is no plain yaml, or whose aliases and interpolations stand for more than memory holds, is
+    refused before it is expanded."""
+    for text in hostile.texts():
+        row_29_b(f"version: 0.2.0\n{text}", canary)
+
+
+def test_row_29_b_control(canary, monkeypatch):
+    monkeypatch.setattr(yaml_text, "refuse_text", lambda *_: None)
+    with pytest.raises(AssertionError):
+        row_29_b("version: 0.2.0\nseed: 1\nseed: 2\n", canary)
+
+
+def experiment(text: str) -> str:
+    """The refusal of `dltrain --config-dir conf experiment=evil`."""
+    Path("conf/experiment").mkdir(parents=True, exist_ok=True)
+    Path("conf/experiment/evil.yaml").write_text(f"# @package _global_\n{text}\n")
+    try:
+        compose(["experiment=evil"], "conf")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def row_29_c(text: str, canary: Path) -> None:
+    message = experiment(text)
+    assert "\n" not in message
+    assert "evil.yaml" in message or "hydra" in message
+    assert not canary.exists()
+
+
+def test_row_29_c_hostile_recipe_is_refused_with_its_file(canary):
+    """A config file that somebody sends cannot start code through Hydra's settings, trust itself, or name what is not
+    allowed; the message names the file and the line."""
+    for node in hostile.HYDRA:
+        with pytest.raises(UserError, match=r"^hydra\."):
+            allowed.refuse_hydra(OmegaConf.create({"hydra": OmegaConf.create(node)}).hydra)
+    for text in ("trust: [os]", "trainer: {callbacks: [{_target_: installed.Payload}]}", "b: !!python/name:os.system",
+                 hostile.texts()[0], hostile.texts()[4], *(f"hydra: {node}" for node in hostile.HYDRA[:4])):
+        row_29_c(text, canary)
+    assert "(set in conf/experiment/evil.yaml:2)" in experiment("model: {_target_: os.system}")
+
+
+def test_row_29_c_control(canary, monkeypatch):
+    monkeypatch.setattr(allowed, "refuse_hydra", lambda *_: None)
+    with pytest.raises(AssertionError):
+        row_29_c(f"hydra: {hostile.HYDRA[0]}", canary)
+
+
+def row_29_d(monkeypatch: pytest.MonkeyPatch, dltrain: Any, canary: Path) -> None:
+    """The command in a folder with a file for a library that is missing, and with plugins for Hydra."""
+    Path("pynvml_missing.py").write_text(PAYLOAD.format(str(canary)))
+    Path("hydra_plugins").mkdir(exist_ok=True)
+    Path("hydra_plugins/evil.py").write_text(PAYLOAD.format(str(canary)))
+    Path("random.py").write_text(PAYLOAD.format(str(canary)))
+    library: dict[str, Any] = {"__name__": "library"}
+    own_modules.guard_imports()
+    source = "try:\n    import pynvml_missing\nexcept ImportError:\n    pass\nimport hydra_plugins as plugins"
+    for name in ("hydra_plugins", "random"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    exec(compile(source + "\nimport random", os.path.join(yaml.__path__[0], "library.py"), "exec"), library)
+    assert str(Path("hydra_plugins").resolve()) not in library["plugins"].__path__
+    assert not canary.exists()
+
+
+def test_row_29_d_files_of_the_folder_hide_no_library(canary, dltrain, monkeypatch):
+    """A file of the current folder is not imported in the place of a library's module, nor as one that a library
+    misses, nor as a plugin of Hydra's."""
+    (canary.parent / "site-packages/hydra_plugins").mkdir()
+    row_29_d(monkeypatch, dltrain, canary)
+    assert sys.path[-1] == str(canary.parent)
+
+
+def test_row_29_d_control(canary, dltrain, monkeypatch):
+    (canary.parent / "site-packages/hydra_plugins").mkdir()
+    monkeypatch.setattr(own_modules, "guard_imports", lambda: sys.path.insert(0, str(canary.parent)))
+    with pytest.raises(AssertionError):
+        row_29_d(monkeypatch, dltrain, canary)
+
+
+def row_29_e(kind: str, elsewhere: Path) -> None:
+    """A run folder with a file that leads to another place."""
+    elsewhere.write_text("mine")
+    for name in ("log.txt", "config.yaml", "metrics.csv", "result.json", ".config.yaml.tmp", ".lock", "checkpoints",
+                 "checkpoints/last.ckpt", "error.txt"):
+        folder = Path(f"runs/{kind}/{name.replace('/', '_')}")
+        folder.mkdir(parents=True)
+        (folder / name).parent.mkdir(exist_ok=True)
+        os.symlink(elsewhere, folder / name) if kind == "link" else os.mkfifo(folder / name)
+        with pytest.raises(UserError, match=f"{name} is (a symbolic link to|neither a file nor a folder)"):
+            run.train(OmegaConf.create(), RunDir(folder))
+    assert elsewhere.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_row_29_e_files_that_lead_elsewhere_are_refused(kind, canary, tmp_path):
+    """A file of a run folder that is a link out of it, or no file at all, is refused before anything is written."""
+    row_29_e(kind, tmp_path / "elsewhere")
+
+
+def test_row_29_e_control(canary, tmp_path, monkeypatch):
+    monkeypatch.setattr("dltrain.run_dir.stray_file", lambda folder: "")
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: pytest.fail("the run begins"))
+    with pytest.raises(pytest.fail.Exception):
+        row_29_e("link", tmp_path / "elsewhere")
+
+
+def row_29_f(dltrain: Any) -> None:
+    """A run whose output folder and class come from the environment."""
+    code, _, err = dltrain(*TINY, "trainer=smoke", "name=a", "task.predict.input='${oc.env:SECRET_NOTE}'")
+    assert (code, err) == (0, "")
+    files = [file for file in Path("outputs/a").rglob("*") if file.is_file()]
+    assert not [file for file in files if b"hunter2" in file.read_bytes()]
+    assert "${oc.env:SECRET_NOTE}" in Path("outputs/a/config.yaml").read_text()
+
+
+def test_row_29_f_secrets_are_in_no_file(dltrain, monkeypatch, without_figures):
+    """A value of the environment, ${oc.env:NAME}, is in no file of a run, which can still be evaluated and resumed."""
+    monkeypatch.setenv("SECRET_NOTE", "hunter2")
+    row_29_f(dltrain)
+    assert load_config(RunDir(Path("outputs/a")), {}, ()).task.predict.input == "hunter2"
+    Path("outputs/a/result.json").unlink()
+    code, out, err = dltrain("resume", "run=outputs/a")
+    assert (code, err) == (0, "")
+    assert "resuming outputs/a" in out
+    monkeypatch.delenv("SECRET_NOTE")
+    code, _, err = dltrain("eval", "run=outputs/a")
+    assert code == 2
+    assert "Environment variable 'SECRET_NOTE' not found" in err
+
+
+def test_row_29_f_control(dltrain, monkeypatch, without_figures):
+    monkeypatch.setenv("SECRET_NOTE", "hunter2")
+    for module in ("dltrain.build", "dltrain.run", "dltrain.same_config"):
+        monkeypatch.setattr(f"{module}.to_plain", lambda config: OmegaConf.to_container(config, resolve=True))
+    with pytest.raises(AssertionError):
+        row_29_f(dltrain)
+
+
+def test_what_needs_no_trust(canary, monkeypatch):
+    """The user's own modules in the current folder or beside --config-dir, and the classes of the libraries."""
+    monkeypatch.delitem(sys.modules, "mine29", raising=False)
+    Path("mine29.py").write_text(OWN)
+    own_modules.guard_imports()
+    for path in ("mine29.Net", "mine29.small", "torch.nn.Linear", "torch.optim.NAdam", "torchmetrics.F1Score",
+                 "torch.optim.lr_scheduler.CosineAnnealingLR", "torchvision.models.resnet18",
+                 "torchvision.models.googlenet", "torchvision.ops.DropBlock2d", "timm.create_model",
+                 "torchvision.transforms.v2.RandomCrop", "pytorch_lightning.callbacks.EarlyStopping",
+                 "pytorch_lightning.loggers.CSVLogger",
+                 "dltrain.models.mlp.MLP", "dltrain.studies.comparison.study"):
+        assert callable(trust.locate("model._target_", path))
+    for path in ("mine29.shell", "mine29.os.system", "mine29.torch.load", "mine29.os", "timm.models.load_state_dict",
+                 "torch.nn.modules.module.OrderedDict"):
+        with pytest.raises(UserError, match=r"^model\._target_="):
+            trust.locate("model._target_", path)
+    Path("elsewhere").mkdir()
+    Path("elsewhere/beside29.py").write_text("class Net:\n    pass\n")
+    monkeypatch.chdir("run")
+    with pytest.raises(UserError, match="No module named 'beside29'"):
+        trust.locate("model._target_", "beside29.Net")
+    own_modules.put_last([str(canary.parent / "elsewhere/conf")])
+    assert trust.locate("model._target_", "beside29.Net").__module__ == "beside29"
+
+
+def test_trust_is_given_on_the_command_line_alone(canary):
+    assert trust.take(["seed=1", "trust=[installed, other.part]", "+trust=third"]) == ["seed=1"]
+    assert trust.trusted == {"installed", "other.part", "third"}
+    assert trust.locate("model._target_", "installed.Payload").__name__ == "Payload"
+    assert canary.exists()
+    assert trust.command_words() == ["trust=[installed,other.part,third]"]
+    with pytest.raises(UserError, match="must name packages"):
+        trust.take(["trust=[a b]"])
+
+
+def test_no_config_of_dltrain_is_refused(canary):
+    for file in CONFIGS.rglob("*.yaml"):
+        yaml_text.read_yaml_text(file)
+        content = yaml.safe_load(file.read_text()) or {}
+        interpolations.refuse_interpolations(content)
+        trust.refuse_config(content, lambda key: None, lambda key: "")
+
+
+def test_a_file_with_the_name_of_a_module_is_named(canary):
+    Path("random.py").write_text("class Net:\n    pass\n")
+    with pytest.raises(UserError, match=r"hides your random\.py"):
+        trust.locate("model._target_", "random.Net")
+
+
+def test_a_run_says_when_the_code_it_was_trained_with_has_changed(dltrain, monkeypatch, tmp_path, without_figures):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine30", raising=False)
+    (tmp_path / "mine30.py").write_text(OWN)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/own.yaml").write_text(
+        "# @package _global_\n# A layer\ndefaults:\n  - /task: classification\nmodel:\n  _target_: mine30.small\n")
+    code, _, err = dltrain("--config-dir", "conf", "model=own", "trainer=smoke", "name=a")
+    assert (code, err) == (0, "")
+    assert [*json.loads((tmp_path / "outputs/a/own_code.json").read_text())] == ["mine30.py"]
+    assert dltrain("eval", "run=outputs/a")[2] == ""
+    (tmp_path / "mine30.py").write_text(OWN + "# changed\n")
+    assert "code has changed since outputs/a was trained: mine30.py (sha256 " in dltrain("eval", "run=outputs/a")[2]
+
+
+ROW = re.compile(r"^\| `([^`]+=[^`]+)` \| ([^|]+) \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("word", "answer"), ROW.findall((CONFIGS.parent / "docs/trust.md").read_text()))
+def test_the_page_on_trust_says_what_is_answered(word, answer, canary):
+    key, _, value = word.partition("=")
+    with pytest.raises(UserError, match=f"^{re.escape(key)}.*{re.escape(answer)}"):
+        compose([f"{key}={value}" if value.startswith("[") else f"{key}='{value}'"])
