@@ -56,7 +56,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
-        data = build_data(config)
+        data = build_data(config, run_dir.read_vocabularies() if run_dir.accepts_changed_data else None)
         record = same_data.Record.of(data)
         changed_data = same_data.settle(run_dir, record, data) if saved else ""
         same_config.keep_anchors(run_dir, config)
@@ -83,7 +83,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             for line in filter(None, [same_config.describe_free(free_changes), changed_data]):
                 log.info(line)
         else:
-            if had_config:
+            if had_config and first:
                 log.info(f"{run_dir} has no checkpoint yet: it begins anew")
             task.fit_statistics(data)
             lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]
