@@ -66,7 +66,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
         same_config.forget_sizes(run_dir, config)
         locate_all(config, *BUILT, "trainer")
-        data = build_data(config)
+        data = build_data(config, run_dir.read_vocabularies() if run_dir.accepts_changed_data else None)
         record = same_data.Record.of(data)
         changed_data = same_data.settle(run_dir, record, data) if saved else ""
         same_config.keep_anchors(run_dir, config)
@@ -104,7 +104,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             if first and changed_code:
                 log.warning(f"dltrain: warning: {changed_code}")
         else:
-            if had_config:
+            if had_config and first:
                 log.info(f"{run_dir} has no checkpoint yet: it begins anew")
             task.fit_statistics(data)
             lines = [introduction(data, task, trainer), *data.describe_contents(), anchors]

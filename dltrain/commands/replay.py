@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of, take_own
 from dltrain.errors import UserError
-from dltrain.run_dir import DERIVED, FREE
+from dltrain.same_config import DERIVED, FREE
 
 HELP = """\
 dltrain replay run=FOLDER step=N [key=value ...]    gives step N of a run again, to the last bit: its loss, a picture of

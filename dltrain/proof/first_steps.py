@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dltrain import checkpoints
-from dltrain.data.datamodule import DataModule
 from dltrain.digests import FIRST_STEPS_FILE
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
-from dltrain.run_dir import FREE, RunDir, flatten
+from dltrain.run_dir import RunDir
+from dltrain.same_config import differences
 
 NOT_COMPARED = {"host", "system", "git_commit"}  # of environment.json: they are no reason by themselves
 UNEXPLAINED = 1  # exit code
@@ -110,9 +109,9 @@ def compare_readings(then: RunDir, now: RunDir, last_step: int, equal: list[str]
     return ""
 
 
-def reasons_of(run_dir: RunDir, now: Path, data: DataModule) -> dict[str, list[str]]:
+def reasons_of(run_dir: RunDir, now: Path, changed_data: list[str]) -> dict[str, list[str]]:
     """What differs around the run, by its kind, from what its folder knows. `now`: the folder of the rerun."""
-    return {"config": changed_config(run_dir), "data": changed_data(run_dir, data),
+    return {"config": changed_config(run_dir), "data": changed_data,
             "environment": changed_environment(run_dir.path, now), "code": changed_code(run_dir.path, now)}
 
 
@@ -121,26 +120,14 @@ def changed_config(run_dir: RunDir) -> list[str]:
     last = run_dir.checkpoint("last")
     if checkpoints.find_fault(last) is not None:
         return []
-    then, now = flatten(checkpoints.load(last)["dltrain"]["config"]), flatten(run_dir.read_config())
-    return [f"{key} ({then.get(key)} then, {now.get(key)} now)" for key in {**then, **now}
-            if key not in FREE and key.partition(".")[0] not in FREE and then.get(key) != now.get(key)]
+    then = checkpoints.load(last)["dltrain"]["config"]
+    changes = differences(then, run_dir.read_config())
+    return [f"{change.key} ({change.then} then, {change.now} now)" for change in changes if not change.is_free]
 
 
 def changed_code(then: Path, now: Path) -> list[str]:
     a, b = read_record(then).get("code", {}), read_record(now).get("code", {})
     return [name for name, digest in a.items() if name in b and b[name] != digest]
-
-
-def changed_data(run_dir: RunDir, data: DataModule) -> list[str]:
-    sizes = {split: data.num_samples(split) for split in ("train", "val", "test")}
-    lines = run_dir.describe_changed_splits(sizes, data.fingerprints)
-    for check in (partial(run_dir.check_class_names, data.class_names),
-                  partial(run_dir.check_vocabularies, data.vocabularies)):
-        try:
-            check()
-        except UserError as error:
-            lines.append(str(error))
-    return lines
 
 
 def changed_environment(then: Path, now: Path) -> list[str]:

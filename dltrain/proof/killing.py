@@ -77,7 +77,7 @@ class Ending(NamedTuple):
         steps = re.findall(r"resuming .* from step (\d+) of", self.output)
         if steps:
             return f"step {steps[-1]}"
-        return "its end" if "is finished, nothing to do" in self.output else "the start"
+        return "its end" if re.search("is finished.*, nothing to do", self.output) else "the start"
 
 
 class Progress:

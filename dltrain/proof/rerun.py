@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -15,7 +16,7 @@ from typing import cast
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints
+from dltrain import checkpoints, same_data
 from dltrain.build import build_data, build_task, build_trainer
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
@@ -31,6 +32,7 @@ from dltrain.proof.first_steps import Verdict, compare_steps, read_record, reaso
 from dltrain.proof.replay import Replay, StepWatch
 from dltrain.proof.stopping import EnoughSteps, StopAfter
 from dltrain.run_dir import RunDir
+from dltrain.run_log import logging_to
 from dltrain.signals import Signals
 
 NEVER_MINUTES = 1e9
@@ -53,7 +55,21 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
         if not equal and not parted:
             raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
                             f"reading is at step {rows[0]['step']}")
-        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), data))
+        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), changed_data(run_dir, data)))
+
+
+def changed_data(run_dir: RunDir, data: DataModule) -> list[str]:
+    """What differs from the data that the run began with, in words."""
+    then, now = same_data.Record.read(run_dir), same_data.Record.of(data)
+    splits = same_data.changed_splits(then, now, data)
+    lines = [same_data.describe_changes(run_dir, then, now, splits)] if splits else []
+    for check in (partial(run_dir.check_class_names, data.class_names),
+                  partial(run_dir.check_vocabularies, data.vocabularies)):
+        try:
+            check()
+        except UserError as error:
+            lines.append(str(error))
+    return lines
 
 
 def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path | None = None, from_start: bool = False,
@@ -114,7 +130,7 @@ def rerun(config: DictConfig, run_dir: RunDir, scratch: Path, last_step: int, so
     config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
     config.trainer.checkpoint_every_steps, config.trainer.checkpoint_every_minutes = None, NEVER_MINUTES
     keep_freed_memory()
-    with RunDir(scratch).logging(to_terminal=False):
+    with logging_to(scratch / "log.txt", to_terminal=False):
         saved = checkpoints.load(source) if source else None
         if saved and (run_dir.path / "metrics.csv").is_file():
             shutil.copyfile(run_dir.path / "metrics.csv", scratch / "metrics.csv")

@@ -214,6 +214,10 @@ def test_verify_says_where_the_steps_part_and_why(finished, tmp_path):
     assert verdict.exit_code == 6, "before the code, which differs too"
     assert verdict.reasons["code"] == ["dltrain/build.py"]
     assert verdict.reasons["environment"] == [f"cpu_threads (99 then, {torch.get_num_threads()} now)"]
+    splits = json.loads((other.path / "splits.json").read_text())
+    change(other.path / "splits.json", "val", {**splits["val"], "digest": "0"})
+    verdict = verdict_of(other)
+    assert (verdict.exit_code, verdict.reasons["data"]) == (3, ["the val split has other samples"])
     (other.path / FILE).unlink()
     assert verdict_of(other).equal == ["1 reading of metrics.csv"], "as a run of an earlier version"
     with pytest.raises(UserError, match="nothing up to step 1 to compare with; its first reading is at step 2"):

@@ -321,6 +321,19 @@ def test_row_09_c_changed_data_are_accepted_by_a_word(dltrain, photos):
     assert (code, err) == (2, "dltrain: error: on_changed_data=yes: must be accept, or refuse, which is the default\n")
 
 
+def test_row_09_c_accepted_texts_keep_the_vocabulary_of_the_run(dltrain):
+    """A run that continues with another text keeps its vocabulary: what is new in the text is unknown to it."""
+    words = ["name=a", *story(Path("data"), None), "data.root=data", "data.window=64", "model.hidden=8", "recipe=none",
+             "trainer=cpu", "trainer.max_steps=3", "trainer.checkpoint_every_steps=1"]
+    crash_after(1, dltrain, *words)
+    replace("day 0", "day ä", "a.txt")(Path("data"))
+    assert dltrain(*words)[0] == 3
+    code, out, err = dltrain(*words, "on_changed_data=accept")
+    assert (code, err) == (0, "")
+    assert "resuming outputs/a from step 1 of 3" in out
+    assert "ä" not in RunDir(Path("outputs/a")).read_vocabularies()["characters"]
+
+
 def test_row_09_d_a_run_of_an_earlier_version_continues_and_gets_a_record(dltrain, photos):
     """A run of a version that kept no record of its data continues, says so, and gets one."""
     crash_after(1, dltrain, "name=a", *PHOTOS)
