@@ -39,7 +39,7 @@ from dltrain.image_files import readable
 from dltrain.late_imports import leave_out_imports
 from dltrain.out_of_memory import shortage_of
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
-from dltrain.processes import is_first_process
+from dltrain.ranks import is_first_process
 from dltrain.shared_memory import check_shared_memory
 from dltrain.signals import Signals, leave_to_dltrain
 from dltrain.step_loop import StepLoop

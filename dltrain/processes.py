@@ -40,16 +40,6 @@ Message = dict[str, Any]
 
 
 
-def is_first_process() -> bool:
-    """Whether this process writes files and prints messages."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def is_rank() -> bool:
-    """Whether this process is one of several."""
-    return "LOCAL_RANK" in os.environ
-
-
 class RankError(UserError):
     """What ended a run of several processes, with the exit code that it has in one process."""
 

@@ -16,7 +16,7 @@ from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
 from dltrain.errors import MachineError, UserError, naming_full_disk
 from dltrain.out_of_memory import shortage_of
-from dltrain.processes import is_first_process
+from dltrain.ranks import is_first_process
 from dltrain.run_dir import RunDir, write_text
 from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 from dltrain.stored_files import RESTORE

@@ -30,6 +30,7 @@ from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import load_pretrained, nodes, pretrained_of
+from dltrain.ranks import is_first_process, is_rank
 from dltrain.run_code import describe_changed_code, write_own_code
 from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
@@ -52,11 +53,11 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return run_dir.read_result()
-    if config.trainer.devices > 1 and not processes.is_rank():
+    if config.trainer.devices > 1 and not is_rank():
         processes.train(config, run_dir, comments, command)
         return run_dir.read_result()
     keep_freed_memory()
-    first = processes.is_first_process()
+    first = is_first_process()
     log_file = run_dir.path / "log.txt" if first else None
     with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")

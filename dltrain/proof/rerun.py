@@ -27,10 +27,10 @@ from dltrain.devices import device_name, place_on_gpu, set_up_device
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS
 from dltrain.errors import DivergedError, UserError
 from dltrain.memory import keep_freed_memory
-from dltrain.processes import is_first_process
 from dltrain.proof.first_steps import Verdict, compare_steps, read_record, reasons_of
 from dltrain.proof.replay import Replay, StepWatch
 from dltrain.proof.stopping import EnoughSteps, StopAfter
+from dltrain.ranks import is_first_process
 from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 from dltrain.signals import Signals
