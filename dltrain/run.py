@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +17,8 @@ from torch import nn
 from dltrain import __version__, checkpoints, same_config, same_data, training_state
 from dltrain.batches import generator
 from dltrain.build import build, build_data, build_task, build_trainer, check_first_step
-from dltrain.callbacks.metrics import TensorBoard
+from dltrain.callbacks.metrics import log_hyperparameters
 from dltrain.callbacks.stopping import Signals
-from dltrain.checkpoints import Checkpoint
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
 from dltrain.drawing.tables import format_count, format_duration
@@ -33,16 +31,11 @@ from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, flatten
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
-from dltrain.stored_files import refuse_changed_files, repair_metrics
+from dltrain.stored_files import repair_metrics
 from dltrain.tasks.task import Task
 from dltrain.weights import load_weights
 
 log = logging.getLogger("dltrain")
-
-# What TensorBoard compares of every run, beside the keys that were typed.
-HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
-                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
-NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
 
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
@@ -59,7 +52,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     log_file = run_dir.path / "log.txt" if first else None
     with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
-        saved = read_own(run_dir, source, for_training=True) if source else None
+        saved = training_state.read_own(run_dir, source, for_training=True) if source else None
         set_up_device(config.trainer)
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
@@ -75,11 +68,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
         if source and saved:
-            load_weights(task, saved, source)
-            sums: Checkpoint = {}
-            Task.on_save_checkpoint(task, sums)
-            training_state.check(saved, source, task.configure_optimizers(), sums, type(data).__qualname__,
-                                 len(data.train_dataloader()))
+            training_state.take_over(task, data, saved, source)
         check_first_step(config, data, task)
         if saved and first and (lost := repair_metrics(run_dir.path / "metrics.csv", saved["dltrain"]["metrics_rows"])):
             log.warning(f"dltrain: warning: {lost}")
@@ -126,7 +115,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         if first:
             words = write_samples(data, run_dir.path / "samples")
             run_dir.write_json("result.json", result)
-            log_hyperparameters(trainer, checkpointing.config, result, run_dir.typed_keys())
+            log_hyperparameters(trainer.loggers, flatten(checkpointing.config), result, run_dir.typed_keys())
             log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
         return result
 
@@ -197,26 +186,10 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Task:
     """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
     UserError if there is no such checkpoint yet."""
-    saved = load_checkpoint(run_dir, checkpoint)
+    saved = training_state.load_checkpoint(run_dir, checkpoint)
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
     load_weights(task, saved, run_dir.checkpoint(checkpoint))
     return task.eval()
-
-
-def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
-    """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
-    checkpoint."""
-    file = run_dir.checkpoint(checkpoint)
-    if not os.path.lexists(file):
-        raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
-                        "run")
-    return read_own(run_dir, file)
-
-
-def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpoint:
-    saved = checkpoints.read(file, for_training)
-    refuse_changed_files(run_dir.path, saved["dltrain"], file)
-    return saved
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -237,7 +210,7 @@ class Evaluation(NamedTuple):
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
-    step = load_checkpoint(run_dir, checkpoint)["global_step"]
+    step = training_state.load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1
@@ -304,23 +277,6 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, object], result: Mapping[str, Any],
-                        typed: Iterable[str]) -> None:
-    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test
-    metrics, for TensorBoard's comparison of runs. Numbers stay numbers."""
-    flat = flatten(config)
-    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
-                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
-    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
-              for key in compared}
-    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
-    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
-    for logger in trainer.loggers:
-        board = isinstance(logger, TensorBoard)
-        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
-        logger.finalize("success")
 
 
 def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:

@@ -29,7 +29,7 @@ ALLOWED = {
     "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "drawing"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks"},
-    "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks"},
+    "callbacks": {"batches", "contracts", "errors", "checkpoints", "drawing", "callbacks", "tensor_files"},
     "config": {"config", "errors", "pretrained", "image_files", "stored_files"},
     "optim.py": {"errors", "contracts"},
     "checkpoints.py": {"errors", "tensor_files"},

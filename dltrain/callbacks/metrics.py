@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 FIRST_COLUMNS = ("step", "epoch")
 log = logging.getLogger("dltrain")
 
+# What TensorBoard compares of every run, beside the keys that were typed.
+HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",
+                   "task.optimizer.lr", "task.optimizer.weight_decay", "trainer.max_epochs")
+NOT_HYPERPARAMETERS = ("name", "output_dir", "data.root", "data.num_workers")
+
 
 class TrainedTask(Protocol):
     """What the callbacks need of a task, beyond Lightning's own module."""
@@ -239,3 +244,19 @@ def epoch_number(trainer: pl.Trainer) -> int:
     training data."""
     loader = cast(TrainingLoader | None, trainer.train_dataloader)
     return -(-loader.batches_done // len(loader)) if loader is not None else 0
+
+
+def log_hyperparameters(loggers: Iterable[Logger], flat: Mapping[str, object], result: Mapping[str, Any],
+                        typed: Iterable[str]) -> None:
+    """HYPERPARAMETERS and the keys that were typed, beside the best value of the headline and the test metrics, for
+    TensorBoard's comparison of runs. Numbers stay numbers. `flat`: the config by dotted keys."""
+    compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
+                if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
+    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
+              for key in compared}
+    metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
+    metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]
+    for logger in loggers:
+        board = isinstance(logger, TensorBoard)
+        logger.log_hyperparams(values, *([metrics, result["steps"]] if board else []))
+        logger.finalize("success")

@@ -429,7 +429,7 @@ def test_row_39_g_a_changed_config_is_not_used(dltrain, copy_run):
 
 
 def test_row_39_g_control(dltrain, copy_run, monkeypatch):
-    monkeypatch.setattr("dltrain.run.refuse_changed_files", lambda *_: None)
+    monkeypatch.setattr("dltrain.training_state.refuse_changed_files", lambda *_: None)
     with pytest.raises(AssertionError):
         row_39_g(dltrain, copy_run("pictures_done"))
 
