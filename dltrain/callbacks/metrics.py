@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -252,7 +252,7 @@ def log_hyperparameters(loggers: Iterable[Logger], flat: Mapping[str, object], r
     TensorBoard's comparison of runs. Numbers stay numbers. `flat`: the config by dotted keys."""
     compared = [key for key in {**dict.fromkeys(HYPERPARAMETERS), **dict.fromkeys(sorted(typed))}
                 if flat.get(key) is not None and key not in NOT_HYPERPARAMETERS]
-    values = {key.removeprefix("choices."): value if type(value := flat[key]) in (bool, int, float, str) else str(value)
+    values = {key.removeprefix("choices."): flat[key] if type(flat[key]) in (bool, int, float, str) else str(flat[key])
               for key in compared}
     metrics = {key: value for key, value in result.items() if key.startswith("test/") and key.count("/") == 1}
     metrics[f"best/{result['headline'].partition('/')[2]}"] = result[result["headline"]]

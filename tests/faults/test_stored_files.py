@@ -7,12 +7,13 @@ import random
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dltrain import build, checkpoints, weights
 from dltrain.callbacks import checkpointing, stopping
@@ -154,7 +155,8 @@ def infinite_gradient_at(step: int) -> type[Classification]:
     class Diverging(Classification):
         def on_before_optimizer_step(self, optimizer):
             if self.trainer.global_step == step:
-                next(self.model.parameters()).grad.fill_(float("inf"))
+                for weight in cast(nn.Module, self.model).parameters():
+                    cast(torch.Tensor, weight.grad).fill_(float("inf"))
 
     return Diverging
 
@@ -196,7 +198,7 @@ def test_row_17_b_statistics_that_are_nan_reach_no_checkpoint(dltrain, monkeypat
 
     class Diverging(Classification):
         def on_train_batch_end(self, *_):
-            next(self.model.buffers()).fill_(float("nan"))
+            next(cast(nn.Module, self.model).buffers()).fill_(float("nan"))
 
     monkeypatch.setattr("dltrain.tasks.classification.Classification", Diverging)
     code, _, err = dltrain(*PICTURES, "trainer.checkpoint_every_steps=1")
