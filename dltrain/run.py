@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from torch import nn
 from dltrain import __version__, checkpoints, processes, same_config, same_data, training_state
 from dltrain.batches import generator
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
-from dltrain.checkpoints import Checkpoint
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
@@ -36,7 +34,7 @@ from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
 from dltrain.signals import Signals, leave_to_dltrain
-from dltrain.stored_files import refuse_changed_files, repair_metrics
+from dltrain.stored_files import repair_metrics
 from dltrain.tasks.task import Task
 from dltrain.weights import load_weights
 
@@ -61,7 +59,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     log_file = run_dir.path / "log.txt" if first else None
     with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
         source, note = checkpoints.find_newest(run_dir.path / "checkpoints")
-        saved = read_own(run_dir, source, for_training=True) if source else None
+        saved = training_state.read_own(run_dir, source, for_training=True) if source else None
         set_up_device(config.trainer)
         had_config = run_dir.has_config
         free_changes = [change for change in same_config.changes(run_dir, config) if change.is_free]
@@ -78,11 +76,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         same_config.check_sizes(run_dir, config, data.sizes())
         task = build_task(config, data.vocabularies, fresh=saved is None)
         if source and saved:
-            load_weights(task, saved, source)
-            sums: Checkpoint = {}
-            Task.on_save_checkpoint(task, sums)
-            training_state.check(saved, source, task.configure_optimizers(), sums, type(data).__qualname__,
-                                 len(data.train_dataloader()))
+            training_state.take_over(task, data, saved, source)
         check_first_step(config, data, task)
         if saved and first and (lost := repair_metrics(run_dir.path / "metrics.csv", saved["dltrain"]["metrics_rows"])):
             log.warning(f"dltrain: warning: {lost}")
@@ -206,28 +200,12 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 def restore(config: DictConfig, run_dir: RunDir, checkpoint: str = "best") -> Task:
     """The run's task with its `best` or `last` weights, in evaluation mode. `config`: that of its config.yaml. Raises
     UserError if there is no such checkpoint yet."""
-    saved = load_checkpoint(run_dir, checkpoint)
+    saved = training_state.load_checkpoint(run_dir, checkpoint)
     task = build_task(config, run_dir.read_vocabularies(), fresh=False)
     if changed_code := describe_changed_code(run_dir):
         print(f"dltrain: warning: {changed_code}", file=sys.stderr)
     load_weights(task, saved, run_dir.checkpoint(checkpoint))
     return task.eval()
-
-
-def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
-    """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
-    checkpoint."""
-    file = run_dir.checkpoint(checkpoint)
-    if not os.path.lexists(file):
-        raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
-                        "run")
-    return read_own(run_dir, file)
-
-
-def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpoint:
-    saved = checkpoints.read(file, for_training)
-    refuse_changed_files(run_dir.path, saved["dltrain"], file)
-    return saved
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -248,7 +226,7 @@ class Evaluation(NamedTuple):
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
-    step = load_checkpoint(run_dir, checkpoint)["global_step"]
+    step = training_state.load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
     config.trainer.devices = 1

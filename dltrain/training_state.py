@@ -1,8 +1,10 @@
-"""Whether the state of training in a checkpoint, which Lightning takes over unseen, is one that this run can have."""
+"""Reads the checkpoints of a run, and whether the state of training in one, which Lightning takes over unseen, is one
+that this run can have."""
 
 from __future__ import annotations
 
 import copy
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +13,45 @@ from typing import Any
 
 import torch
 
+from dltrain import checkpoints
 from dltrain.callbacks import checkpointing
 from dltrain.checkpoints import Checkpoint
-from dltrain.errors import CheckpointError
+from dltrain.data.datamodule import DataModule
+from dltrain.errors import CheckpointError, UserError
+from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_changed_files
+from dltrain.tasks.task import Task
 from dltrain.tensor_files import remedy
+from dltrain.weights import load_weights
 
 # States of torch's optimizers that have a value for each weight
 PER_WEIGHT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg"}
 RESTORING = {"restore_training_state", "_restore_modules_and_callbacks"}  # in Lightning
+
+
+def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
+    """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
+    checkpoint."""
+    file = run_dir.checkpoint(checkpoint)
+    if not os.path.lexists(file):
+        raise UserError(f"run={run_dir}: no {checkpoint} checkpoint yet; dltrain resume run={run_dir} continues the "
+                        "run")
+    return read_own(run_dir, file)
+
+
+def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpoint:
+    saved = checkpoints.read(file, for_training)
+    refuse_changed_files(run_dir.path, saved["dltrain"], file)
+    return saved
+
+
+def take_over(task: Task, data: DataModule, saved: Checkpoint, path: Path) -> None:
+    """The weights of the checkpoint that a run resumes from; the rest of it is only checked, Lightning takes it over.
+    Raises CheckpointError."""
+    load_weights(task, saved, path)
+    sums: Checkpoint = {}
+    Task.on_save_checkpoint(task, sums)
+    check(saved, path, task.configure_optimizers(), sums, type(data).__qualname__, len(data.train_dataloader()))
 
 
 def check(saved: Checkpoint, path: Path, optimizers: Any, sums: Checkpoint, data_key: str,

@@ -16,7 +16,7 @@ from dltrain.data import stdlib
 from tests.conftest import TINY
 
 PACKAGE = Path(dltrain.__file__).parent
-LONGEST_CHAIN = 7  # modules
+LONGEST_CHAIN = 8  # modules
 MOST_LINES = 320  # of a file
 
 # What each room or module may import of dltrain, at the top of a file or inside a function.
@@ -30,7 +30,7 @@ ALLOWED = {
     "drawing": {"batches", "drawing"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks", "trust"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "digests", "drawing", "own_code", "callbacks",
-                  "signals"},
+                  "tensor_files", "signals"},
     "digests.py": set(),
     "config": {"config", "errors", "pretrained", "image_files", "run_dir", "trust", "own_modules", "stored_files"},
     "optim.py": {"errors", "contracts"},

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from dltrain.checkpoints import LAST, DurableIO
 from dltrain.errors import DivergedError
+from dltrain.tensor_files import LAST
 
 
 class StopAtStep(pl.Callback):
@@ -47,9 +47,9 @@ class StopAtNonFinite(pl.Callback):
 
 def describe_kept(trainer: pl.Trainer) -> str:
     """Which weights a run that ends here keeps."""
-    io = trainer.strategy.checkpoint_io
     file = Path(trainer.default_root_dir) / "checkpoints" / LAST
-    if file.is_file() or (type(io) is DurableIO and io.saves):
+    is_being_saved = bool(vars(trainer.strategy.checkpoint_io).get("saves"))  # by a thread, see checkpoints.py
+    if file.is_file() or is_being_saved:
         return f"{file} is finite"
     return "no checkpoint was saved before it"
 

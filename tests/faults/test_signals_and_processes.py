@@ -336,7 +336,8 @@ class InProcesses(FewDigits):
 
 
 def row_19(dltrain):
-    code, _, _ = dltrain(*JOB, f"data._target_={__name__}.InProcesses", "name=a")
+    code, _, err = dltrain(*JOB, f"data._target_={__name__}.InProcesses", "name=a")
+    print(err, Path("outputs/a/error.txt").read_text()[-1500:])
     assert code == 6
     error = Path("outputs/a/error.txt").read_text().splitlines()[0]
     assert re.fullmatch(r"DataLoader worker \(pid \d+\) is killed by signal: Killed, when the next was a batch of the "
