@@ -123,7 +123,7 @@ def test_row_29_b_yaml_bombs_are_refused_by_size(canary):
 
 
 def test_row_29_b_control(canary, monkeypatch):
-    monkeypatch.setattr(yaml_text, "refuse_text", lambda *_: None)
+    monkeypatch.setattr("dltrain.stored_files.refuse_text", lambda *_: None)
     with pytest.raises(AssertionError):
         row_29_b("version: 0.2.0\nseed: 1\nseed: 2\n", canary)
 
