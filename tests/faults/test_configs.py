@@ -122,10 +122,12 @@ def test_row_29_b_yaml_bombs_are_refused_by_size(canary):
         row_29_b(f"version: 0.2.0\n{text}", canary)
 
 
-def test_row_29_b_control(canary, monkeypatch):
+def test_row_29_b_control(canary, plain, monkeypatch):
+    twice = f"{yaml.safe_dump(plain)}seed: 2\n"
+    row_29_b(twice, canary)
     monkeypatch.setattr("dltrain.stored_files.refuse_text", lambda *_: None)
     with pytest.raises(AssertionError):
-        row_29_b("version: 0.2.0\nseed: 1\nseed: 2\n", canary)
+        row_29_b(twice, canary)
 
 
 def experiment(text: str) -> str:
