@@ -1,4 +1,4 @@
-"""Row 37: files that are downloaded. dltrain unpacks no archive: torchvision does, after it has compared the checksum."""
+"""Row 37: files that are downloaded. dltrain unpacks no archive: torchvision does so, after comparing the checksum."""
 
 import hashlib
 import http.server
