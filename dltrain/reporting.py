@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from traceback import FrameSummary
 from typing import TextIO, cast
@@ -13,12 +13,14 @@ from typing import TextIO, cast
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
-from dltrain.errors import MachineError, UserError, naming_full_disk
+from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError, naming_full_disk
 from dltrain.out_of_memory import shortage_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
 from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 from dltrain.stored_files import RESTORE
+
+FAULTS_SHOWN = 10
 
 
 class UnbreakableOutput:
@@ -62,6 +64,9 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
     except MachineError as error:
         print_failure(run_dir, str(error))  # whoever called it: no code is to blame
         return error.exit_code
+    except FaultyData as error:
+        print_failure(run_dir, f"{error}{list_faults(run_dir, error.faults)}")
+        return error.exit_code
     except UserError as error:
         print_failure(run_dir, str(error), own_code.frame_of(error))
         return error.exit_code
@@ -91,6 +96,16 @@ def naming_stored_files(run_dir: RunDir) -> Iterator[None]:
         if not str(error.filename).startswith((str(run_dir), os.path.abspath(run_dir.path))):
             raise
         raise MachineError(f"cannot use {error.filename} of the run: {error.strerror}; move it away") from error
+
+
+def list_faults(run_dir: RunDir, faults: Sequence[str]) -> str:
+    """Lines for the terminal: the faults that the message leaves out, up to FAULTS_SHOWN. If there are more, all are
+    written into bad_data.txt."""
+    lines = faults[FAULTS_IN_LINE:FAULTS_SHOWN]
+    if len(faults) > FAULTS_SHOWN and run_dir.path.is_dir():
+        write_text(run_dir.path / "bad_data.txt", "\n".join(faults) + "\n")
+        lines = [*lines, f"all {len(faults)} are listed in {run_dir}/bad_data.txt"]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:
