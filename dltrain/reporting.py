@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError, naming_full_disk
+from dltrain.installation import describe_mismatch
 from dltrain.out_of_memory import shortage_of
 from dltrain.processes import is_first_process
 from dltrain.run_dir import RunDir, write_text
@@ -78,6 +79,9 @@ def report(run_dir: RunDir, work: Callable[[], object]) -> int:
             kept = run_dir.checkpoint("last").is_file() and not run_dir.is_finished
             advice = f"; dltrain resume run={run_dir} continues from its checkpoint where there is more" if kept else ""
             print_failure(run_dir, shortage.message() + advice)
+            return MachineError.exit_code
+        if message := describe_mismatch(error):
+            print_failure(run_dir, message)
             return MachineError.exit_code
         frame = own_code.frame_of(error)
         print_failure(run_dir, own_code.message_of(error), frame, is_bug=frame is None)
