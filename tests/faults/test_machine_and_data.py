@@ -20,7 +20,7 @@ from dltrain.build import build_data
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.decodable import Record, inspect
 from dltrain.data.images import read_image
-from dltrain.data.segmentation import read_mask
+from dltrain.data.segmentation import PhotosWithMasks, read_mask
 from dltrain.data.voc import read_xml
 from dltrain.errors import DataError
 from dltrain.image_files import NO_FILE, find_images
@@ -74,6 +74,8 @@ def row_18(dltrain, monkeypatch, fault: str = "cpu") -> None:
     assert "try data.batch_size=16, with trainer.accumulate_batches=2" in err
     assert "dltrain resume run=outputs/a continues from its checkpoint" in err
     assert Path("outputs/a/checkpoints/last.ckpt").is_file()
+    if fault != "cpu":  # continuing is the same for all
+        return
     code, out, err = dltrain("name=a", *TINY)
     assert (code, err) == (0, "")
     assert "resuming outputs/a from step 3 of 9" in out
@@ -423,8 +425,8 @@ def test_row_34_labels_that_are_no_classes(config, tmp_path):
 
 
 def test_row_34_control(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("dltrain.data.segmentation.PhotosWithMasks.check_pairs",
-                        lambda self, pairs: ([(20, 24)] * len(pairs), [np.ones(256, np.int64)] * len(pairs)))
+    original = PhotosWithMasks.check_pair
+    monkeypatch.setattr(PhotosWithMasks, "check_pair", lambda self, pair: (*original(self, pair)[:-1], ""))
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         row_34(config, tmp_path)
 
