@@ -55,13 +55,10 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
         if not equal and not parted:
             raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
                             f"reading is at step {rows[0]['step']}")
-        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), changed_data(run_dir, data)))
-
-
-def reasons_of(run_dir: RunDir, now: Path, changed_data: list[str]) -> dict[str, list[str]]:
-    """What differs around the run, by its kind, from what its folder knows. `now`: the folder of the rerun."""
-    return {"config": changed_config(run_dir), "data": changed_data,
-            "environment": changed_environment(run_dir.path, now), "code": changed_code(run_dir.path, now)}
+        reasons = {"config": changed_config(run_dir), "data": changed_data(run_dir, data),
+                   "environment": changed_environment(run_dir.path, Path(folder)),
+                   "code": changed_code(run_dir.path, Path(folder))}
+        return Verdict(equal, parted, reasons)
 
 
 def changed_config(run_dir: RunDir) -> list[str]:
