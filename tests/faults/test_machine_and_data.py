@@ -193,7 +193,8 @@ def test_row_21_control(dltrain, monkeypatch, without_figures):
 def row_24(dltrain) -> None:
     for words in (["trainer=gpu"], ["trainer=gpu", "trainer.devices=2"], ["bench", "trainer=gpu"]):
         code, _, err = dltrain(*words, "model.depth=8")
-        assert (code, one_line(err).split(":")[2]) == (6, " trainer.accelerator=gpu"), err
+        assert code == 6, err
+        assert "trainer.accelerator=gpu: torch sees no GPU; " in one_line(err)
         assert "use trainer.accelerator=cpu or auto" in err
     assert dltrain("trainer.precision=8")[0] == 2
     assert dltrain("trainer.devices=0")[0] == 2
