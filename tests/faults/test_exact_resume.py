@@ -183,7 +183,7 @@ def test_row_01_e_two_processes_continue_to_the_same_bits(model, tmp_path):
     """A run of two processes, both killed inside a random step, ends in the same bits by the same command."""
     write_texts(tmp_path)
     words = [*words_of(model, tmp_path), "trainer.devices=2", "data.batch_size=1",
-             "trainer.callbacks=[{_target_: tests.faults.test_exact_resume.KillAtStep}]"]
+             "trust=[tests]", "trainer.callbacks=[{_target_: tests.faults.test_exact_resume.KillAtStep}]"]
     straight = start([*words, "name=straight"], tmp_path)
     assert straight.returncode == 0, straight.stderr
     step = random.Random(model).randrange(1, 6)
