@@ -12,9 +12,9 @@ from dltrain.drawing.tables import format_count
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 BEGIN, END = "<!-- made by python -m benchmarks table -->\n", "<!-- end of the table -->\n"
-ORDER = ("framework", "augmented_mlp", "resnet20", "recurrent", "sampling", "detection", "stochastic_depth", "augment",
-         "transforms", "decoding", "confusion", "image_statistics", "long_text", "scanning", "epoch_end", "first_step",
-         "start", "list_models")  # of the table
+ORDER = ("framework", "augmented_mlp", "resnet20", "guards", "recurrent", "sampling", "detection", "stochastic_depth",
+         "augment", "transforms", "decoding", "confusion", "image_statistics", "long_text", "scanning", "epoch_end",
+         "first_step", "start", "list_models")  # of the table
 
 
 def write() -> None:

@@ -47,10 +47,13 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from dltrain import out_of_memory, own_code
+        from dltrain import installation, out_of_memory, own_code
 
         if shortage := out_of_memory.shortage_of(error):
             print(f"dltrain: error: {shortage.message()}", file=sys.stderr)
+            return MachineError.exit_code
+        if message := installation.describe_mismatch(error):
+            print(f"dltrain: error: {message}", file=sys.stderr)
             return MachineError.exit_code
         if (frame := own_code.frame_of(error)) is None:
             raise  # a bug in dltrain, with its traceback

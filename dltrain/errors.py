@@ -11,13 +11,14 @@ import difflib
 import errno
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from dltrain import __version__
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # on the disk, in a quota, by the size limit of the process
+FAULTS_IN_LINE = 3
 OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 
 
@@ -30,6 +31,16 @@ class UserError(Exception):
 
 class DataError(UserError):
     exit_code = 3
+
+
+class FaultyData(DataError):
+    """Faults of data files, each as `file:line: problem`. The message has the first FAULTS_IN_LINE, on one line."""
+
+    def __init__(self, summary: str, faults: Sequence[str] = (), advice: str = ""):
+        self.faults = [*faults]
+        more = [f"and {len(faults) - FAULTS_IN_LINE} more"] if len(faults) > FAULTS_IN_LINE else []
+        listed = "; ".join([*faults[:FAULTS_IN_LINE], *more])
+        super().__init__("; ".join(filter(None, [": ".join(filter(None, [summary, listed])), advice])))
 
 
 class CheckpointError(UserError):

@@ -22,6 +22,7 @@ from dltrain.errors import DataError
 
 ImageSource = Path | Image.Image  # a file, or a PIL image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+NO_FILE = "no regular file, but a pipe, a socket or a device"
 SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}  # what systems write beside people's files
 ORIENTATION = 0x0112  # the EXIF tag
 # Pillow warns of a picture above 89 million pixels and refuses one above twice as many; the refusal is enough.
@@ -48,7 +49,7 @@ def read_header(path: Path) -> Header:
     try:
         with Image.open(path) as opened:
             return Header(opened.size, orientation_of(opened))
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {error}") from None
 
 
@@ -142,7 +143,7 @@ def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[
             elif is_link and not os.path.exists(entry.path):
                 others["a broken link"].append(parent / name)
             elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # a pipe would be waited for
-                others["no regular file"].append(parent / name)
+                others[NO_FILE].append(parent / name)
             elif (suffix := os.path.splitext(name)[1]).lower() in IMAGE_SUFFIXES:
                 images.append(parent / name)
             else:
@@ -186,8 +187,10 @@ def find_images(paths: str) -> dict[Path, Path]:
             if not below:
                 raise DataError(f"input={path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files |= {file: file.relative_to(path) for file in below}
-        elif path.exists():
+        elif path.is_file():
             files[path] = Path(path.name)
+        elif path.exists():
+            raise DataError(f"input={path}: {NO_FILE}")
         elif matches := sorted(Path(match) for match in glob.glob(str(path), recursive=True)):
             base = Path(os.path.commonpath([match.parent for match in matches]))
             files |= {match: match.relative_to(base) for match in matches if match.is_file()}

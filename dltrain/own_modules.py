@@ -7,7 +7,6 @@ somebody's data, hides nothing and is not run. A run records the content of the 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import re
@@ -15,6 +14,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
 from pathlib import Path
@@ -34,8 +34,12 @@ def own_folders() -> list[str]:
     """The current folder, that of the program if it is the user's, and where the config folders lie."""
     program = vars(sys.modules["__main__"]).get("__file__") if "__main__" in sys.modules else None
     folders = [os.getcwd(), *([os.path.dirname(os.path.abspath(program))] if program else [])]
-    folders += [os.path.dirname(folder) for folder in config_folders]
-    return [folder for folder in dict.fromkeys(folders) if not is_installed(f"{folder}{os.sep}")]
+    return not_installed((*folders, *map(os.path.dirname, config_folders)))
+
+
+@cache
+def not_installed(folders: tuple[str, ...]) -> list[str]:
+    return [folder for folder in dict.fromkeys(folders) if not is_installed(folder)]
 
 
 def is_installed(path: str) -> bool:
@@ -120,6 +124,8 @@ def hidden_files(package: str) -> list[str]:
 
 def digests(modules: Mapping[str, ModuleType] = sys.modules) -> dict[str, str]:
     """The sha256 of each own module's file, by its path below the current folder."""
+    import hashlib
+
     hashes = {}
     for name, module in [*modules.items()]:
         file = vars(module).get("__file__") if type(module) is ModuleType and name != "__main__" else None
@@ -132,8 +138,10 @@ class OwnModulesLast(MetaPathFinder):
     """Keeps libraries from importing what only the user's own folders have, and Hydra from plugins that lie there."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if path is not None:
+            return None
         own = own_folders()
-        if path is not None or not any(find_below([folder], name) != ("", None) for folder in own):
+        if all(find_below([folder], name) == ("", None) for folder in own):
             return None
         others = [entry for entry in sys.path if os.path.abspath(entry) not in own]
         spec = PathFinder.find_spec(name, others)

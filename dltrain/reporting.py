@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from traceback import FrameSummary
 from typing import NamedTuple, TextIO, cast
@@ -14,7 +14,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
-from dltrain.errors import MachineError, UserError, naming_full_disk
+from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError, naming_full_disk
+from dltrain.installation import describe_mismatch
 from dltrain.out_of_memory import shortage_of
 from dltrain.ranks import is_first_process
 from dltrain.run_dir import RunDir, write_text
@@ -24,6 +25,7 @@ from dltrain.stored_files import RESTORE
 # In the errors of gloo and NCCL about a process that does not answer or has ended.
 LOST = ("gloo", "NCCL", "Application timeout", "Timed out", "Connection closed by peer", "Connection reset by peer",
         "connection was reset", "client socket")
+FAULTS_SHOWN = 10
 
 
 class UnbreakableOutput:
@@ -87,6 +89,8 @@ def failure_of(error: BaseException, run_dir: RunDir) -> Failure:
     match error:
         case MachineError():  # whoever called it: no code is to blame
             return Failure(str(error), error.exit_code)
+        case FaultyData():
+            return Failure(f"{error}{list_faults(run_dir, error.faults)}", error.exit_code)
         case UserError():
             return Failure(str(error), error.exit_code, own_code.frame_of(error))
         case SystemExit():
@@ -97,6 +101,8 @@ def failure_of(error: BaseException, run_dir: RunDir) -> Failure:
         return Failure(shortage.message() + advice, MachineError.exit_code)
     if DEAD_WORKER in str(error):  # torch raises it wherever the main thread is
         return Failure(describe_dead_worker(error), MachineError.exit_code)
+    if message := describe_mismatch(error):
+        return Failure(message, MachineError.exit_code)
     frame = own_code.frame_of(error)
     return Failure(own_code.message_of(error), 1 if frame is None else own_code.EXIT_CODE, frame, frame is None)
 
@@ -121,6 +127,16 @@ def naming_stored_files(run_dir: RunDir) -> Iterator[None]:
         if not str(error.filename).startswith((str(run_dir), os.path.abspath(run_dir.path))):
             raise
         raise MachineError(f"cannot use {error.filename} of the run: {error.strerror}; move it away") from error
+
+
+def list_faults(run_dir: RunDir, faults: Sequence[str]) -> str:
+    """Lines for the terminal: the faults that the message leaves out, up to FAULTS_SHOWN. If there are more, all are
+    written into bad_data.txt."""
+    lines = faults[FAULTS_IN_LINE:FAULTS_SHOWN]
+    if len(faults) > FAULTS_SHOWN and run_dir.path.is_dir():
+        write_text(run_dir.path / "bad_data.txt", "\n".join(faults) + "\n")
+        lines = [*lines, f"all {len(faults)} are listed in {run_dir}/bad_data.txt"]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def print_failure(run_dir: RunDir, message: str, frame: FrameSummary | None = None, is_bug: bool = False) -> None:

@@ -149,7 +149,7 @@ class RunDir:
     def read_splits(self) -> dict[str, Any]:
         """splits.json, written by same_data.py; {} where it is missing."""
         file = self.path / "splits.json"
-        return stored_files.read_json(file) if file.is_file() else {}
+        return stored_files.read_splits(file)
 
     # results
 

@@ -6,11 +6,13 @@ splits.json without digests: they continue with the data that are there, and not
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltrain.errors import DataError, UserError
+from dltrain import stored_files
+from dltrain.errors import CheckpointError, DataError, UserError
 from dltrain.run_dir import RunDir, write_text
 
 if TYPE_CHECKING:
@@ -120,7 +122,9 @@ class Record(NamedTuple):
         """Without digests for runs of earlier versions."""
         kept = run_dir.read_splits()
         file = run_dir.path / "samples.tsv"
-        lines = file.read_text(encoding="utf-8").split("\n")[1:-1] if file.is_file() else []
+        lines = stored_files.read_text(file).split("\n")[1:-1] if os.path.lexists(file) else []
+        if fault := next((number for number, line in enumerate(lines, start=2) if line.count("\t") < 3), None):
+            raise CheckpointError(f"{file}: damaged (line {fault} is no sample); {stored_files.RESTORE}")
         return cls({split: kept[split] for split in SPLITS if "digest" in kept.get(split, {})}, lines,
                    kept.get("sizes", []))
 

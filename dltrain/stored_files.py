@@ -192,6 +192,20 @@ def read_vocabularies(file: Path) -> dict[str, list[str]]:
     return content
 
 
+def read_splits(file: Path) -> dict[str, Any]:
+    """What a run keeps of its splits; empty where there is no file. Raises CheckpointError."""
+    if not os.path.lexists(file):
+        return {}
+    content = read_json(file)
+    for key, value in content.items():
+        is_list_of_keys = type(value) is list and all(type(name) is str for name in value)
+        is_split = type(value) is dict and type(value.get("samples")) is int and type(value.get("digest")) in (
+            str, type(None))
+        if not (is_list_of_keys if key == "sizes" else is_split):
+            raise CheckpointError(f"{file}: damaged ('{key}'); {RESTORE}")
+    return content
+
+
 RESULT_TYPES = {"headline": (str,), "headline_mode": (str,), "best_epoch": (int,), "steps": (int,),
                 "seconds": (int, float)}
 

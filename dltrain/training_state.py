@@ -26,6 +26,9 @@ from dltrain.weights import load_weights
 
 # States of torch's optimizers that have a value for each weight
 PER_WEIGHT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg"}
+# Keys of their groups of weights that torch does not add where they are missing
+NEEDED = {"lr", "initial_lr", "momentum", "weight_decay", "dampening", "nesterov", "betas", "eps", "alpha",
+          "last_epoch", "base_lrs"}
 RESTORING = {"restore_training_state", "_restore_modules_and_callbacks"}  # in Lightning
 
 
@@ -98,6 +101,8 @@ def structure_fault(fresh: Any, saved: Any, place: str) -> str | None:
     if expected != actual:
         return f"{place} is a {type(saved).__name__} and must be a {type(fresh).__name__}"
     if type(fresh) is dict:
+        if lacking := sorted(NEEDED & fresh.keys() - saved.keys()):
+            return f"{place}.{lacking[0]} is missing"
         pairs = [(f"{place}.{key}", value, saved[key]) for key, value in fresh.items() if key in saved]
     elif type(fresh) in (list, tuple):
         if len(fresh) != len(saved):

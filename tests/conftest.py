@@ -20,7 +20,9 @@ from tests.command_line import run_command
 
 # 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
 TINY = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=3", "trainer=cpu",
-        "data._target_=tests.tiny.FewDigits", "trust=[tests]", "task.optimizer.lr=0.05"]
+        "data._target_=tests.tiny.FewDigits", "trust=tests", "task.optimizer.lr=0.05"]
+
+trust.trusted.add("tests")  # configs may name classes of the tests, wherever the current folder is
 
 # a model for each batch type
 MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
@@ -34,8 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configs may name classes of the tests wherever the current folder is; what one test trusts, the next one does
-    not."""
+    """What one test trusts, the next one does not."""
     monkeypatch.setattr(trust, "trusted", {"tests"})
     monkeypatch.setattr(own_modules, "config_folders", [])
     monkeypatch.setattr(own_modules, "run_folders", set())

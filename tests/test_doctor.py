@@ -77,6 +77,19 @@ def test_libraries_answer_and_a_torchvision_that_does_not_fit_is_named(tmp_path,
     assert "pip install --force-reinstall torch torchvision" in report.problems[0].remedy
 
 
+@pytest.mark.parametrize("place", ["dltrain.run.build_data", "dltrain.commands.show.run"])
+def test_a_torchvision_that_does_not_fit_is_one_line_in_every_command(place, dltrain, monkeypatch):
+    def missing(*_):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(place, missing)
+    code, _, err = dltrain(*([] if "build_data" in place else ["show"]))
+    assert code == 6
+    assert err.startswith("dltrain: error: torch ")
+    assert "do not fit (operator torchvision::nms does not exist); install both from one source" in err
+    assert err.count("\n") == 1
+
+
 def test_libraries_that_crash_or_hang_are_named(report):
     software.interpret(report, -11, "", "")
     software.interpret(report, 1, "", "Traceback\nImportError: libc10.so: cannot open\n")

@@ -1,11 +1,9 @@
 """Running text: from files, Python's own, Shakespeare's; characters to streams and batches; what is refused."""
 
 import hashlib
-import http.server
 import itertools
 import os
 import re
-import threading
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -238,74 +236,6 @@ def test_shakespeare_is_checked_by_its_checksum(tmp_path, monkeypatch):
     assert splits["test"] == splits["val"]
     with pytest.raises(DataError, match=r"put https://.*data=stdlib needs no download"):
         Shakespeare(root=str(tmp_path / "no"), download=False, window=5, batch_size=2).texts()
-
-
-class LocalServer(http.server.HTTPServer):
-    """Serves `content`; closes the connection after half of it for the first `num_cut` requests."""
-
-    content = (SENTENCE * 2000).encode()[:100_000]
-    num_cut = num_requests = 0
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: LocalServer
-
-    def do_GET(self):
-        content = self.server.content
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.server.num_requests += 1
-        is_cut = self.server.num_requests <= self.server.num_cut
-        self.wfile.write(content[: len(content) // 2] if is_cut else content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    with LocalServer(("127.0.0.1", 0), Handler) as local:
-        thread = threading.Thread(target=local.serve_forever, args=(0.01,))
-        thread.start()
-        yield local
-        local.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def download_shakespeare(server, monkeypatch, tmp_path):
-    """download_shakespeare() -> the texts of the data set, downloaded from the local server."""
-    monkeypatch.setattr(text_files, "SHAKESPEARE", f"http://127.0.0.1:{server.server_port}/shakespeare.txt")
-    monkeypatch.setattr(text_files, "SHAKESPEARE_BYTES", len(server.content))
-    monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", hashlib.sha256(server.content).hexdigest())
-    return Shakespeare(root=str(tmp_path / "to"), download=True, window=5, batch_size=2).texts
-
-
-def test_an_interrupted_download_is_tried_three_times(server, download_shakespeare, tmp_path, capsys):
-    server.num_cut = 2
-    assert {split: len(text) for split, text in download_shakespeare().items()} == {
-        "train": 90_000, "val": 10_000, "test": 10_000}
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"downloading {tmp_path}/to/shakespeare.txt"
-    assert [line.partition("txt: ")[2] for line in lines[1:]] == [
-        "incomplete (50000 of 100000 bytes), retry 2/3", "incomplete (50000 of 100000 bytes), retry 3/3"]
-    assert [file.name for file in (tmp_path / "to").iterdir()] == ["shakespeare.txt"]
-    download_shakespeare()
-    assert server.num_requests == 3, "a file that is there is not downloaded again"
-
-
-def test_a_failed_download_is_one_line_and_leaves_nothing(server, download_shakespeare, tmp_path, monkeypatch):
-    server.num_cut = 9
-    with pytest.raises(DataError, match=r"cannot be downloaded \(incomplete \(50000 of 100000 bytes\)\): put http"):
-        download_shakespeare()
-    server.num_cut, server.content = 0, server.content[::-1]
-    with pytest.raises(DataError, match=r"cannot be downloaded \(100,000 bytes with sha256 .*, must be"):
-        download_shakespeare()
-    monkeypatch.setattr(text_files, "SHAKESPEARE", "http://127.0.0.1:9/nothing")
-    with pytest.raises(DataError, match=r"cannot be downloaded .*refused.*: put http.*data=stdlib needs no download"):
-        download_shakespeare()
-    assert list((tmp_path / "to").iterdir()) == []
 
 
 def test_several_devices_are_refused():

@@ -186,51 +186,12 @@ def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
     assert "2 of 2 jobs done" in out
 
 
-def test_a_failing_job_is_reported_at_once_and_the_others_run(dltrain, tmp_path):
-    code, out, err = dltrain("-m", "model.block=bottleneck,basic", "model.depth=14", "trainer=smoke", "recipe=none")
-    assert code == 7
-    assert err.count("dltrain: error: ") == 1
-    assert "depth must be 9n + 2 for bottleneck blocks, but is 14" in err
-    assert "1 of 2 jobs done" in out
-    rows = table(next((tmp_path / "outputs/sweeps").iterdir()) / "results.csv")
-    assert [row["state"].partition(":")[0] for row in rows] == ["done", "failed"]
-
-
 def test_a_folder_with_other_files_is_not_removed(dltrain, tmp_path):
     (tmp_path / "outputs/photos").mkdir(parents=True)
     (tmp_path / "outputs/photos/a.txt").write_text("mine")
     code, _, _ = dltrain("name=photos", "data=cifar10", "data.download=false")
     assert code == 3
     assert (tmp_path / "outputs/photos/a.txt").read_text() == "mine"
-
-
-def test_a_signal_ends_a_sweep_with_a_table(dltrain, tmp_path, monkeypatch):
-    from dltrain import run
-    from dltrain.errors import InterruptedRun
-
-    real = run.train
-
-    def stopped(config, run_dir, comments):
-        if config.seed == 1:
-            raise InterruptedRun(2, "SIGINT: saved")
-        return real(config, run_dir, comments)
-
-    monkeypatch.setattr(run, "train", stopped)
-    code, out, err = dltrain("-m", "seed=0,1,2", "trainer=smoke", "recipe=none", "name=s")
-    assert code == 130
-    assert err == "dltrain: SIGINT: saved\n"
-    assert "1 of 2 jobs done" in out
-    assert not (tmp_path / "outputs/s/2-resnet20-on-digits").exists()
-
-
-def test_named_sweep_again_skips_what_is_done(dltrain, tmp_path):
-    words = ("-m", "name=s", "seed=0,1", "model.depth=8", "trainer=smoke", "recipe=none")
-    dltrain(*words)
-    (tmp_path / "outputs/s/1-resnet20-on-digits/result.json").unlink()
-    code, out, _ = dltrain(*words)
-    assert code == 0
-    assert out.count("is finished") == 1
-    assert "2 of 2 jobs done" in out
 
 
 def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path):
@@ -259,23 +220,6 @@ def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path):
 
     sweeps.finish(tmp_path / "outputs/s", "s")
     assert [row["val/accuracy"] for row in table(tmp_path / "outputs/s/results.csv")] == ["0.9000", "0.8000"]
-
-
-def test_code_that_exits_does_not_end_a_sweep(dltrain, tmp_path, monkeypatch):
-    from dltrain import run
-
-    real = run.train
-
-    def leave(config, run_dir, comments):
-        if config.seed == 0:
-            sys.exit(3)
-        return real(config, run_dir, comments)
-
-    monkeypatch.setattr(run, "train", leave)
-    code, out, err = dltrain("-m", "seed=0,1", "model.depth=8", "trainer=smoke", "recipe=none")
-    assert code == 7
-    assert "ended the program with exit code 3" in err
-    assert "1 of 2 jobs done" in out
 
 
 def test_experiment_may_be_a_sweep(dltrain, tmp_path):

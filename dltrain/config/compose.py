@@ -68,12 +68,11 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     composed = compose_unchecked(words, config_dir, multirun)
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
-    place_of = partial(checks.set_by, places=composed.places, overrides=composed.overrides)
-    allowed.refuse_config(composed.config, place_of)
     checks.check_recipe(composed.config, composed.chosen, composed.places)
     if OmegaConf.select(composed.config, "model") is not None:
         pretrained.copy_architecture(composed.config)
-        allowed.refuse_config(composed.config, place_of)
+    place_of = partial(checks.set_by, places=composed.places, overrides=composed.overrides)
+    allowed.refuse_config(composed.config, place_of)
     return composed
 
 

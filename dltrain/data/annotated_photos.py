@@ -25,7 +25,7 @@ def find_annotated_photos(root: Path) -> tuple[dict[str, list[AnnotatedPhoto]], 
     without a photo, and where it is not clear which photo or which split is meant."""
     images, others = scan_images(root)
     annotations = sorted(path for paths in others.values() for path in paths
-                         if path.suffix.lower() == ".xml" and path.exists())
+                         if path.suffix.lower() == ".xml" and path.is_file())
     left_out: LeftOut = {reason: [path for path in paths if path not in annotations and path != root / "classes.txt"]
                          for reason, paths in others.items()}
     folders = {path: name_of_split(path, root) for path in [*images, *annotations]}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhoto, group_by_photo
 from dltrain.data.datamodule import SPLITS
+from dltrain.data.faults import refuse
 from dltrain.data.images import resolve_below
 from dltrain.data.splits import split_randomly
 from dltrain.data.texts import read_lines, read_text
@@ -96,12 +97,13 @@ class CaptionLines(CaptionedPhotos):
     The test split and val are held out of all photos."""
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
-        lines = []
+        lines, faults = [], []
         for number, line in read_lines(root):
             name, tab, text = line.partition("\t")
             if not tab:
-                raise DataError(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
+                faults.append(f"{root}:{number}: must be path<TAB>caption, but is {line[:40]!r}")
             lines.append(CaptionLine(f"{root}:{number}", root.parent / name.strip(), text))
+        refuse(faults, f"{len(faults)} of {len(lines)} lines have no caption")
         return split_unlisted(group_by_photo(lines), self.test_share)
 
 
@@ -116,6 +118,6 @@ def split_unlisted(captions: CaptionsByPhoto, test_share: float | None) -> dict[
 
 def find_first(root: Path, names: tuple[str, ...]) -> Path:
     for name in names:
-        if (root / name).exists():
+        if (root / name).is_file() or (root / name).is_dir():
             return root / name
     raise DataError(f"data.root={root}: must have {' or '.join(names)}")

@@ -18,12 +18,13 @@ from dltrain.batches import END, START, UNKNOWN, CaptionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
+from dltrain.data.faults import refuse
 from dltrain.data.images import copy_images, read_image
 from dltrain.data.listing import digest_of
 from dltrain.data.sequences import Tokenizer, count_unknown, index_symbols, pad_sequences
 from dltrain.data.splits import hold_out_missing
 from dltrain.data.texts import read_word_vectors
-from dltrain.errors import DataError
+from dltrain.errors import FaultyData
 from dltrain.image_files import ImageSource, exists, no_image
 
 HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
@@ -163,9 +164,9 @@ def group_by_photo(lines: Iterable[CaptionLine]) -> CaptionsByPhoto:
     """Groups the captions by photo. Raises DataError for a photo that does not exist."""
     captions: CaptionsByPhoto = {}
     for line in lines:
-        if line.image not in captions and not exists(line.image):
-            raise DataError(f"{line.place}: {no_image(line.image)}")
         captions.setdefault(line.image, []).append(line)
+    missing = [f"{first.place}: {no_image(image)}" for image, (first, *_) in captions.items() if not exists(image)]
+    refuse(missing, f"{len(missing)} of {len(captions)} photos are missing")
     return captions
 
 
@@ -193,6 +194,7 @@ class CaptionedPhotos(CaptionedImages):
         self.root, self.num_workers, self.decoding = root, num_workers, decoding
         self.val_share, self.test_share = val_share, test_share
         self.bad_captions, self.num_dropped = bad_captions, 0
+        self.faults: list[str] = []  # of captions, with bad_captions=refuse
         self.paths: dict[str, list[Path]] = {}
 
     def find_captions(self, root: Path) -> dict[str, CaptionsByPhoto]:
@@ -217,6 +219,9 @@ class CaptionedPhotos(CaptionedImages):
             self.list_photos(split, self.root, [
                 (path, f"{len(captions)} captions {digest_of(captions)}")
                 for path, captions in zip(self.paths[split], texts[split], strict=True)])
+        if self.faults:
+            raise FaultyData("" if len(self.faults) == 1 else f"{len(self.faults)} captions are bad", self.faults,
+                             "data.bad_captions=drop leaves such captions out")
         return texts
 
     def drop_duplicates(self, lines: list[CaptionLine]) -> list[CaptionLine]:
@@ -243,8 +248,9 @@ class CaptionedPhotos(CaptionedImages):
         return kept
 
     def refuse_or_count(self, line: CaptionLine, fault: str) -> None:
+        """Notes a fault, with bad_captions=refuse; `captions_by_split` raises all of them."""
         if self.bad_captions == "refuse":
-            raise DataError(f"{line.place}: {fault}; data.bad_captions=drop leaves such captions out")
+            self.faults.append(f"{line.place}: {fault}")
         self.num_dropped += 1
 
     def describe(self) -> str:

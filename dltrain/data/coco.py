@@ -16,6 +16,7 @@ from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhot
 from dltrain.data.coco_json import ID, Annotations, Entry, find_places, shorten
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
+from dltrain.data.faults import refuse
 from dltrain.errors import DataError
 from dltrain.image_files import Header, exists, no_image, read_header, readable
 
@@ -100,9 +101,9 @@ class CocoBoxes(PhotosWithBoxes):
         classes = {name: label for label, name in enumerate(self.class_names)}
         labels = {entry["id"]: classes[name] for entry in file.entries("categories")
                   if (name := category_name(file, entry)) in classes}
-        for entry in file.entries("images"):
-            if not exists(paths[entry["id"]]):
-                raise DataError(f"{file.place(entry, 'images')}: {no_image(paths[entry['id']])}")
+        missing = [f"{file.place(entry, 'images')}: {no_image(path)}" for entry in file.entries("images")
+                   if not exists(path := paths[entry["id"]])]
+        refuse(missing, f"{len(missing)} of {len(paths)} photos are missing")
         return [PhotoFile(paths[entry["id"]], partial(self.read_photo, file, entry, paths[entry["id"]],
                                                       by_image[entry["id"]], labels))
                 for entry in file.entries("images")]

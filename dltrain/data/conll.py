@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import require_root
+from dltrain.data.faults import refuse
 from dltrain.data.sequences import SequenceKeys, Tokenizer, word_vocabulary
 from dltrain.data.splits import hold_out_of_texts
 from dltrain.data.tagging import TaggedSequences, TaggedSymbols
@@ -42,7 +43,7 @@ class Conll(TaggedSequences):
 
     def read_sentences(self, file: Path) -> list[TaggedSymbols]:
         sentences: list[TaggedSymbols] = []
-        words, tags = list[str](), list[str]()
+        words, tags, faults = list[str](), list[str](), list[str]()
         for number, line in enumerate([*read_text(file, self.encoding).split("\n"), ""], start=1):
             if not line.strip():
                 if words:
@@ -54,10 +55,12 @@ class Conll(TaggedSequences):
             if columns[0] == "-DOCSTART-" or (has_numbers and NO_WORD.match(columns[0])):
                 continue
             if max(self.columns) > len(columns):
-                raise DataError(f"{file}:{number}: must have {max(self.columns)} columns, but has {len(columns)}")
+                faults.append(f"{file}:{number}: must have {max(self.columns)} columns, but has {len(columns)}")
+                continue
             word, tag = (columns[column - 1].strip() for column in self.columns)
             words.append(word)
             tags.append(tag)
+        refuse(faults, f"{file}: {len(faults)} lines have too few columns")
         return sentences
 
     def build_vocabulary(self, samples: list[TaggedSymbols]) -> list[str]:

@@ -21,11 +21,11 @@ from rich.progress import track
 
 from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.data.datamodule import SPLITS, DataModule
-from dltrain.data.images import join_faults, to_8_bits
+from dltrain.data.images import to_8_bits
 from dltrain.data.loader import Waiting
 from dltrain.data.threads import ReadingThreads, reading
-from dltrain.errors import DataError
-from dltrain.image_files import has_damaged_exif
+from dltrain.errors import DataError, FaultyData
+from dltrain.image_files import NO_FILE, has_damaged_exif
 
 DRAFT_PX = 64  # a JPEG is decoded at about this size: all of the file is read, in a fraction of the time
 SampleT = TypeVar("SampleT")
@@ -48,8 +48,8 @@ def settle_photos(data: DataModule, splits: dict[str, list[SampleT]], path_of: C
     paths = list(dict.fromkeys(path_of(sample) for split in SPLITS for sample in splits[split]))
     records, faults = inspect_photos(paths, data.timeout_seconds)
     if faults and data.on_bad == "stop":
-        raise DataError(f"{len(faults)} of {len(paths)} images cannot be read: {join_faults([*faults.values()])}; "
-                        "data.on_bad=skip leaves them out")
+        raise FaultyData(f"{len(faults)} of {len(paths)} images cannot be read", [*faults.values()],
+                         "data.on_bad=skip leaves them out")
     data.leave_out("a photo that cannot be read", faults.values())
     data.photo_digests = {path: record.digest[:16] for path, record in records.items()}
     data.damaged_exif = [str(path) for path, record in records.items() if record.damaged_exif]
@@ -95,6 +95,8 @@ def inspect(path: Path) -> tuple[Record | None, str]:
     """What is known of a photo, or what is wrong with it."""
     stamp = stamp_or_zeros(path)
     try:
+        if path.exists() and not path.is_file():
+            return None, NO_FILE
         raw = path.read_bytes()
         if not raw:
             return None, "empty"

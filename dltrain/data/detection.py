@@ -16,6 +16,7 @@ from dltrain.batches import DetectionBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
+from dltrain.data.faults import read_each
 from dltrain.data.images import copy_images, read_central_squares, read_image
 from dltrain.data.listing import digest_of
 from dltrain.data.splits import hold_out_missing
@@ -131,7 +132,10 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
         self.held_out = hold_out_missing(files, {"test": self.test_share, "val": self.val_share}, "photos",
                                          {"test": ("test", "boxes"), "val": ("voc",)})
         files = settle_photos(self, files, attrgetter("image"))
-        self.photos = {split: [file.read() for file in files[split]] for split in SPLITS}
+        places = [(split, file) for split in SPLITS for file in files[split]]
+        photos = read_each(places, lambda place: place[1].read(), "photos")
+        self.photos = {split: [photo for (owner, _), photo in zip(places, photos, strict=True) if owner == split]
+                       for split in SPLITS}
         for split, photos in self.photos.items():
             self.list_photos(split, self.root, [(photo.image, photo.describe_objects()) for photo in photos])
 

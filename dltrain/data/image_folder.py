@@ -20,6 +20,7 @@ from dltrain.data.classification import ImageKeys, LabelledImages
 from dltrain.data.datamodule import SEE_CONFUSION, SPLITS, check_num_classes, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
+from dltrain.data.faults import refuse
 from dltrain.data.images import read_image
 from dltrain.data.splits import find_split_folders, hold_out
 from dltrain.errors import DataError
@@ -87,11 +88,11 @@ class ImageFolder(LabelledImages):
             faults = [f"classes that train does not have: {', '.join(extra)}"] if extra else []
             faults += [f"no folder for: {', '.join(missing)}"] if missing else []
             raise DataError(f"{folder}: {'; '.join(faults)}")
-        by_class = []
-        for name in names:
-            by_class.append(self.images_in(folder / name))
-            if not by_class[-1]:
-                raise DataError(f"{folder / name}: no images in this class ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        by_class = [self.images_in(folder / name) for name in names]
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        empty = [f"{folder / name}: no images in this class ({suffixes})"
+                 for name, images in zip(names, by_class, strict=True) if not images]
+        refuse(empty, f"{len(empty)} of {len(names)} classes are empty")
         return by_class
 
     def describe(self) -> str:

@@ -103,12 +103,6 @@ def resolve_below(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def join_faults(faults: list[str]) -> str:
-    """Joins the first three and says how many more there are."""
-    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-    return "; ".join(faults[:3]) + more
-
-
 def write_images(images: Iterable[Tensor], folder: Path) -> str:
     """Writes each (C, H, W) uint8 as 00.png, 01.png, ... Returns the argument of `predict` that reads them."""
     for index, image in enumerate(images):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import require_root
+from dltrain.data.faults import refuse
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
 from dltrain.data.splits import SPLIT_NAMES, hold_out_of_texts, split_randomly
@@ -61,15 +62,16 @@ class LabelledTextFiles(LabelledTexts):
 
     def read_labelled_lines(self, file: Path) -> list[TextAndLabel]:
         """Raises DataError for a line without a label, and for a file in which the labels stand behind the texts."""
-        samples = []
+        samples, faults = [], []
         for number, line in read_lines(file, self.encoding):
             if number == 1 and line.strip().lower() in HEADERS:
                 self.leave_out("a header", [f"{file}:1"])
                 continue
             label, tab, text = line.partition("\t")
             if not tab or not label.strip() or not text.strip():
-                raise DataError(f"{file}:{number}: must be label<TAB>text, but is {line.strip()[:40]!r}")
+                faults.append(f"{file}:{number}: must be label<TAB>text, but is {line.strip()[:40]!r}")
             samples.append((text.strip(), label.strip()))
+        refuse(faults, f"{file}: {len(faults)} of {len(samples)} lines have no label or no text")
         texts, labels = ({*column} for column in zip(*samples, strict=True)) if samples else (set(), set())
         if len(samples) >= 20 and len(labels) > len(samples) / 2 and len(texts) < len(samples) / 10:
             raise DataError(f"{file}: has {len(labels)} labels and {len(texts)} texts in {len(samples)} lines; a line "

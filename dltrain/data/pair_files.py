@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from dltrain.data.datamodule import require_root
+from dltrain.data.faults import refuse
 from dltrain.data.splits import hold_out_of_texts, split_randomly
 from dltrain.data.texts import find_split_files, other_files, read_lines, read_text
 from dltrain.data.translation import PairKeys, TextPair, TextPairs
@@ -52,13 +53,14 @@ class PairFiles(TextPairs):
         return splits
 
     def read_pairs(self, file: Path) -> list[TextPair]:
-        pairs = []
+        pairs, faults = [], []
         for number, line in read_lines(file, self.encoding):
             sides = [side.strip() for side in line.split("\t")]
             if len(sides) != 2 or not all(sides):
-                raise DataError(f"{file}:{number}: must be source<TAB>target, but has {len([s for s in sides if s])} "
-                                f"side(s): {line.strip()[:40]!r}")
-            pairs.append((sides[0], sides[1]))
+                faults.append(f"{file}:{number}: must be source<TAB>target, but has {len([s for s in sides if s])} "
+                              f"side(s): {line.strip()[:40]!r}")
+            pairs.append((sides[0], sides[-1]))
+        refuse(faults, f"{file}: {len(faults)} of {len(pairs)} lines are no pairs")
         return pairs
 
     def read_parallel(self, source_file: Path, target_file: Path) -> list[TextPair]:

@@ -28,10 +28,10 @@ from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
-from dltrain.data.images import copy_images, join_faults, read_central_squares, read_image
+from dltrain.data.images import copy_images, read_central_squares, read_image
 from dltrain.data.splits import hold_out_missing
-from dltrain.errors import DataError
-from dltrain.image_files import ImageSource, read_header
+from dltrain.errors import DataError, FaultyData
+from dltrain.image_files import NO_FILE, ImageSource, read_header
 
 Table = npt.NDArray[np.uint8]  # (256,): the class of each value of a pixel, IGNORED_PIXEL or UNKNOWN_VALUE
 UNKNOWN_VALUE = 254
@@ -130,7 +130,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
     def check_pairs(self, pairs: list[MaskPair]
                     ) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]], list[str]]:
         """Returns the size (height, width) at which each pair is read, and how often each value occurs in its mask,
-        and a digest of the mask. Raises DataError with the first three bad ones."""
+        and a digest of the mask. Raises DataError with the bad ones."""
         sizes, counts, digests, faults = [], [], [], []
         with ThreadPoolExecutor(8) as pool:
             for size, count, digest, fault in track(pool.map(self.check_pair, pairs), f"checking {len(pairs)} masks",
@@ -140,7 +140,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
                 digests.append(digest)
                 faults += [fault] if fault else []
         if faults:
-            raise DataError(f"{len(faults)} of {len(pairs)} masks do not fit: {join_faults(faults)}")
+            raise FaultyData(f"{len(faults)} of {len(pairs)} masks do not fit", faults)
         return sizes, counts, digests
 
     def check_pair(self, pair: MaskPair) -> tuple[tuple[int, int], npt.NDArray[np.int64], str, str]:
@@ -244,6 +244,8 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
     """Reads a mask as (H, W) uint8: the value of each pixel, in an image with a palette its place in the palette.
     Raises DataError."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: {NO_FILE}")
         with Image.open(path) as opened:
             if opened.mode not in ("L", "P", "1"):
                 raise DataError(f"{path}: a mask must have one value of 8 bits per pixel (grey or palette), but is "
@@ -251,5 +253,5 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
             return np.asarray(opened).astype(np.uint8)
     except FileNotFoundError:
         raise DataError(f"no mask {path}") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {str(error) or type(error).__name__}") from None

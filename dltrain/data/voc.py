@@ -19,10 +19,11 @@ from dltrain.data.annotated_photos import AnnotatedPhoto, find_annotated_photos
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
 from dltrain.data.download import download_dataset
+from dltrain.data.faults import read_each
 from dltrain.data.segmentation import MaskKeys, MaskPair, PhotosWithMasks
 from dltrain.data.texts import read_lines, read_names
 from dltrain.errors import DataError
-from dltrain.image_files import by_stem, exists, no_image_called, read_header, readable
+from dltrain.image_files import NO_FILE, by_stem, exists, no_image_called, read_header, readable
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LAYOUT = "Annotations, JPEGImages and ImageSets/Main, or photos with an xml each"
@@ -63,11 +64,8 @@ class VocBoxes(PhotosWithBoxes):
         root = self.find_root()
         is_listed = (root / "ImageSets/Main").is_dir()
         splits = self.read_lists(root) if is_listed else self.read_folders(root)
-        trees = {photo: read_xml(photo.annotation) for split in SPLITS for photo in splits[split]}
-        for photo in trees:
-            if not exists(photo.image):
-                name = photo.annotation.stem
-                raise DataError(f"{photo.annotation}: {no_image_called(name, photo.image.parent, '.jpg')}")
+        photos = [photo for split in SPLITS for photo in splits[split]]
+        trees = dict(zip(photos, read_each(photos, read_annotation, "photos"), strict=True))
         classes_file = root / "classes.txt"
         if classes_file.is_file():
             self.set_class_names([line.strip() for _, line in read_lines(classes_file)])
@@ -206,9 +204,20 @@ def fetch(dataset: str, root: Path, year: str, image_set: str, may_download: boo
     download_dataset(construct, f"VOC{year}", root, instruction, may_download)
 
 
+def read_annotation(photo: AnnotatedPhoto) -> Element:
+    """The root element of its xml. Raises DataError, also where there is no such photo."""
+    tree = read_xml(photo.annotation)
+    if not exists(photo.image):
+        name = no_image_called(photo.annotation.stem, photo.image.parent, ".jpg")
+        raise DataError(f"{photo.annotation}: {name}")
+    return tree
+
+
 def read_xml(file: Path) -> Element:
     """Reads the root element. Raises DataError with the line."""
     try:
+        if file.exists() and not file.is_file():
+            raise DataError(f"{readable(str(file))}: {NO_FILE}")
         raw = file.read_bytes()
     except OSError as error:
         raise DataError(f"{readable(str(file))}: {error.strerror}") from None

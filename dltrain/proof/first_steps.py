@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dltrain import checkpoints
 from dltrain.digests import FIRST_STEPS_FILE
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
 from dltrain.run_dir import RunDir
-from dltrain.same_config import differences
 
 NOT_COMPARED = {"host", "system", "git_commit"}  # of environment.json: they are no reason by themselves
 UNEXPLAINED = 1  # exit code
@@ -107,22 +105,6 @@ def compare_readings(then: RunDir, now: RunDir, last_step: int, equal: list[str]
     if count:
         equal.append(f"{format_count(count, 'reading')} of metrics.csv")
     return ""
-
-
-def reasons_of(run_dir: RunDir, now: Path, changed_data: list[str]) -> dict[str, list[str]]:
-    """What differs around the run, by its kind, from what its folder knows. `now`: the folder of the rerun."""
-    return {"config": changed_config(run_dir), "data": changed_data,
-            "environment": changed_environment(run_dir.path, now), "code": changed_code(run_dir.path, now)}
-
-
-def changed_config(run_dir: RunDir) -> list[str]:
-    """Keys of config.yaml that are not as in the newest checkpoint, where an edit does not reach them."""
-    last = run_dir.checkpoint("last")
-    if checkpoints.find_fault(last) is not None:
-        return []
-    then = checkpoints.load(last)["dltrain"]["config"]
-    changes = differences(then, run_dir.read_config())
-    return [f"{change.key} ({change.then} then, {change.now} now)" for change in changes if not change.is_free]
 
 
 def changed_code(then: Path, now: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import cast
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints, same_data
+from dltrain import checkpoints, same_config, same_data
 from dltrain.build import build_data, build_task, build_trainer
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
@@ -27,7 +27,7 @@ from dltrain.devices import device_name, place_on_gpu, set_up_device
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS
 from dltrain.errors import DivergedError, UserError
 from dltrain.memory import keep_freed_memory
-from dltrain.proof.first_steps import Verdict, compare_steps, read_record, reasons_of
+from dltrain.proof.first_steps import Verdict, changed_code, changed_environment, compare_steps, read_record
 from dltrain.proof.replay import Replay, StepWatch
 from dltrain.proof.stopping import EnoughSteps, StopAfter
 from dltrain.ranks import is_first_process
@@ -55,7 +55,20 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
         if not equal and not parted:
             raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
                             f"reading is at step {rows[0]['step']}")
-        return Verdict(equal, parted, reasons_of(run_dir, Path(folder), changed_data(run_dir, data)))
+        reasons = {"config": changed_config(run_dir), "data": changed_data(run_dir, data),
+                   "environment": changed_environment(run_dir.path, Path(folder)),
+                   "code": changed_code(run_dir.path, Path(folder))}
+        return Verdict(equal, parted, reasons)
+
+
+def changed_config(run_dir: RunDir) -> list[str]:
+    """Keys of config.yaml that are not as in the newest checkpoint, where an edit does not reach them."""
+    last = run_dir.checkpoint("last")
+    if checkpoints.find_fault(last) is not None:
+        return []
+    then = checkpoints.load(last)["dltrain"]["config"]
+    changes = same_config.differences(then, run_dir.read_config())
+    return [f"{change.key} ({change.then} then, {change.now} now)" for change in changes if not change.is_free]
 
 
 def changed_data(run_dir: RunDir, data: DataModule) -> list[str]:

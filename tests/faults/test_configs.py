@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 
 from dltrain import build, own_modules, run, trust
 from dltrain.commands.stored import load_config
-from dltrain.config import allowed, interpolations, yaml_text
+from dltrain.config import allowed, checks, groups, interpolations, yaml_text
 from dltrain.config.compose import compose, to_plain
 from dltrain.config.groups import CONFIGS
-from dltrain.errors import UserError
+from dltrain.errors import DataError, InterruptedRun, UserError
 from dltrain.run_dir import RunDir
-from tests.conftest import TINY
+from tests.conftest import MODELS, TINY
 from tests.faults import hostile
 
 SEED = 29
@@ -122,10 +122,12 @@ def test_row_29_b_yaml_bombs_are_refused_by_size(canary):
         row_29_b(f"version: 0.2.0\n{text}", canary)
 
 
-def test_row_29_b_control(canary, monkeypatch):
-    monkeypatch.setattr(yaml_text, "refuse_text", lambda *_: None)
+def test_row_29_b_control(canary, plain, monkeypatch):
+    twice = f"{yaml.safe_dump(plain)}seed: 2\n"
+    row_29_b(twice, canary)
+    monkeypatch.setattr("dltrain.stored_files.refuse_text", lambda *_: None)
     with pytest.raises(AssertionError):
-        row_29_b("version: 0.2.0\nseed: 1\nseed: 2\n", canary)
+        row_29_b(twice, canary)
 
 
 def experiment(text: str) -> str:
@@ -252,6 +254,124 @@ def test_row_29_f_control(dltrain, monkeypatch, without_figures):
         monkeypatch.setattr(f"{module}.to_plain", lambda config: OmegaConf.to_container(config, resolve=True))
     with pytest.raises(AssertionError):
         row_29_f(dltrain)
+
+
+def row_25(words: list[str], message: str) -> None:
+    try:
+        compose(words)
+        answer = ""
+    except UserError as error:
+        answer = str(error)
+    assert message in answer
+    assert "\n" not in answer
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["model=rsnet56"], "unknown model 'rsnet56'; did you mean 'resnet56'?"),
+    (["task.optimizer.lrr=1"], "unknown key 'task.optimizer.lrr'; did you mean 'task.optimizer.lr'?"),
+    (["model.depth=abc"], "model.depth='abc': must be an integer"),
+    (["data.batch_size=0"], "data.batch_size=0: must be an integer >= 1"),
+    (["name=../x"], "must stay below output_dir"),
+    (["name=/x"], "must be letters, digits"), (["name=a\tb"], "must be letters, digits")])
+def test_row_25_a_wrong_word_is_answered(words, message):
+    """An unknown choice or key, or a value of another type or out of range, is answered in one line with the nearest
+    name or the rule, before torch is imported."""
+    row_25(words, message)
+
+
+def test_row_25_control(monkeypatch):
+    monkeypatch.setattr(checks, "check_values", lambda *_: None)
+    with pytest.raises(AssertionError):
+        row_25(["data.batch_size=0"], "must be an integer >= 1")
+
+
+def row_26() -> None:
+    data = {name: groups.batch_type_of_data(name) for name in groups.names("data")}
+    refused = 0
+    for needed, model in MODELS.items():
+        assert groups.batch_type_of_model(model) == needed
+        for name, yielded in data.items():
+            config = OmegaConf.create({"task": {"batch_type": needed}, "data": {"batch_type": yielded}})
+            if needed == yielded:
+                checks.check_pair(config, {"model": model, "data": name}, [])
+                continue
+            with pytest.raises(UserError, match=f"^model={model} trains on {needed}, but data={name} yields"):
+                checks.check_pair(config, {"model": model, "data": name}, [])
+            refused += 1
+    assert refused > len(data)
+
+
+def test_row_26_pairs_that_do_not_fit_are_refused():
+    """A model and data of another kind are refused with the data that fit: a model of each kind, with all data."""
+    row_26()
+
+
+def test_row_26_control(monkeypatch):
+    monkeypatch.setattr(checks, "check_pair", lambda *_: None)
+    with pytest.raises(pytest.fail.Exception):
+        row_26()
+
+
+def row_27(dltrain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = run.train
+
+    def fail(config, run_dir, comments):
+        if config.seed == 0:
+            sys.exit(3)
+        if config.seed == 1:
+            raise DataError("photos/17.jpg: truncated")
+        return real(config, run_dir, comments)
+
+    monkeypatch.setattr(run, "train", fail)
+    code, out, err = dltrain("-m", "seed=0,1,2", "model.depth=8", "trainer=smoke", "recipe=none")
+    assert code == 7
+    assert [line for line in err.splitlines() if line.startswith("dltrain: error: ")] == [
+        "dltrain: error: the code ended the program with exit code 3", "dltrain: error: photos/17.jpg: truncated"]
+    assert "1 of 3 jobs done" in out
+
+
+def test_row_27_a_failed_job_does_not_end_a_sweep(dltrain, monkeypatch, without_figures):
+    """A job of a sweep that fails, or ends the program, is reported at once; the others run, and the exit code is 7."""
+    row_27(dltrain, monkeypatch)
+
+
+def test_row_27_control(dltrain, monkeypatch):
+    monkeypatch.setattr("dltrain.reporting.report", lambda run_dir, work: work() or 0)
+    with pytest.raises(SystemExit):
+        row_27(dltrain, monkeypatch)
+
+
+def row_28(dltrain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-m", "seed=0,1,2", "model.depth=8", "trainer=smoke", "recipe=none", "name=s")
+    real = run.train
+
+    def stop(config, run_dir, comments):
+        if config.seed == 1:
+            raise InterruptedRun(2, "SIGINT: saved")
+        return real(config, run_dir, comments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train", stop)
+        code, out, err = dltrain(*words)
+    assert (code, err) == (130, "dltrain: SIGINT: saved\n")
+    assert "1 of 2 jobs done" in out
+    assert not Path("outputs/s/2-resnet20-on-digits").exists()
+    code, out, _ = dltrain(*words)
+    assert code == 0
+    assert "3 of 3 jobs done" in out
+    assert out.count("is finished") == 1
+
+
+def test_row_28_a_stopped_sweep_continues(dltrain, monkeypatch, without_figures):
+    """A signal ends a sweep with a table of what is done; the same command skips the finished jobs and runs the
+    others."""
+    row_28(dltrain, monkeypatch)
+
+
+def test_row_28_control(dltrain, monkeypatch, without_figures):
+    monkeypatch.setattr("dltrain.reporting.report", lambda run_dir, work: 0)  # whatever ends a job, the next one starts
+    with pytest.raises(AssertionError):
+        row_28(dltrain, monkeypatch)
 
 
 def test_what_needs_no_trust(canary, monkeypatch):

@@ -287,7 +287,8 @@ def test_words_of_prove_are_refused_in_a_line(dltrain):
 def test_prove_resume_in_processes_of_its_own(is_sound, tmp_path):
     """With the positions of a resumed run taken away, it says which file differs."""
     (tmp_path / "sitecustomize.py").write_text("" if is_sound else (
-        "from dltrain.data.loader import SplitLoaders\nSplitLoaders.load_state_dict = lambda *_: None\n"))
+        "from dltrain.data.loader import SplitLoaders, TrainLoader\n"
+        "SplitLoaders.load_state_dict = TrainLoader.load_state_dict = lambda *_: None\n"))
     words = ["prove", "resume", "model=sdresnet56", "model.depth=8", "data=digits", "kills=2", "trainer=cpu"]
     paths = f"{tmp_path}{os.pathsep}{Path(dltrain.__file__).parents[1]}"
     done = subprocess.run([sys.executable, "-m", "dltrain", *words], cwd=tmp_path, capture_output=True, text=True,

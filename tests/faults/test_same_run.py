@@ -224,7 +224,7 @@ def test_row_08_what_cannot_be_continued_says_what_there_is(dltrain):
 
 
 def test_row_08_control(dltrain, monkeypatch):
-    monkeypatch.setattr(RunDir, "name_others", lambda _: "")
+    monkeypatch.setattr("dltrain.stored_files.name_others", lambda _: "")
     with pytest.raises(AssertionError, match="not a run folder"):
         row_08(dltrain)
 
