@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -47,9 +48,11 @@ class Waiting:
             threading.Thread(target=self.watch, args=(timeout_seconds, is_over), name="waiting", daemon=True).start()
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, OSError) as error:
             text = f"{error} {error.__cause__}"
-            if DEAD_WORKER not in text or "Bus error" in text:  # out of shared memory, see out_of_memory.py
+            is_dead = DEAD_WORKER in text or any(frame.filename.endswith("torch/multiprocessing/reductions.py")
+                                                 for frame in traceback.extract_tb(error.__traceback__))
+            if not is_dead or "Bus error" in text:  # out of shared memory, see out_of_memory.py
                 raise
             error.add_note(f"when the next was {self.describe()}")
             raise MachineError(describe_dead_worker(error)) from error
@@ -83,6 +86,8 @@ def fail(signum: int, frame: FrameType | None) -> None:
 def describe_dead_worker(error: BaseException) -> str:
     """Names the signal, which torch often has in the cause, and what notes of the error say about the batch."""
     text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    if DEAD_WORKER not in text:  # it died while a batch was handed over
+        text = f"a process that reads data has ended ({type(error).__name__})"
     return (f"{', '.join([text, *getattr(error, '__notes__', [])])}; if the system was out of memory, use a smaller "
             "data.num_workers or data.batch_size")
 
