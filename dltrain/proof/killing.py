@@ -73,11 +73,13 @@ class Ending(NamedTuple):
 
     @property
     def continued_from(self) -> str:
-        """The step from which this process continued the run."""
+        """The step from which this process continued the run; "" if it was ended before it did."""
         steps = re.findall(r"resuming .* from step (\d+) of", self.output)
         if steps:
             return f"step {steps[-1]}"
-        return "its end" if re.search("is finished.*, nothing to do", self.output) else "the start"
+        if re.search("is finished.*, nothing to do", self.output):
+            return "its end"
+        return "the start" if " parameters; " in self.output else ""
 
 
 class Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dltrain.proof.killing import Ending, Kill
 
@@ -15,7 +15,7 @@ LONGEST = 160  # characters of a line that is quoted
 def rows_of(kills: Sequence[Kill], endings: Sequence[Ending]) -> list[list[str]]:
     """A row for each kill, and one for the last start, which is not killed: `endings` has one more."""
     rows = []
-    for number, (kill, ending, following) in enumerate(zip(kills, endings, endings[1:], strict=False), start=1):
+    for number, (kill, ending, following) in enumerate(triples(kills, endings), start=1):
         rows.append([str(number), signal.Signals(kill.signum).name, "its group" if kill.to_group else "the process",
                      kill.place, "-" if ending.sent_at is None else str(ending.sent_at), code_of(ending),
                      following.continued_from, fault_of(kill, ending, following)])
@@ -24,12 +24,20 @@ def rows_of(kills: Sequence[Kill], endings: Sequence[Ending]) -> list[list[str]]
 
 def faults_of(kills: Sequence[Kill], endings: Sequence[Ending]) -> list[str]:
     """What is not as it must be."""
-    faults = [fault_of(*three) for three in zip(kills, endings, endings[1:], strict=False)]
+    faults = [fault_of(*three) for three in triples(kills, endings)]
     return [fault for fault in (*faults, fault_of_last(endings[-1])) if fault not in ("", LATE)]
 
 
+def triples(kills: Sequence[Kill], endings: Sequence[Ending]) -> Iterator[tuple[Kill, Ending, Ending]]:
+    """Each kill, how it ended, and the next start that came so far as to continue the run, or the last one."""
+    for number, kill in enumerate(kills):
+        later = endings[number + 1 :]
+        yield kill, endings[number], next((ending for ending in later if ending.continued_from), later[-1])
+
+
 def fault_of(kill: Kill, ending: Ending, following: Ending) -> str:
-    """"" if all is as it must be after a kill. `following`: the next start of the same command."""
+    """"" if all is as it must be after a kill. `following`: the next start of the same command that
+    continued the run."""
     if ending.sent_at is None:
         return LATE if ending.code == 0 else f"failed before the signal: {last_line(ending)}"
     if ending.code is None:
@@ -47,7 +55,7 @@ def fault_of_save(ending: Ending, following: Ending) -> str:
     """A signal that can be caught loses no step: the next start continues from the step at the signal, or later."""
     word, _, number = following.continued_from.partition(" ")
     reached = int(number) if word == "step" else 0
-    if following.continued_from == "its end" or following.code is None or reached >= (ending.sent_at or 0):
+    if following.continued_from in ("its end", "") or reached >= (ending.sent_at or 0):
         return ""
     return f"sent after step {ending.sent_at}, but continued from {following.continued_from}"
 

@@ -45,8 +45,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "deaf" else save)
 if mode == "parent":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 open(folder + "/command.txt", "a").write("start\\n")
-if os.path.exists(folder + "/metrics.csv"):
-    print("resuming run from step 2 of 2", flush=True)
+print("resuming run from step 2 of 2" if os.path.exists(folder + "/metrics.csv") else "1 parameters; 2", flush=True)
 rows = open(folder + "/metrics.csv", "w")
 for line in ("step,epoch,train/loss,val/loss", "1,1,0.5,", "2,1,0.4,", "2,1,,0.3"):
     rows.write(line + "\\n")
@@ -94,6 +93,9 @@ def test_what_is_wrong_after_a_kill_is_named(tmp_path, monkeypatch):
     lost = killing.Ending(143, 12, 0.0, 0, "")
     assert "continued from step 9" in verdicts.fault_of(kill, lost, lost._replace(
         output="resuming outputs/a from step 9 of 40\n"))
+    late = lost._replace(code=137, sent_at=0)  # ended before it could say anything
+    resumed = lost._replace(code=0, output="resuming outputs/a from step 12 of 40\n")
+    assert verdicts.faults_of([kill, kill._replace(signum=9)], [lost, late, resumed]) == []
     failed = lost._replace(code=1, output="Traceback (most recent call last):\nKeyError: 1\n")
     assert verdicts.faults_of([kill], [failed, failed]) == ["the exit code must be 143: KeyError: 1",
                                                             "the last start failed: KeyError: 1"]
