@@ -28,7 +28,8 @@ CACHED = re.compile(r"[0-9a-f]{16}(\.\w+)?")
 OLD_CACHES = {"decoded"}  # of earlier versions
 # What a run writes before its first checkpoint.
 OWN = {run_lock.FILE, "log.txt", "config.yaml", "command.txt", "overrides.txt", "environment.json", "metrics.csv",
-       "splits.json", "samples.tsv", "vocabulary.json", "left_out.txt", "damaged_exif.txt", "error.txt", "checkpoints"}
+       "first_steps.json", "splits.json", "samples.tsv", "vocabulary.json", "left_out.txt", "damaged_exif.txt",
+       "error.txt", "checkpoints"}
 
 
 class Leftover(NamedTuple):

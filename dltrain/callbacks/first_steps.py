@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from dltrain.checkpoints import Checkpoint
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS, digest, sums_of_bits
+from dltrain.errors import writing
 from dltrain.own_code import digests_of_code
 
 
@@ -73,7 +75,8 @@ class FirstSteps(pl.Callback):
             self.is_complete = True
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
-        self.write()
+        if trainer.is_global_zero:
+            self.write()
 
     def write(self) -> None:
         """Reads what was kept of the steps, and writes the file."""
@@ -84,5 +87,10 @@ class FirstSteps(pl.Callback):
         self.losses, self.sums = [], {}
         text = json.dumps({"code": digests_of_code(), **self.record}, indent=1) + "\n"
         temporary = self.file.with_name(f".{FIRST_STEPS_FILE}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.file)
+        with writing(self.file, len(text)):
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(self.file)
+            finally:
+                with suppress(OSError):  # it is still there after a failure only
+                    temporary.unlink(missing_ok=True)
