@@ -397,7 +397,7 @@ def row_20_b(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     images, others = scan_images(tmp_path)
     assert images == [tmp_path / "a.png"]
-    assert others == {"no regular file": [tmp_path / "x.png"]}
+    assert others == {"no regular file, but a pipe, a socket or a device": [tmp_path / "x.png"]}
 
 
 def test_row_20_b_a_pipe_is_no_photo(tmp_path):
