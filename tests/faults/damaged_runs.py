@@ -19,7 +19,8 @@ from tests.fuzzing import ODD_VALUES
 
 # A run of pictures and one of text, each of six steps in two epochs
 PICTURES = ["model=sdresnet56", "model.depth=8", "data.batch_size=32", "trainer.max_epochs=2", "trainer=cpu",
-            "data._target_=tests.tiny.FewDigits", "task.optimizer.lr=0.05", "recipe=none", "name=pictures"]
+            "data._target_=tests.tiny.FewDigits", "trust=[tests]", "task.optimizer.lr=0.05", "recipe=none",
+            "name=pictures"]
 TEXT = ["model=char_rnn", "data=text", "data.root=story.txt", "model.hidden=8", "recipe=none", "trainer=cpu",
         "trainer.max_epochs=2", "data.batch_size=4", "data.window=30", "name=text"]
 STORY = "".join(f"the {animal} of day {day} is {mood}. " for day in range(24) for animal in ("dog", "cat")

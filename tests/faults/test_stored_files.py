@@ -40,6 +40,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as crash:
         patch.chdir(folder)
+        patch.setattr("dltrain.trust.trusted", {"tests"})
         patch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())
         (folder / "story.txt").write_text(STORY)
         for name, words in WORDS.items():
