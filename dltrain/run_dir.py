@@ -171,7 +171,8 @@ class RunDir:
         if "steps" not in result:  # a study
             return f"{self} is finished, nothing to do; another name= starts another run"
         from_run = next((key for key in flatten(self.read_config()) if key.endswith("pretrained.from_run")), None)
-        return (f"{self} is finished after {result['steps']:,} steps, nothing to do; to train longer, add another "
+        steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
+        return (f"{self} is finished after {steps}, nothing to do; to train longer, add another "
                 f"name= and a larger trainer.max_epochs="
                 f"{f', and {from_run}={self} to begin with its weights' if from_run else ''}")
 

@@ -1,6 +1,7 @@
 """Shared by the tests: a config as the command line would compose it, and runs that take less than a second."""
 
 import os
+import sys
 import tempfile
 
 os.environ["DLTRAIN_CACHE"] = tempfile.mkdtemp(prefix="dltrain-tests-")  # not the user's
@@ -36,10 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test trusts, the next one does not."""
+    """What one test trusts, or puts on the search path, the next one does not."""
     monkeypatch.setattr(trust, "trusted", {"tests"})
     monkeypatch.setattr(own_modules, "config_folders", [])
     monkeypatch.setattr(own_modules, "run_folders", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture

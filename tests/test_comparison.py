@@ -186,7 +186,7 @@ def test_a_killed_comparison_resumes(tmp_path, command, compared, monkeypatch):
     first = (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns
     code, out, err = command("name=b", "seed=3")
     assert (code, err) == (0, "")
-    assert "outputs/b/plain_net-seed3 is finished, nothing to do" in out
+    assert "outputs/b/plain_net-seed3 is finished after 6 steps, nothing to do" in out
     assert "resuming outputs/b/residual-seed3 from step 4 of 6\n" in out
     assert (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns == first
     for name in ("plain_net-seed3", "residual-seed3"):
@@ -252,11 +252,14 @@ def test_a_metric_of_evaluation_that_no_run_has_is_refused_after_the_first(tmp_p
 
 def test_the_numbers_of_a_run_are_its_result_and_its_readings(tmp_path):
     """Of a training metric the last reading, of throughput the median; what is no number is left out."""
-    (tmp_path / "result.json").write_text(json.dumps({"test/loss": 2, "seconds": 9.0, "headline": "val/loss"}))
+    (tmp_path / "result.json").write_text(json.dumps({
+        "test/loss": 2, "val/loss": 0.6, "seconds": 9.0, "headline": "val/loss", "headline_mode": "min",
+        "best_epoch": 3, "steps": 3, "version": "0.2.0"}))
     (tmp_path / "metrics.csv").write_text("step,epoch,train/loss,val/loss,images_per_second\n"
                                           "1,1,0.9,,100\n2,2,0.7,,500\n3,3,0.8,,200\n3,3,,0.6,\n")
     assert results.all_numbers(RunDir(tmp_path)) == {
-        "test/loss": 2.0, "seconds": 9.0, "train/loss": 0.8, "seconds_per_epoch": 3.0, "train_ms_per_image": 5.0}
+        "test/loss": 2.0, "val/loss": 0.6, "best_epoch": 3.0, "steps": 3.0, "seconds": 9.0, "train/loss": 0.8,
+        "seconds_per_epoch": 3.0, "train_ms_per_image": 5.0}
 
 
 def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
