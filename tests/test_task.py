@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -280,7 +281,8 @@ def test_sums_of_a_checkpoint_go_on_and_so_do_those_of_earlier_versions(config):
 @pytest.mark.parametrize(("words", "is_own"), [
     ([], False), (["model=timm"], False), (["trainer.callbacks=[LearningRateMonitor]"], False),
     (["task.optimizer.name=mine.Slow"], True), (["trainer.callbacks=[{_target_: mine.Stop}]"], True)])
-def test_python_and_numpy_are_seeded_where_code_of_the_users_may_draw_from_them(words, is_own, config):
+def test_python_and_numpy_are_seeded_where_code_of_the_users_may_draw_from_them(words, is_own, config, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert has_own_code(config(*words)) is is_own
     random.seed(1)
     np.random.seed(1)
