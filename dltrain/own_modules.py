@@ -126,10 +126,10 @@ def digests(modules: Mapping[str, ModuleType] = sys.modules) -> dict[str, str]:
     """The sha256 of each own module's file, by its path below the current folder."""
     import hashlib
 
-    hashes = {}
+    hashes, below = {}, tuple(own_folders())
     for name, module in [*modules.items()]:
         file = vars(module).get("__file__") if type(module) is ModuleType and name != "__main__" else None
-        if file and is_own(file) and os.path.isfile(file):
+        if file and os.path.abspath(file).startswith(below) and is_own(file):
             hashes[os.path.relpath(file)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return dict(sorted(hashes.items()))
 

@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from dltrain import own_modules, trust
 from dltrain.config.compose import compose
+from dltrain.tasks import multiclass
 from tests.command_line import run_command
 
 # 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
@@ -42,6 +44,12 @@ def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_modules, "config_folders", [])
     monkeypatch.setattr(own_modules, "run_folders", set())
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two confusion matrices by matplotlib take as long as a run of nine steps: runs draw a blank one."""
+    monkeypatch.setattr(multiclass, "draw_confusion", lambda matrix, names: torch.zeros(3, 8, 8, dtype=torch.uint8))
 
 
 @pytest.fixture

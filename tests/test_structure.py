@@ -149,7 +149,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("tagging", "translation", "detection"))) for kind in KINDS])
 def test_a_batch_is_followed_through_at_most_eight_files_in_four_folders(kind, config, monkeypatch):
     modules = stdlib.library_files()[:12]
     monkeypatch.setattr(stdlib, "library_files", lambda: modules)
