@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from dltrain.checkpoints import Checkpoint
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS, digest, sums_of_bits
-from dltrain.errors import writing
+from dltrain.errors import CheckpointError, writing
 from dltrain.own_code import digests_of_code
 
 
@@ -44,7 +44,7 @@ class FirstSteps(pl.Callback):
         if step == 0:
             self.sums["0"] = sums_of_bits(pl_module.parameters())
         elif self.file.is_file():
-            stored = json.loads(self.file.read_text())
+            stored = read_record(self.file)
             weights = {key: value for key, value in stored["weights"].items() if int(key) <= step}
             self.record = {**stored, "weights": weights, "losses": stored["losses"][:step]}
         self.is_complete = not trainer.is_global_zero or len(self.record["losses"]) != min(step, self.num_steps) or (
@@ -94,3 +94,16 @@ class FirstSteps(pl.Callback):
             finally:
                 with suppress(OSError):  # it is still there after a failure only
                     temporary.unlink(missing_ok=True)
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """first_steps.json. Raises CheckpointError for a damaged one."""
+    try:
+        record: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+        [int(step) for step in {**record["weights"]}]
+        is_whole = {"code", "batch"} <= record.keys() and all(type(loss) is float for loss in record["losses"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(f"{file}: damaged; delete it, the run continues without the record of its steps")
+    return record

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dltrain.callbacks import first_steps
 from dltrain.digests import FIRST_STEPS_FILE
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
@@ -46,7 +47,7 @@ class Verdict(NamedTuple):
 def read_record(folder: Path) -> dict[str, Any]:
     """first_steps.json; empty where there is none."""
     file = folder / FIRST_STEPS_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return first_steps.read_record(file) if file.is_file() else {}
 
 
 def compare_steps(then: Path, now: Path, last_step: int) -> tuple[list[str], str]:

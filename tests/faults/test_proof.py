@@ -19,10 +19,11 @@ import yaml
 
 import dltrain
 from dltrain import checkpoints, run
+from dltrain.callbacks.first_steps import read_record
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose as composed_of
 from dltrain.digests import FIRST_STEPS_FILE as FILE
-from dltrain.errors import UserError
+from dltrain.errors import CheckpointError, UserError
 from dltrain.proof import killing, verdicts
 from dltrain.proof.comparing import compare
 from dltrain.proof.first_steps import Verdict
@@ -298,3 +299,12 @@ def test_prove_resume_in_processes_of_its_own(is_sound, tmp_path):
     assert done.returncode == (0 if is_sound else 4), done.stdout + done.stderr
     line = next(line for line in done.stdout.splitlines() if "final weights" in line)
     assert line.endswith("equal") is is_sound
+
+
+@pytest.mark.parametrize("text", [
+    '{"code": {}, "bat', "[]", '{"code": {}, "batch": null, "weights": {"a": "b"}, "losses": []}',
+    '{"code": {}, "batch": null, "weights": {}, "losses": ["x"]}'])
+def test_a_damaged_record_of_the_first_steps_is_named(tmp_path, text):
+    (tmp_path / "first_steps.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"first_steps.json: damaged; delete it"):
+        read_record(tmp_path / "first_steps.json")
