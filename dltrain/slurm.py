@@ -39,4 +39,12 @@ def folders_of_job(parent: Path) -> list[Path]:
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return []
     files = sorted(parent.glob("*/environment.json"), reverse=True)
-    return [file.parent for file in files if json.loads(file.read_text()).get("slurm_job") == job_id()]
+    return [file.parent for file in files if job_of(file) == job_id()]
+
+
+def job_of(file: Path) -> object:
+    """The job that an environment.json names; of a damaged one, which may be another run's, none."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))).get("slurm_job")
+    except (OSError, ValueError, TypeError):
+        return None

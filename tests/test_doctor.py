@@ -132,8 +132,8 @@ def test_secrets_are_not_shown(monkeypatch, report):
     monkeypatch.setenv("HF_TOKEN", "abc")
     monkeypatch.setenv("OMP_NUM_THREADS", "four")
     software.check_environment(report)
-    assert report.sections["environment"] == {"DLTRAIN_API_KEY": "(set, not shown)", "TORCH_HOME": "(set, not shown)",
-                                              "OMP_NUM_THREADS": "four"}
+    assert report.sections["environment"] == {
+        "DLTRAIN_API_KEY": "(set, kept secret)", "TORCH_HOME": "(set, kept secret)", "OMP_NUM_THREADS": "four"}
     assert texts(report, problems=False) == ["OMP_NUM_THREADS=four is no number of threads"]
 
 
@@ -190,7 +190,7 @@ def test_small_shared_memory_is_noted(monkeypatch, report):
 
 @pytest.mark.parametrize(("function", "fault"), [
     ("os.fsync", "cannot fsync a file in"), ("os.replace", "cannot replace a file in"),
-    ("fcntl.flock", "cannot lock a file in")])
+    ("fcntl.lockf", "cannot lock a file in")])
 def test_what_a_folder_refuses_is_named_and_nothing_is_left(function, fault, tmp_path, monkeypatch, report):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
@@ -202,7 +202,7 @@ def test_what_a_folder_refuses_is_named_and_nothing_is_left(function, fault, tmp
 
 
 def test_a_lock_that_keeps_nobody_out_and_a_full_disk_are_named(tmp_path, monkeypatch, report):
-    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    monkeypatch.setattr("fcntl.lockf", lambda *_: None)
     monkeypatch.setattr("os.statvfs", fake_status(free=5_000_000))
     storage.check_place(report, "cache", tmp_path, "set DLTRAIN_CACHE", is_needed=False)
     lock, full = texts(report, problems=False)

@@ -79,7 +79,7 @@ def check_environment(report: Report) -> None:
         if VARIABLES.fullmatch(name):
             value = without_home(os.environ[name])
             is_secret = SECRET.search(name) or re.search(r"://[^/]*@", value)
-            report.state("environment", {name: "(set, not shown)" if is_secret else value or '""'})
+            report.state("environment", {name: "(set, kept secret)" if is_secret else value or '""'})
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if (threads := os.environ.get(name)) and not threads.isdigit():
             report.note(f"{name}={threads} is no number of threads", f"export {name}=4, or unset {name}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from dltrain.data.cache import cache_file
+from dltrain.disk import flush_folder
 from dltrain.doctor.report import Report, in_gb, without_home
 from dltrain.machine import file_system
 
@@ -43,10 +44,10 @@ def check_place(report: Report, name: str, folder: Path, remedy: str, is_needed:
     find = report.problem if is_needed else report.note
     status = os.statvfs(place)
     free, kind = status.f_frsize * status.f_bavail, file_system(place)
-    shown = str(folder) + ("" if place == folder else f" (not there yet; tried {place})")
+    place_name = str(folder) + ("" if place == folder else f" (not there yet; tried {place})")
     faults, milliseconds = try_folder(place)
     report.state("storage", {
-        name: without_home(shown), f"{name}, free": f"{in_gb(free)}{f' on {kind}' if kind else ''}",
+        name: without_home(place_name), f"{name}, free": f"{in_gb(free)}{f' on {kind}' if kind else ''}",
         f"{name}, tried": "; ".join(faults) or f"write and fsync in {milliseconds:.1f} ms, rename, lock"})
     for fault in faults:
         find(f"{name}: {fault}", remedy)
@@ -84,10 +85,10 @@ def try_folder(folder: Path) -> tuple[list[str], float]:
                 other.touch()
                 os.replace(file, other)
             with noted("fsync"):
-                sync_folder(folder)
-            with noted("lock a file in"), open(other, "a") as lock, open(other, "a") as second:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if takes_lock(second):
+                flush_folder(folder)
+            with noted("lock a file in"), open(other, "a") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_free_for_another(other):
                     faults.append(f"a lock in {folder} keeps nobody out, so that two runs may write one folder")
             return faults, elapsed * 1e3
     finally:
@@ -97,19 +98,7 @@ def try_folder(folder: Path) -> tuple[list[str], float]:
     return faults, 0.0
 
 
-def sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def takes_lock(stream: TextIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        return False
-    return True
+def is_free_for_another(file: Path) -> bool:
+    """Whether another process gets the lock of a file, as a second start of a run would try."""
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return subprocess.run([sys.executable, "-S", "-c", code, file], capture_output=True).returncode == 0

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dltrain import processes, signals
+from dltrain import processes, signals, slurm
 from dltrain.batches import ClassificationBatch
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.data.decoded import decode_batches
@@ -292,6 +292,15 @@ def test_row_10_control(dltrain, monkeypatch, slurm_job, straight):
         row_10(dltrain, monkeypatch, slurm_job, straight)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_damaged_record_of_another_run_does_not_stop_a_job(tmp_path, slurm_job, monkeypatch, text):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    for name, content in (("a", text), ("b", '{"slurm_job": "123"}')):
+        (tmp_path / f"runs/{name}").mkdir(parents=True)
+        (tmp_path / f"runs/{name}/environment.json").write_text(content)
+    assert slurm.folders_of_job(tmp_path / "runs") == [tmp_path / "runs/b"]
+
+
 def row_10_b(dltrain, monkeypatch, slurm_job):
     code, _, err = stop_command(dltrain, monkeypatch, signal.SIGTERM, "trainer.requeue=true", "name=a")
     assert (code, err.count("Slurm starts job 123 again")) == (143, 1)
@@ -472,13 +481,13 @@ def row_22(train_ranks):
     assert caught.value.__notes__ == ["the traceback"]
 
 
-def test_row_22_the_first_error_and_its_rank_are_shown(train_ranks):
-    """Of several processes, one that fails ends all; its error is shown with its rank, not that of the others."""
+def test_row_22_the_message_has_the_first_error_and_its_rank(train_ranks):
+    """Of several processes, one that fails ends all; the message has its error and its rank."""
     row_22(train_ranks)
 
 
 def test_row_22_control(train_ranks, monkeypatch):
-    """If that one could not reach another is an error like others, the wrong one is shown."""
+    """If that one could not reach another is an error like others, the message has the wrong one."""
     handle = processes.Watch.handle
     monkeypatch.setattr(processes.Watch, "handle", lambda self, event: handle(
         self, event._replace(message={**event.message, "is_lost": False})))
