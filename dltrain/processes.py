@@ -39,7 +39,6 @@ MACHINE = 6  # the exit code for what the machine did
 Message = dict[str, Any]
 
 
-
 class RankError(UserError):
     """What ended a run of several processes, with the exit code that it has in one process."""
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dltrain.errors import MachineError, UserError, unwritable, writing
-from dltrain.run_dir import write_text
+from dltrain.disk import unwritable, write_text, writing
+from dltrain.errors import MachineError, UserError
 
 FILE = ".lock"
 TAKEN = {errno.EACCES, errno.EAGAIN}  # the lock is another process's; other errors: the disk has no locks

@@ -60,7 +60,7 @@ class ReadingThreads:
                 future.set_exception(error)
 
     def close(self) -> None:
-        """Drops what has not begun."""
+        """Drops what has not started."""
         try:
             while True:
                 self.tasks.get_nowait()

@@ -40,13 +40,13 @@ class Course(NamedTuple):
     """The course of an uninterrupted run: its readings, and the seconds until its first step and until its end."""
 
     readings: list[Reading]
-    begun: float
+    start: float
     ended: float
 
 
 class Kill(NamedTuple):
-    """A signal, sent `wait` seconds after the run has begun and has written `rows` rows of metrics.csv; at "start",
-    `wait` seconds after the process was started, or as soon as the run has begun; in a "save", as soon as a checkpoint
+    """A signal, sent `wait` seconds after the run has started and has written `rows` rows of metrics.csv; at "start",
+    `wait` seconds after the process was started, or as soon as the run has; in a "save", as soon as a checkpoint
     is being written."""
 
     place: str
@@ -89,7 +89,7 @@ class Progress:
         self.folder = folder
         self.starts_before = count_lines(folder / "command.txt")
 
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         return count_lines(self.folder / "command.txt") > self.starts_before
 
     def num_rows(self) -> int:
@@ -194,16 +194,16 @@ def wait_for_end(process: subprocess.Popen[bytes], output: Path, sent_at: int | 
 
 def watch(command: Sequence[str], folder: Path, output: Path, patience: float) -> tuple[Ending, Course]:
     """Runs a command to its end. Its course is that of the run in `folder`."""
-    progress, times, begun, now = Progress(folder), list[float](), 0.0, 0.0
+    progress, times, start, now = Progress(folder), list[float](), 0.0, 0.0
     with started(command, output) as process:
         for now in polls(patience):
-            begun = begun or (now if progress.has_begun() else 0.0)
+            start = start or (now if progress.has_started() else 0.0)
             times += [now] * (progress.num_rows() - len(times))
             if process.poll() is not None:
                 break
         ending = wait_for_end(process, output, None, POLL_SECONDS)
     readings = [Reading(*row, seconds) for row, seconds in zip(read_steps(folder / "metrics.csv"), times, strict=False)]
-    return ending, Course(readings, begun, now)
+    return ending, Course(readings, start, now)
 
 
 def finish(command: Sequence[str], output: Path, patience: float) -> Ending:
@@ -228,13 +228,13 @@ def wait_for_moment(process: subprocess.Popen[bytes], progress: Progress, kill: 
     """False where the process ends before, or is not there in `patience` seconds."""
     if kill.place == "start":
         for _ in polls(kill.wait):
-            if process.poll() is not None or progress.has_begun():
+            if process.poll() is not None or progress.has_started():
                 break
         return process.poll() is None
     for _ in polls(patience):
         if process.poll() is not None:
             return False
-        if progress.has_begun() and progress.num_rows() >= kill.rows:
+        if progress.has_started() and progress.num_rows() >= kill.rows:
             break
     else:
         return False
@@ -273,7 +273,7 @@ def moment(course: Course, place: str, rng: random.Random) -> tuple[int, float]:
     """The rows after which, and the seconds after that, a run is killed in a step, in a save, ..."""
     readings = course.readings
     if place == "start":
-        return 0, rng.uniform(0, course.begun)
+        return 0, rng.uniform(0, course.start)
     if place == "test":
         return len(readings), rng.uniform(0, course.ended - readings[-1].seconds)
     before = [index for index in range(1, len(readings)) if readings[index].is_validation == (place == "validation")]

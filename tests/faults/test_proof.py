@@ -80,7 +80,7 @@ def test_a_process_is_killed_at_its_moment_and_leaves_none_behind(tmp_path):
                                    tmp_path / "out.txt", patience=20.0)
     assert ending.code == 0
     assert [(reading.step, reading.is_validation) for reading in course.readings] == [(1, False), (2, False), (2, True)]
-    assert 0 < course.begun <= course.readings[0].seconds < course.readings[2].seconds < course.ended
+    assert 0 < course.start <= course.readings[0].seconds < course.readings[2].seconds < course.ended
 
 
 def test_what_is_wrong_after_a_kill_is_named(tmp_path, monkeypatch):
