@@ -23,7 +23,9 @@ from torch.serialization import MAP_LOCATION
 from torch.utils._pytree import tree_leaves
 
 from dltrain import __version__
-from dltrain.errors import CheckpointError, refuse_other_version, writing
+from dltrain.disk import flush_folder, writing
+from dltrain.errors import CheckpointError, refuse_other_version
+from dltrain.out_of_memory import shortage_of
 from dltrain.tensor_files import BEST as BEST
 from dltrain.tensor_files import LAST, PREVIOUS, fault_of_contents, find_fault, remedy
 
@@ -99,14 +101,6 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
     """Checks and reads a checkpoint. Raises CheckpointError if the file is missing, damaged, of a version that cannot
     be read, or has more than tensors and plain values."""
@@ -115,6 +109,8 @@ def load(path: Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
     try:
         checkpoint: Checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
+        if shortage_of(error):
+            raise
         raise CheckpointError(f"{path}: refused, because it has more than tensors and plain values "
                               f"({str(error).splitlines()[0][:120]})") from None
     own = checkpoint.setdefault("dltrain", {}) if type(checkpoint) is dict else None

@@ -13,7 +13,8 @@ import sys
 from types import ModuleType
 
 from dltrain import __version__
-from dltrain.errors import InterruptedRun, MachineError, UserError, naming_full_disk
+from dltrain.disk import naming_full_disk
+from dltrain.errors import InterruptedRun, MachineError, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports
 from dltrain.signals import caught

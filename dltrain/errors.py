@@ -8,16 +8,11 @@ of a sweep failed; 8 an exception in the user's own code; 128 + n ended by signa
 from __future__ import annotations
 
 import difflib
-import errno
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from dltrain import __version__
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # on the disk, in a quota, by the size limit of the process
 FAULTS_IN_LINE = 3
 OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 
@@ -85,44 +80,3 @@ def suggest(name: str, known: list[str], written: Mapping[str, str] | None = Non
     known names are to be typed, if not as they are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{(written or {}).get(close[0], close[0])}'?" if close else ""
-
-
-@contextmanager
-def writing(path: Path, num_bytes: int = 0, kept: str = "the checkpoints are kept") -> Iterator[None]:
-    """What writes `path`, a file of `num_bytes` or a folder, is done inside it: an OSError becomes a MachineError.
-    `kept`: what a failed write did not change."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(path, error, num_bytes, kept) from error
-
-
-def unwritable(path: Path, error: OSError, num_bytes: int, kept: str) -> MachineError:
-    """The error for a file that cannot be written: the reason, on a full disk with sizes, what is kept, the remedy."""
-    reason = error.strerror or str(error)
-    if error.errno not in NO_SPACE:
-        return MachineError(f"cannot save {path}: {reason}; {kept}; make it writable, or choose another place")
-    needs = f"needs {num_bytes / 1e6:.3f} MB, " if num_bytes else ""
-    return MachineError(f"cannot save {path}: {reason} ({needs}{free_bytes(path) / 1e6:.3f} MB free); {kept}; free "
-                        "some disk space and run the same command again")
-
-
-@contextmanager
-def naming_full_disk() -> Iterator[None]:
-    """Around what no `writing` is around, as a user's own callback or a library: an OSError of a full disk becomes a
-    MachineError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise unwritable(Path(error.filename or "a file"), error, 0, "what is complete is kept") from error
-
-
-def free_bytes(path: Path) -> int:
-    """On the disk of a file or folder that need not be there yet; 0 if that cannot be measured."""
-    there = next((folder for folder in (path, *path.absolute().parents) if folder.is_dir()), Path("/"))
-    try:
-        return shutil.disk_usage(there).free
-    except OSError:
-        return 0

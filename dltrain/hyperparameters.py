@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from dltrain.callbacks.metrics import TensorBoard
-from dltrain.run_dir import flatten
+from dltrain.dotted import flatten
 
 # What TensorBoard compares of every run, beside the keys that were typed.
 HYPERPARAMETERS = ("choices.model", "choices.data", "choices.augment", "seed", "data.batch_size", "task.optimizer.name",

@@ -60,7 +60,8 @@ def train(channel: Channel, run_dir: str, config: str, comments: dict[str, str] 
 
     from dltrain import reporting, run, trust
     from dltrain.config.words import take_config_folders
-    from dltrain.errors import InterruptedRun, naming_full_disk
+    from dltrain.disk import naming_full_disk
+    from dltrain.errors import InterruptedRun
     from dltrain.run_dir import RunDir
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints a line for each process

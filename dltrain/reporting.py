@@ -14,11 +14,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
-from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError, naming_full_disk
+from dltrain.disk import naming_full_disk, write_text
+from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError
 from dltrain.installation import describe_mismatch
 from dltrain.out_of_memory import shortage_of
 from dltrain.ranks import is_first_process
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 from dltrain.run_lock import FolderInUse, locked, remove_if_empty
 from dltrain.stored_files import RESTORE
 

@@ -21,8 +21,9 @@ from dltrain.build import BUILT, build, build_data, build_task, build_trainer, c
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_matmul_precision, set_up_device
+from dltrain.disk import writing
 from dltrain.drawing.tables import format_count, format_duration
-from dltrain.errors import UserError, writing
+from dltrain.errors import UserError
 from dltrain.hyperparameters import log_hyperparameters
 from dltrain.memory import keep_freed_memory
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes

@@ -3,10 +3,9 @@ have changed says so when it is resumed, evaluated or predicted with."""
 
 from __future__ import annotations
 
-import json
-
 from dltrain import own_modules
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import read_json
 
 FILE = "own_code.json"
 
@@ -20,7 +19,7 @@ def write_own_code(run_dir: RunDir) -> None:
 def describe_changed_code(run_dir: RunDir) -> str:
     """A line with the own modules that are not those of the training; "" if they are, or if none are recorded."""
     file = run_dir.path / FILE
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stored = read_json(file, "delete it, and the run continues without the record") if file.is_file() else {}
     now = own_modules.digests()
     changed = [f"{name} (sha256 {then[:8]} then, {now[name][:8]} now)" for name, then in stored.items()
                if name in now and now[name] != then]

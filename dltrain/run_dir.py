@@ -19,7 +19,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from typing import Any
 from dltrain import __version__, own_modules, slurm, stored_files
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import DataError, MachineError, UserError, writing
+from dltrain.disk import append_text, write_text
+from dltrain.dotted import flatten
+from dltrain.errors import DataError, MachineError, UserError
 from dltrain.run_links import stray_file
 from dltrain.source import git_commit
 
@@ -237,35 +238,9 @@ class RunDir:
             "git_commit": git_commit()})
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file whole or not at all. Raises MachineError if the disk refuses it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, len(text)):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):  # it is still there after a failure only
-                temporary.unlink(missing_ok=True)
-
-
-def append_text(path: Path, text: str) -> None:
-    """Raises MachineError if the disk refuses it."""
-    with writing(path, len(text)), open(path, "a", encoding="utf-8") as file:
-        file.write(text)
-
-
 def split_words(line: str) -> list[str]:
     """The words of a command line; none of a damaged one."""
     try:
         return shlex.split(line)
     except ValueError:
         return []
-
-
-def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dltrain.run_dir import append_text
+from dltrain.disk import append_text
 
 log = logging.getLogger("dltrain")
 

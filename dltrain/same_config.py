@@ -7,16 +7,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.free_keys import DERIVED, FREE
 from dltrain.config.interpolations import to_plain
 from dltrain.errors import DataError, UserError
 from dltrain.run_dir import RunDir
 
-# Keys that may differ from the config that a run began with: they do not change the weights, as long as data.root has
-# the same files.
-DERIVED = {"choices", "class_names", "version"}  # of these, what dltrain writes itself
-FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "trainer.log_every_n_steps",
-                  "trainer.eval_batch_size", "trainer.checkpoint_every_minutes", "trainer.checkpoint_every_steps",
-                  "trainer.dist_timeout_seconds", "trainer.requeue", "data.timeout_seconds"}
 # Keys of data that are null until the data are loaded, in runs that did not note theirs.
 READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
 # What runs did before they had these keys.

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltrain import stored_files
+from dltrain.disk import write_text
 from dltrain.errors import CheckpointError, DataError, UserError
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 
 if TYPE_CHECKING:
     from dltrain.data.datamodule import DataModule

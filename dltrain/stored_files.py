@@ -15,25 +15,26 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dltrain.config import schema
-from dltrain.config.yaml_text import refuse_text
+from dltrain.config import schema, yaml_text
+from dltrain.config.free_keys import FREE
+from dltrain.disk import write_text
+from dltrain.dotted import flatten, select
 from dltrain.errors import CheckpointError, UserError, refuse_other_version, suggest
 
 MOST_BYTES = 100_000_000  # of a file of text in a run folder
 RESTORE = "restore it from a copy, or train again"
 NODES = ("choices", "data", "model", "task", "trainer")  # of the config of a run that is no study
 BUILT = ("data", "model", "task")  # of these, the nodes that name a class
-FREE_OF_CHECKPOINT = {"version", "name", "output_dir", "choices", "data.root", "data.download", "data.num_workers",
-                      "trainer.log_every_n_steps", "trainer.checkpoint_every_minutes",
-                      "trainer.checkpoint_every_steps"}  # may change between the two without changing the weights
+FREE_OF_CHECKPOINT = FREE - {"class_names"}
 
 
-def read_text(file: Path, advice: str = RESTORE, kind: type[UserError] = CheckpointError) -> str:
+def read_text(file: Path, advice: str = RESTORE, kind: type[UserError] = CheckpointError,
+              most_bytes: int = MOST_BYTES) -> str:
     """Raises an error of this kind for what is no file of text."""
     try:
         if not file.is_file():
             fault = "a folder, not a file" if file.is_dir() else "not a file that can be read"
-        elif file.stat().st_size > MOST_BYTES:
+        elif file.stat().st_size > most_bytes:
             fault = f"{file.stat().st_size / 1e6:.0f} MB, more than such a file has"
         else:
             return file.read_text(encoding="utf-8")
@@ -68,9 +69,9 @@ def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
     file = folder / "config.yaml"
     if not os.path.lexists(file):
         raise UserError(f"{key}={folder}: not a run folder (it has no config.yaml){name_others(folder)}")
-    text = read_text(file, RESTORE, UserError)
+    text = read_text(file, RESTORE, UserError, yaml_text.MOST_BYTES)
     try:
-        refuse_text(text, str(file))
+        yaml_text.refuse_text(text, str(file))
     except ValueError as error:
         raise UserError(f"{error}; {RESTORE}") from None
     except yaml.YAMLError as error:
@@ -125,16 +126,6 @@ def refuse_incomplete_config(config: Mapping[str, Any], file: Path) -> None:
         raise UserError(f"{file}: it has no key '{missing[0]}'; {RESTORE}")
 
 
-def select(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
-    """Whether there is a value at a dotted key, and the value."""
-    node: Any = config
-    for name in key.split("."):
-        if type(node) is not dict or name not in node:
-            return False, None
-        node = node[name]
-    return True, node
-
-
 def refuse_changed_files(folder: Path, own: Mapping[str, Any], checkpoint: Path) -> None:
     """`own`: what dltrain keeps in a checkpoint of the run; earlier versions keep neither config nor vocabularies.
     Raises UserError where config.yaml no longer has those values, CheckpointError for other vocabularies."""
@@ -148,7 +139,8 @@ def refuse_changed_files(folder: Path, own: Mapping[str, Any], checkpoint: Path)
 
 def refuse_changed_config(file: Path, kept: Mapping[str, Any], checkpoint: Path) -> None:
     now, then = read_config(file.parent), yaml.load(schema.dump(kept, {}), Loader=schema.FASTEST)
-    changed = [f"{key} ({shorten(value)} there, {shorten(select(now, key)[1])} here)" for key, value in flat(then)
+    changed = [f"{key} ({shorten(value)} there, {shorten(select(now, key)[1])} here)"
+               for key, value in flatten(then).items()
                if key not in FREE_OF_CHECKPOINT and not key.startswith("choices.")
                and select(now, key) != (True, value)]
     if changed:
@@ -160,14 +152,6 @@ def refuse_changed_config(file: Path, kept: Mapping[str, Any], checkpoint: Path)
 
 def digest(vocabularies: Mapping[str, list[str]]) -> str:
     return hashlib.sha256(json.dumps(vocabularies, sort_keys=True).encode()).hexdigest()
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Every value with its dotted key."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        pairs += flat(value, f"{prefix}{key}.") if type(value) is dict and value else [(f"{prefix}{key}", value)]
-    return pairs
 
 
 def shorten(value: object) -> str:
@@ -298,9 +282,10 @@ def repair_metrics(file: Path, expected: int) -> str:
         os.replace(file, damaged)
         kept = f"; {damaged} is what it was"
     if content.columns:
-        with open(file, "w", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, content.columns)
-            writer.writeheader()
-            writer.writerows(intact)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, content.columns)
+        writer.writeheader()
+        writer.writerows(intact)
+        write_text(file, text.getvalue())
     return (f"{file} is {content.fault or 'cut short'}: {expected - len(intact)} of the {expected} readings before the "
             f"checkpoint are lost, the weights are not{kept}")

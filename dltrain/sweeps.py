@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from dltrain import stored_files
 from dltrain.config.schema import format_value
+from dltrain.dotted import flatten
 from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.errors import UserError
 from dltrain.results import mean_curve
-from dltrain.run_dir import RunDir, flatten
+from dltrain.run_dir import RunDir
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 

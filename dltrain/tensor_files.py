@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from dltrain.dotted import select
+
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 MOST_HEADER_BYTES = 100_000_000  # of a safetensors file, as in its library
 NUMBER = (int, float)
@@ -93,14 +95,6 @@ def tensors_in(node: Any, place: str = "") -> list[tuple[str, torch.Tensor]]:
     items = node.items() if type(node) in (dict, OrderedDict) else enumerate(node) if is_list else ()
     prefix = f"{place}." if place else ""
     return [pair for key, value in items for pair in tensors_in(value, f"{prefix}{key}")]
-
-
-def select(node: Any, key: str) -> tuple[bool, Any]:
-    """Whether there is a value at a dotted key of nested dicts, and the value."""
-    *parents, last = key.split(".")
-    for name in parents:
-        node = node.get(name) if type(node) is dict else None
-    return type(node) is dict and last in node, node.get(last) if type(node) is dict else None
 
 
 def non_finite(tensor: torch.Tensor) -> str | None:

@@ -6,8 +6,8 @@ checksums are compared and tensors and plain values are accepted, nothing else.
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import CheckpointError, MachineError, UserError
+from dltrain.disk import write_bytes, writing
+from dltrain.errors import CheckpointError, UserError
 from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy
 
 log = logging.getLogger("dltrain")
 
+NOT_WRITTEN = "no file is written"
 NO_SAFETENSORS = "needs the library safetensors: pip install 'dltrain[safetensors]'"
 
 
@@ -91,21 +93,19 @@ def write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors by their names: with the suffix .safetensors in that format, else as torch.save does. Raises
     UserError, MachineError."""
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # no shared storage
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import save
+        except ImportError:
+            raise UserError(f"{path}: {NO_SAFETENSORS}") from None
+        content = save(own)
+    else:
+        buffer = io.BytesIO()
+        torch.save(own, buffer)
+        content = buffer.getvalue()
+    with writing(path, len(content), NOT_WRITTEN):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file(own, temporary)
-        else:
-            torch.save(own, temporary)
-        os.replace(temporary, path)
-    except ImportError:
-        raise UserError(f"{path}: {NO_SAFETENSORS}") from None
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise MachineError(f"cannot write {path}: {one_line(error)}") from None
+    write_bytes(path, content, NOT_WRITTEN)
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, advice: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from dltrain.checkpoints import Checkpoint
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS, digest, sums_of_bits
-from dltrain.errors import CheckpointError, writing
+from dltrain.disk import write_text
+from dltrain.errors import CheckpointError
 from dltrain.own_code import digests_of_code
 
 
@@ -85,15 +85,7 @@ class FirstSteps(pl.Callback):
         self.record["losses"] += torch.stack(self.losses).tolist() if self.losses else []
         self.record["weights"] |= {step: digest({"sums": sums}) for step, sums in self.sums.items()}
         self.losses, self.sums = [], {}
-        text = json.dumps({"code": digests_of_code(), **self.record}, indent=1) + "\n"
-        temporary = self.file.with_name(f".{FIRST_STEPS_FILE}.tmp")
-        with writing(self.file, len(text)):
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(self.file)
-            finally:
-                with suppress(OSError):  # it is still there after a failure only
-                    temporary.unlink(missing_ok=True)
+        write_text(self.file, json.dumps({"code": digests_of_code(), **self.record}, indent=1) + "\n")
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -23,7 +22,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from torch import Tensor
 
 from dltrain.callbacks.input_watch import InputWatch
-from dltrain.errors import writing
+from dltrain.disk import write_text, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -110,17 +109,8 @@ class MetricsFile(Logger):
 
     def rewrite(self) -> None:
         """Replaces the file whole or not at all."""
-        if not self.is_writer:
-            return
-        text = self.as_csv([{column: column for column in self.columns}, *self.rows])
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with writing(self.path, len(text)):
-            try:
-                temporary.write_text(text, encoding="utf-8", newline="")
-                temporary.replace(self.path)
-            finally:
-                with suppress(OSError):  # it is still there after a failure only
-                    temporary.unlink(missing_ok=True)
+        if self.is_writer:
+            write_text(self.path, self.as_csv([{column: column for column in self.columns}, *self.rows]))
 
     def as_csv(self, rows: Iterable[Mapping[str, object]]) -> str:
         text = io.StringIO(newline="")

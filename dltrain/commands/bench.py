@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from dltrain.commands.bench_words import Options, take_options
 from dltrain.config import compose, launch
+from dltrain.disk import write_text
 from dltrain.errors import UserError
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:

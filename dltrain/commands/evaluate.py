@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from dltrain.commands.stored import EVALUATION_KEYS, load_config, parse_pairs, run_dir_of
 from dltrain.config import launch
 from dltrain.config.compose import compose
+from dltrain.disk import write_text
 from dltrain.drawing.tables import format_count
 from dltrain.errors import UserError
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from rich.progress import track
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
 from dltrain.config import schema
+from dltrain.disk import write_text, writing
 from dltrain.drawing.tables import format_count
-from dltrain.errors import DataError, UserError, suggest, writing
-from dltrain.run_dir import RunDir, write_text
+from dltrain.errors import DataError, UserError, suggest
+from dltrain.run_dir import RunDir
 from dltrain.stored_files import refuse_incomplete_config
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of, take_own
+from dltrain.config.free_keys import DERIVED, FREE
 from dltrain.errors import UserError
-from dltrain.same_config import DERIVED, FREE
 
 HELP = """\
 dltrain replay run=FOLDER step=N [key=value ...]    gives step N of a run again, to the last bit: its loss, a picture of

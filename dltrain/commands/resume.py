@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
+from dltrain.config.free_keys import DERIVED, FREE
 from dltrain.run_dir import RunDir
-from dltrain.same_config import DERIVED, FREE
 from dltrain.same_data import take_word
 
 HELP = """\

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain import same_config, same_data, slurm, trust
 from dltrain.config import compose, groups, launch
 from dltrain.config.words import take_config_folders
+from dltrain.disk import write_text
 from dltrain.errors import InterruptedRun, UserError
 from dltrain.own_modules import guard_imports, put_last
-from dltrain.run_dir import RunDir, write_text
+from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.signals import Signals
 

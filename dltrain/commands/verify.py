@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of, take_own
-from dltrain.same_config import DERIVED, FREE
+from dltrain.config.free_keys import DERIVED, FREE
 
 HELP = """\
 dltrain verify run=FOLDER [steps=20] [key=value ...]    gives the first steps of a run again, on this machine, and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from dltrain.digests import FIRST_STEPS_FILE
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import read_json
 
 NOT_COMPARED = {"host", "system", "git_commit"}  # of environment.json: they are no reason by themselves
 UNEXPLAINED = 1  # exit code
@@ -115,7 +115,6 @@ def changed_code(then: Path, now: Path) -> list[str]:
 
 def changed_environment(then: Path, now: Path) -> list[str]:
     """Versions, device and threads. Where a run was continued, environment.json is that of its last start."""
-    a, b = (json.loads(file.read_text()) if (file := folder / "environment.json").is_file() else {}
-            for folder in (then, now))
+    a, b = (read_json(file) if (file := folder / "environment.json").is_file() else {} for folder in (then, now))
     return [f"{key} ({a[key]} then, {b[key]} now)" for key in a if key in b and a[key] != b[key]
             and key not in NOT_COMPARED]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from dltrain.disk import write_text
 from dltrain.errors import MachineError
 from dltrain.proof.layers import Layer, LayerWatch, Sums, draw_layers, write_layers
 from dltrain.proof.stopping import end
-from dltrain.run_dir import write_text
 
 
 class Watched(Protocol):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain import build, same_config, same_data
+from dltrain import build, same_config, same_data, stored_files
 from dltrain.batches import ClassificationBatch
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.config.compose import compose
@@ -269,12 +269,32 @@ def test_row_09_control(dltrain, monkeypatch):
         row_09(dltrain)
 
 
+def row_09_h(dltrain: Dltrain) -> None:
+    crash_after(4, dltrain, "name=a", *TINY)
+    crash_after(5, dltrain, "resume", "run=outputs/a", "trainer.eval_batch_size=7", "trainer.requeue=true")
+    config = RunDir(Path("outputs/a")).read_config()
+    assert (config["trainer"]["eval_batch_size"], config["trainer"]["requeue"]) == (7, True)
+    code, _, err = dltrain("eval", "run=outputs/a")  # the weights of epoch 1, saved under the earlier values
+    assert code == 0, err
+
+
+def test_row_09_h_the_best_weights_stay_usable_when_such_a_key_has_changed(dltrain):
+    """Keys that change no weight may change between two saves: the weights saved before are evaluated as before."""
+    row_09_h(dltrain)
+
+
+def test_row_09_h_control(dltrain, monkeypatch):
+    monkeypatch.setattr(stored_files, "FREE_OF_CHECKPOINT", stored_files.FREE_OF_CHECKPOINT - {"trainer.requeue"})
+    with pytest.raises(AssertionError, match=r"trainer\.requeue"):
+        row_09_h(dltrain)
+
+
 # row 9 with other data
 
 
 def row_09_b(dltrain: Dltrain) -> None:
     crash_after(1, dltrain, "name=a", *PHOTOS)
-    begun = Path("outputs/a/samples.tsv").read_text()
+    before = Path("outputs/a/samples.tsv").read_text()
     shutil.copytree("photos", "moved")  # other times of change, another place, the same photos
     paint(Path("photos/red/99.png"), 99)
     Path("photos/red/1.png").rename("photos/blue/r1.png")
@@ -285,7 +305,7 @@ def row_09_b(dltrain: Dltrain) -> None:
         for change in ("moved from train to test (", "moved from test to train (", "relabelled", "1 added to "):
             assert change in err, "one more photo holds out other ones"
         assert "outputs/a/changed_samples.tsv lists them; restore the files, choose another name=, or continue" in err
-    assert Path("outputs/a/samples.tsv").read_text() == begun
+    assert Path("outputs/a/samples.tsv").read_text() == before
     code, out, _ = dltrain("resume", "run=outputs/a", "data.root=moved")
     assert (code, "resuming outputs/a from step 1 of 3" in out, "changed" in out) == (0, True, False)
     code, out, _ = dltrain("eval", "run=outputs/a", "data.root=photos")
@@ -337,13 +357,13 @@ def test_row_09_c_accepted_texts_keep_the_vocabulary_of_the_run(dltrain):
 def test_row_09_d_a_run_of_an_earlier_version_continues_and_gets_a_record(dltrain, photos):
     """A run of a version that kept no record of its data continues, says so, and gets one."""
     crash_after(1, dltrain, "name=a", *PHOTOS)
-    begun = Path("outputs/a/samples.tsv").read_text()
+    before = Path("outputs/a/samples.tsv").read_text()
     Path("outputs/a/samples.tsv").unlink()
     Path("outputs/a/splits.json").write_text('{"train": {"samples": 24, "fingerprint": "ab"}}')
     code, out, err = dltrain("name=a", *PHOTOS)
     assert (code, err) == (0, "")
     assert "kept no digest of its data" in out
-    assert Path("outputs/a/samples.tsv").read_text() == begun
+    assert Path("outputs/a/samples.tsv").read_text() == before
 
 
 def load(words: list[str]) -> DataModule:

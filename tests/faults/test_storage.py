@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from dltrain import checkpoints, run_dir, run_lock
+from dltrain import checkpoints, disk, run_lock
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.metrics import TensorBoard, TensorBoardLogger
 from dltrain.errors import CheckpointError, MachineError
@@ -228,19 +228,19 @@ def test_a_lock_is_taken_anew_where_a_refused_run_removed_the_folder(tmp_path, m
 def row_11(dltrain, folder: Path, monkeypatch) -> None:
     """The disk is full from step 5 on."""
     ended = Checkpointing.on_train_batch_end
-    disk = no_file_beyond(20_000)
+    full_disk = no_file_beyond(20_000)
 
     def fill(self, trainer, *arguments):
         if trainer.global_step == 5:
             trainer.strategy.checkpoint_io.wait()  # the thread has written that of step 4
-            disk.__enter__()
+            full_disk.__enter__()
         ended(self, trainer, *arguments)
 
     monkeypatch.setattr(Checkpointing, "on_train_batch_end", fill)
     try:
         code, _, err = dltrain("name=a", *TINY, "trainer.checkpoint_every_steps=1")
     finally:
-        disk.__exit__(None, None, None)
+        full_disk.__exit__(None, None, None)
         monkeypatch.setattr(Checkpointing, "on_train_batch_end", ended)
     assert (code, err.count("\n")) == (6, 1), err
     assert "cannot save outputs/a/checkpoints/last.ckpt: File too large (needs 0.6" in err
@@ -261,7 +261,7 @@ def test_row_11_a_full_disk_keeps_the_checkpoint(dltrain, tmp_path, monkeypatch)
 def test_row_11_control_in_place(dltrain, tmp_path, monkeypatch):
     def save(checkpoint, path):
         path.parent.mkdir(exist_ok=True)
-        with run_dir.writing(path):
+        with disk.writing(path):
             torch.save(checkpoint, open(path, "wb"))  # noqa: SIM115
 
     monkeypatch.setattr(checkpoints, "save", save)
@@ -291,7 +291,7 @@ def test_row_11_b_every_file_of_a_run_is_named(dltrain):
 
 
 def test_row_11_b_control(dltrain, monkeypatch):
-    monkeypatch.setattr("dltrain.run_dir.writing", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("dltrain.disk.writing", lambda *_, **__: nullcontext())
     monkeypatch.setattr("dltrain.reporting.naming_full_disk", nullcontext)
     with pytest.raises(AssertionError):
         row_11_b(dltrain, ["config.yaml"])

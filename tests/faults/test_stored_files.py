@@ -18,11 +18,14 @@ from torch import nn
 from dltrain import build, checkpoints, weights
 from dltrain.callbacks import checkpointing, stopping
 from dltrain.callbacks.checkpointing import Checkpointing
-from dltrain.errors import CheckpointError, UserError
+from dltrain.errors import CheckpointError, MachineError, UserError
 from dltrain.models.mlp import MLP
+from dltrain.run_code import describe_changed_code
+from dltrain.run_dir import RunDir
 from dltrain.tasks.classification import Classification
 from tests.faults import damaged_runs
 from tests.faults.damaged_runs import HTML, PICTURES, STORY, TEXT, other_zip
+from tests.faults.test_storage import no_file_beyond
 
 GOLDEN = [*(Path(__file__).parents[1] / "golden_runs").iterdir(), *(
     path for path in (Path(__file__).parents[1] / "fixtures").iterdir() if path.is_dir())]
@@ -132,7 +135,7 @@ def test_row_07_control(dltrain, copy_run, runs, monkeypatch):
 
 
 def test_row_07_b_no_intact_checkpoint_is_an_error(dltrain, copy_run):
-    """Where no checkpoint is intact the run is not begun anew: exit 4."""
+    """Where no checkpoint is intact the run does not start anew: exit 4."""
     run = copy_run("pictures_half")
     for name in ("last", "previous"):
         DAMAGE["cut"](run / f"checkpoints/{name}.ckpt")
@@ -323,6 +326,29 @@ def test_row_39_b_tensors_are_taken_plain_or_below_one_name(wrap, tmp_path):
     torch.save(wrap(net().state_dict()), tmp_path / "w.pth")
     tensors = weights.read_file(tmp_path / "w.pth", "w")
     assert all(torch.equal(value, tensors[name]) for name, value in net().state_dict().items())
+
+
+def test_own_code_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "own_code.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"own_code\.json: damaged .*; delete it"):
+        describe_changed_code(RunDir(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_full_disk_is_named_by_what_writes_weights(tmp_path, suffix):
+    with no_file_beyond(1000), pytest.raises(MachineError, match=r"cannot save .*w\.\w+: .*needs 0\.04\d MB"):
+        weights.write_file({"a": torch.zeros(10_000)}, tmp_path / f"w{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise MemoryError
+
+    checkpoints.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(MemoryError):
+        checkpoints.load(tmp_path / "last.ckpt")
 
 
 def test_row_39_c_weights_are_exported_and_read_again(dltrain, copy_run, caplog):
