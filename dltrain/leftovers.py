@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
@@ -24,6 +25,7 @@ KINDS = {"checkpoints": "previous.ckpt of finished runs",
          "cache": "what the cache of this user has of files that have changed or are gone"}
 TEMPORARY = re.compile(r"\..+\.tmp|\.probe")
 TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
+REPLAYED = re.compile(r"step_\d+(/\w+\.(csv|png))?")
 CACHED = re.compile(r"[0-9a-f]{16}(\.\w+)?")
 OLD_CACHES = {"decoded"}  # of earlier versions
 # What a run writes before its first checkpoint.
@@ -157,8 +159,8 @@ def delete(leftovers: list[Leftover], root: Path) -> tuple[list[Leftover], list[
 
 
 def remove(item: Leftover, root: Path) -> None:
-    """A file, or the folder of a run, which has none below it but checkpoints/; the lock goes last. With the last run
-    of a folder below `root` that folder goes."""
+    """A file, or the folder of a run, which has none below it but checkpoints/ and replay/; the lock goes last. With the
+    last run of a folder below `root` that folder goes."""
     if item.path != item.folder:
         item.path.unlink()
         return
@@ -167,6 +169,8 @@ def remove(item: Leftover, root: Path) -> None:
         for file in checkpoints.iterdir():
             file.unlink()
         checkpoints.rmdir()
+    if (item.path / "replay").is_dir():
+        shutil.rmtree(item.path / "replay")
     for file in sorted(item.path.iterdir(), key=lambda file: file.name == run_lock.FILE):
         file.unlink()
     item.path.rmdir()
@@ -179,6 +183,9 @@ def is_own(entry: os.DirEntry[str]) -> bool:
     """Whether a run writes it before its first checkpoint. A link is never one."""
     if entry.name == "checkpoints":
         return is_folder(entry)
+    if entry.name == "replay":  # of the step at which a run diverged
+        files = Path(entry.path).rglob("*")
+        return is_folder(entry) and all(REPLAYED.fullmatch(str(file.relative_to(entry.path))) for file in files)
     is_known = entry.name in OWN or entry.name.startswith("events.out.tfevents.") or TEMPORARY.fullmatch(entry.name)
     return bool(is_known) and is_file(entry)
 

@@ -19,7 +19,7 @@ def make(folder: str, *files: str) -> Path:
     path = Path("outputs", folder)
     path.mkdir(parents=True, exist_ok=True)
     for name in files:
-        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text("x" * 1000)
     (path / "config.yaml").write_text(CONFIG)
     return path
@@ -77,6 +77,14 @@ def test_clean_of_some_kinds(dltrain):
     dltrain("clean", "what=last,temporary", "apply=true")
     assert before - everything() == {f"./outputs/done/{name}" for name in (
         "checkpoints/last.ckpt", ".config.yaml.tmp", "checkpoints/.last.ckpt.12.tmp")}
+
+
+@pytest.mark.parametrize("other", [None, "replay/step_2/notes.txt", "replay/mine.png", "replay/step_2/more/a.png"])
+def test_clean_deletes_a_run_that_diverged_with_its_replay_alone(dltrain, other):
+    files = ["error.txt", "replay/step_2/layers.csv", "replay/step_2/layers.png"]
+    folder = make("diverged", *files, *filter(None, [other]))
+    out = dltrain("clean", "apply=true", "what=failed")[1]
+    assert folder.is_dir() is (other is not None), out
 
 
 @pytest.mark.usefixtures("outputs")
