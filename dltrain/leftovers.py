@@ -90,7 +90,7 @@ def left_in(folder: Path) -> tuple[list[Leftover], str]:
         return temporary, "a job of a sweep that has not ended"
     if others := sorted(entry.name for entry in every if not is_own(entry)):
         return temporary, f"no checkpoint, but it has {others[0]}, which a run does not write before that"
-    size = sum(map(size_of, every))
+    size = sum(map(size_of, every)) + sum(file.stat().st_size for file in (folder / "replay").glob("*/*"))
     if "error.txt" in entries:
         return [Leftover("failed", folder, size, first_line(folder / "error.txt"), folder)], ""
     return [Leftover("empty", folder, size, "stopped before its first checkpoint", folder)], ""
@@ -159,8 +159,8 @@ def delete(leftovers: list[Leftover], root: Path) -> tuple[list[Leftover], list[
 
 
 def remove(item: Leftover, root: Path) -> None:
-    """A file, or the folder of a run, which has none below it but checkpoints/ and replay/; the lock goes last. With the
-    last run of a folder below `root` that folder goes."""
+    """A file, or the folder of a run, which has none below it but checkpoints/ and replay/; the lock goes last. With
+    the last run of a folder below `root` that folder goes."""
     if item.path != item.folder:
         item.path.unlink()
         return
