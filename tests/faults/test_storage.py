@@ -1,5 +1,6 @@
 """Faults of the disk, and two runs in one folder: rows 6 and 11 to 15, and the lock of row 10."""
 
+import errno
 import os
 import resource
 import signal
@@ -267,6 +268,17 @@ def test_row_11_control_in_place(dltrain, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises((AssertionError, RuntimeError)):
         row_11(dltrain, tmp_path / "outputs/a", monkeypatch)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a").write_text("old")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(MachineError, match="cannot save .*/a: Input/output error"):
+        disk.write_text(tmp_path / "a", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
 FILES = [".lock", "log.txt", "config.yaml", "command.txt", "environment.json", "splits.json", "metrics.csv", "samples",
