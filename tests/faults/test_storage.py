@@ -276,7 +276,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
     (tmp_path / "a").write_text("old")
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(MachineError, match="cannot save .*/a: Input/output error"):
+    with pytest.raises(MachineError, match=r"cannot save .*/a: Input/output error"):
         disk.write_text(tmp_path / "a", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
