@@ -127,8 +127,8 @@ def explain(error: DivergedError, run_dir: RunDir) -> DivergedError:
     except (Exception, KeyboardInterrupt) as other:
         log.info(f"the step could not be given again: {other}")
         return type(error)(f"{error}; {command}nonfinite shows where it began")
-    return type(error)(f"{error}; counted from 1, step {made.step} is the first whose loss or gradient is not finite: "
-                       f"{command}{made.step}, as in {made.files[0].parent}")
+    return type(error)(f"{error}; counted from 1, step {made.step} is the first whose loss or gradient is not finite; "
+                       f"{made.files[0].parent} has its layers and its batch ({command}{made.step})")
 
 
 def rerun(config: DictConfig, run_dir: RunDir, scratch: Path, last_step: int, source: Path | None = None,

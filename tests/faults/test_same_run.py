@@ -15,6 +15,7 @@ from dltrain import build, same_config, same_data, stored_files
 from dltrain.batches import ClassificationBatch
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.config.compose import compose
+from dltrain.config.free_keys import DERIVED, FREE
 from dltrain.data.datamodule import SPLITS, DataModule
 from dltrain.data.loader import TrainLoader
 from dltrain.errors import DataError
@@ -287,6 +288,11 @@ def test_row_09_h_control(dltrain, monkeypatch):
     monkeypatch.setattr(stored_files, "FREE_OF_CHECKPOINT", stored_files.FREE_OF_CHECKPOINT - {"trainer.requeue"})
     with pytest.raises(AssertionError, match=r"trainer\.requeue"):
         row_09_h(dltrain)
+
+
+def test_the_page_names_each_key_that_may_change():
+    page = Path(__file__).parents[2].joinpath("docs/run_folder.md").read_text()
+    assert [key for key in FREE - DERIVED - {"name", "output_dir"} if f"`{key}`" not in page] == []
 
 
 # row 9 with other data
