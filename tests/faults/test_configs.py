@@ -129,7 +129,7 @@ def test_row_29_b_yaml_bombs_are_refused_by_size(canary, plain):
 def test_row_29_b_control(canary, plain, monkeypatch):
     twice = f"{yaml.safe_dump(plain)}seed: 2\n"
     row_29_b(twice, canary)
-    monkeypatch.setattr("dltrain.stored_files.refuse_text", lambda *_: None)
+    monkeypatch.setattr(yaml_text, "refuse_text", lambda *_: None)
     with pytest.raises(AssertionError):
         row_29_b(twice, canary)
 
