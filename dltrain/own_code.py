@@ -8,6 +8,7 @@ import site
 import sys
 import sysconfig
 import traceback
+from functools import cache
 from pathlib import Path
 
 PACKAGE = str(Path(__file__).parent)
@@ -56,5 +57,10 @@ def digests_of_code() -> dict[str, str]:
             continue
         if file.startswith(PACKAGE) or (file.startswith(here) and is_own(file)):
             files[file.removeprefix(os.path.dirname(PACKAGE) + os.sep).removeprefix(here)] = file
-    return {name: hashlib.blake2b(Path(file).read_bytes(), digest_size=6).hexdigest()
-            for name, file in sorted(files.items()) if os.path.isfile(file)}
+    return {name: digest for name, file in sorted(files.items()) if (digest := digest_of_file(file))}
+
+
+@cache
+def digest_of_file(file: str) -> str:
+    """As it is at the first call, since a loaded module does not change; "" if there is no file."""
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=6).hexdigest() if os.path.isfile(file) else ""

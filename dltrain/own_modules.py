@@ -42,6 +42,7 @@ def not_installed(folders: tuple[str, ...]) -> list[str]:
     return [folder for folder in dict.fromkeys(folders) if not is_installed(folder)]
 
 
+@cache
 def is_installed(path: str) -> bool:
     real = os.path.realpath(path)
     return f"{real}{os.sep}".startswith((PACKAGE + os.sep, *INSTALLED)) or not {"site-packages", "dist-packages"
@@ -126,10 +127,10 @@ def digests(modules: Mapping[str, ModuleType] = sys.modules) -> dict[str, str]:
     """The sha256 of each own module's file, by its path below the current folder."""
     import hashlib
 
-    hashes, below = {}, tuple(own_folders())
+    hashes = {}
     for name, module in [*modules.items()]:
         file = vars(module).get("__file__") if type(module) is ModuleType and name != "__main__" else None
-        if file and os.path.abspath(file).startswith(below) and is_own(file):
+        if file and not is_installed(file) and is_own(file):
             hashes[os.path.relpath(file)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return dict(sorted(hashes.items()))
 

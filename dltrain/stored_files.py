@@ -77,7 +77,7 @@ def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{file}: damaged ({' '.join(str(error).split())[:160]}); {RESTORE}") from None
     try:
-        config = yaml.load(text, Loader=schema.FASTEST)
+        config = yaml.load(text, Loader=yaml_text.FASTEST)
         lines = schema.parse(text, "")
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # a date or a key that yaml cannot build
         raise UserError(f"{file}: damaged ({first_line(error)}); {RESTORE}") from None
@@ -138,7 +138,7 @@ def refuse_changed_files(folder: Path, own: Mapping[str, Any], checkpoint: Path)
 
 
 def refuse_changed_config(file: Path, kept: Mapping[str, Any], checkpoint: Path) -> None:
-    now, then = read_config(file.parent), yaml.load(schema.dump(kept, {}), Loader=schema.FASTEST)
+    now, then = read_config(file.parent), yaml.load(schema.dump(kept, {}), Loader=yaml_text.FASTEST)
     changed = [f"{key} ({shorten(value)} there, {shorten(select(now, key)[1])} here)"
                for key, value in flatten(then).items()
                if key not in FREE_OF_CHECKPOINT and not key.startswith("choices.")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.commands.why import explain
 from dltrain.config import groups, schema
 from dltrain.config.compose import Composed, compose, to_plain
+from dltrain.config.yaml_files import YamlFolder
 from dltrain.errors import UserError
 from dltrain.run import StudyContext
 from dltrain.run_dir import RunDir
@@ -318,3 +319,13 @@ def assert_every_run_composes(node: DictConfig, folder: Path, monkeypatch) -> No
     keys = {key: value for key, value in to_plain(node).items() if key != "_target_"}
     with pytest.raises(ReadyToTrain):
         comparison.study(StudyContext(folder, 0, None), **keys)
+
+
+def test_yaml_is_read_as_omegaconf_reads_it(tmp_path):
+    """Numbers, dates and text of a user's file, and all of dltrain's own."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{a: 1e-5, b: 1E5, c: 2020-01-01, d: 1_000, e: .5, f: 0x10, g: yes, h: 1:30, i: ~, j: .inf}")
+    for file in (mine, *groups.CONFIGS.rglob("*.yaml")):
+        expected = OmegaConf.to_container(OmegaConf.load(file))
+        folder = YamlFolder("test", str(file.parent))
+        assert repr(OmegaConf.to_container(folder.load_config(file.stem).config)) == repr(expected), file

@@ -5,15 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import trust
 from dltrain.config.interpolations import value_at
-from dltrain.config.yaml_text import read_yaml_text
 from dltrain.errors import UserError
 
 PLUGINS = ("hydra_plugins", "hydra._internal.core_plugins")  # Hydra's launchers and sweepers, and installed ones
@@ -24,22 +20,6 @@ LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # Hydra's own
 # What a file may set of Hydra. Of the launchers' and sweepers' keys, these hold commands or name code.
 HYDRA_KEYS = {"mode", "sweeper", "launcher"}
 COMMANDS = ("setup", "command", "python", "srun_args", "additional_parameters", "custom_search_space", "env_set")
-
-
-class CheckedRepository(CachingConfigRepository):
-    """Hydra's cache of yaml files. Those of the user's folders are read as text before Hydra reads them."""
-
-    def __init__(self, repo: CachingConfigRepository, folders: list[Path]):
-        self.delegate, self.cache, self.folders = repo.delegate, repo.cache, folders
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        for folder in self.folders:
-            if (file := folder / f"{config_path.strip('/').removesuffix('.yaml')}.yaml").is_file():
-                try:
-                    read_yaml_text(file)
-                except ValueError as error:
-                    raise UserError(str(error)) from None
-        return super().load_config(config_path)
 
 
 def refuse_config(config: DictConfig, place_of: Callable[[str], str]) -> None:

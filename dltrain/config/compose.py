@@ -30,6 +30,7 @@ from dltrain.config import allowed, automatic, checks, groups, schema
 from dltrain.config.interpolations import refuse_interpolations
 from dltrain.config.interpolations import to_plain as to_plain
 from dltrain.config.words import expand, refuse_bare_words
+from dltrain.config.yaml_files import read_by_libyaml
 from dltrain.errors import UserError
 
 CONFIG_NAME = "train"  # configs/train.yaml
@@ -88,7 +89,6 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
                         f"(quote blanks and commas: 'key=\"a b\"')") from None
     folders = user_folders(config_dir, overrides)
     own_modules.put_last(folders)
-    repo = allowed.CheckedRepository(repo, folders)
     for override in overrides:
         checks.refuse_hydra_key(override)
         checks.refuse_interval(override, overrides)
@@ -131,6 +131,7 @@ def config_loader(config_dir: str | None) -> ConfigLoaderImpl:
     setup_globals()
     JobRuntime.instance().set("name", "dltrain")
     search_path = create_config_search_path(str(groups.CONFIGS))
+    read_by_libyaml()
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: no folder '{config_dir}'")

@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
-FASTEST = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # libyaml's is ten times as fast
+from dltrain.config.yaml_text import FASTEST, FASTEST_DUMPER
 
 
-class Loader(FASTEST):  # type: ignore[misc, valid-type]  # chosen above
+class Loader(FASTEST):
     """Reads numbers as OmegaConf and people do: 1e-5 too, which YAML 1.1 takes for text."""
 
 
@@ -96,7 +96,9 @@ def dump(config: Mapping[str, object], comments: Mapping[str, str], prefix: str 
 def yaml_scalar(value: object) -> str:
     """A plain value on one line of yaml."""
     style = '"' if type(value) is str and "\n" in value else None
-    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=2**31, allow_unicode=True)
+    dumper = FASTEST_DUMPER if repr(value).isascii() else yaml.SafeDumper  # libyaml escapes what lies beyond the BMP
+    text = yaml.dump(value, Dumper=dumper, default_flow_style=True, default_style=style, width=2**31 - 1,
+                     allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 FASTEST = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # libyaml's is ten times as fast
+FASTEST_DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 MOST_BYTES, MOST_VALUES, DEEPEST = 4 * 2**20, 100_000, 60
 TAGGED = (yaml.ScalarEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent)
 PLAIN_TYPES = ("str", "int", "float", "bool", "null", "seq", "map")
