@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain import run
+from dltrain import evaluation
 from dltrain.build import build_unloaded_data
 from dltrain.commands.stored import EVALUATION_KEYS, load_config
 from dltrain.config import schema
@@ -60,7 +60,7 @@ class LoadedRun:
 
     @cached_property
     def task(self) -> Task:
-        task: Task = run.restore(self.config, self.run_dir).to(run.device_of(self.config))
+        task: Task = evaluation.restore(self.config, self.run_dir).to(evaluation.device_of(self.config))
         return task
 
     @cached_property
@@ -103,7 +103,7 @@ class LoadedRun:
         pairs = dict(change.split("=", 1) for change in changes)
         config = load_config(self.run_dir, pairs, EVALUATION_KEYS)
         with logging_to(self.folder / "log.txt" if self.run_dir.is_writable else None):
-            return run.evaluate(config, self.run_dir, split, checkpoint).metrics
+            return evaluation.evaluate(config, self.run_dir, split, checkpoint).metrics
 
     def read(self, inputs: Example | Sequence[Example]) -> list[Input]:
         """Images that are read when they are needed, or texts."""

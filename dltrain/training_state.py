@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,6 +32,29 @@ NEEDED = {"lr", "initial_lr", "momentum", "weight_decay", "dampening", "nesterov
 RESTORING = {"restore_training_state", "_restore_modules_and_callbacks"}  # in Lightning
 
 
+class Newest(NamedTuple):
+    """The checkpoint that a run continues from."""
+
+    file: Path
+    state: Checkpoint
+    note: str  # why it is not the newest file, to put before another sentence, or ""
+
+    @property
+    def step(self) -> int:
+        return int(self.state["global_step"])
+
+    @property
+    def metrics_rows(self) -> int:
+        """The rows that metrics.csv had."""
+        return int(self.state["dltrain"]["metrics_rows"])
+
+
+def find_newest(run_dir: RunDir) -> Newest | None:
+    """None if the run has no checkpoint yet. Raises CheckpointError if none is intact."""
+    file, note = checkpoints.find_newest(run_dir.path / "checkpoints")
+    return Newest(file, read_own(run_dir, file, for_training=True), f"{note}; " if note else "") if file else None
+
+
 def load_checkpoint(run_dir: RunDir, checkpoint: str) -> Checkpoint:
     """Raises CheckpointError, and UserError if the run has none yet, or its files are no longer those of the
     checkpoint."""
@@ -48,13 +71,14 @@ def read_own(run_dir: RunDir, file: Path, for_training: bool = False) -> Checkpo
     return saved
 
 
-def take_over(task: Task, data: DataModule, saved: Checkpoint, path: Path) -> None:
+def take_over(task: Task, data: DataModule, newest: Newest) -> None:
     """The weights of the checkpoint that a run resumes from; the rest of it is only checked, Lightning takes it over.
     Raises CheckpointError."""
-    load_weights(task, saved, path)
+    load_weights(task, newest.state, newest.file)
     sums: Checkpoint = {}
     Task.on_save_checkpoint(task, sums)
-    check(saved, path, task.configure_optimizers(), sums, type(data).__qualname__, len(data.train_dataloader()))
+    check(newest.state, newest.file, task.configure_optimizers(), sums, type(data).__qualname__,
+          len(data.train_dataloader()))
 
 
 def check(saved: Checkpoint, path: Path, optimizers: Any, sums: Checkpoint, data_key: str,
@@ -128,13 +152,14 @@ def shapes_fault(optimizer: torch.optim.Optimizer, states: Any) -> str | None:
 
 
 @contextmanager
-def restoring(path: Path | None) -> Iterator[None]:
-    """An error with which Lightning restores the checkpoint at `path` is the checkpoint's: CheckpointError."""
+def restoring(newest: Newest | None) -> Iterator[None]:
+    """An error with which Lightning restores the checkpoint is the checkpoint's: CheckpointError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-        if path is None or not names & RESTORING:
+        if newest is None or not names & RESTORING:
             raise
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise CheckpointError(f"{path}: damaged, or of other libraries ({message}); {remedy(path)}") from error
+        raise CheckpointError(f"{newest.file}: damaged, or of other libraries ({message}); {remedy(newest.file)}"
+                              ) from error

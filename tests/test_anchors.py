@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
-from dltrain import build, run
+from dltrain import build, evaluation
 from dltrain.batches import generator
 from dltrain.data.scenes import SceneBoxes
 from dltrain.errors import UserError
@@ -106,7 +106,7 @@ def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures
     assert fitted > fixed > 0
     assert "outputs/a is finished" in dltrain(*SMALL, "model.anchors=auto", "name=a")[1]
     assert "model.anchors (auto, now fixed)" in dltrain(*SMALL, "name=a")[2]
-    model = run.restore(OmegaConf.create(config), RunDir(Path("outputs/a"))).model
+    model = evaluation.restore(OmegaConf.create(config), RunDir(Path("outputs/a"))).model
     (cell,) = model.net.rpn.anchor_generator.cell_anchors
     assert (cell[:, 2:] - cell[:, :2]).tolist() == [pytest.approx(size) for size in sizes]
 

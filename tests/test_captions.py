@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from dltrain import build, checkpoints, cli, run
+from dltrain import build, checkpoints, cli, evaluation, run
 from dltrain.batches import END, PAD, START, BatchError, CaptionBatch
 from dltrain.config.compose import compose
 from dltrain.data.captioning import CaptionKeys, stack_captions
@@ -47,7 +47,7 @@ class Trained(FinishedRun):
     sampled: list[float]  # of each training step the fraction of words that the model reads of its own
 
     def restore(self) -> Captioning:
-        task = run.restore(self.config, self.run_dir)
+        task = evaluation.restore(self.config, self.run_dir)
         assert isinstance(task, Captioning)
         return task
 
@@ -153,7 +153,7 @@ def test_evaluation_scores_each_sentence_against_its_own_references(trained, mon
     expected = caption_scores(texts, references)
     expected["loss"], expected["perplexity"] = (total / count).item(), (total / count).exp().item()
     expected["caption_accuracy"] = 0.5
-    result = run.evaluate(trained.config, trained.run_dir, "test").metrics
+    result = evaluation.evaluate(trained.config, trained.run_dir, "test").metrics
     assert not queue
     assert result == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
     assert result.keys() == {name for name in trained.result if name.startswith("test/")}
@@ -167,7 +167,7 @@ def test_evaluation_encodes_each_image_once(trained, monkeypatch):
         return features(self, images)
 
     monkeypatch.setattr(CifarResNet, "features", count)
-    run.evaluate(trained.config, trained.run_dir, "test")
+    evaluation.evaluate(trained.config, trained.run_dir, "test")
     assert counts == [8]
 
 

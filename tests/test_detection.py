@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from dltrain import build, cli, run
+from dltrain import build, cli, evaluation, run
 from dltrain.batches import BatchError, DetectionBatch, generator
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataKeys
@@ -152,7 +152,7 @@ def test_evaluation_scores_each_image_against_its_own_truth(trained, monkeypatch
     detections[0]["labels"][0] = absent
     queue = list(detections)
     monkeypatch.setattr(FasterRCNN, "detect", lambda self, images: [queue.pop(0) for _ in images])
-    result = run.evaluate(trained.config, trained.run_dir, "test").metrics
+    result = evaluation.evaluate(trained.config, trained.run_dir, "test").metrics
     assert not queue
     metric = MeanAveragePrecision(class_metrics=True)
     metric.update(detections, truths)
@@ -170,7 +170,7 @@ def test_predict_draws_boxes_and_writes_them_as_coco_does(trained, monkeypatch, 
     path = trained.run_dir.path
     monkeypatch.setattr("sys.argv", ["dltrain", "predict", f"run={path}", f"input={path}/samples", "score=0.01"])
     assert cli.main() == 0
-    task = run.restore(trained.config, trained.run_dir)
+    task = evaluation.restore(trained.config, trained.run_dir)
     records, lines = [], []
     for number in range(8):
         file = path / f"samples/{number:02d}.png"

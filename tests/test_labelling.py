@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dltrain import build, run
+from dltrain import build, evaluation, run
 from dltrain.batches import IGNORED_LABEL, PAD, BatchError, LabelledBatch
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import SPLITS
@@ -173,7 +173,7 @@ def trained(tmp_path_factory):
     composed, run_dir = compose(reviews(folder)), RunDir.named(folder, "run")
     config = composed.job_config()
     result = run.train(config, run_dir, composed.comments())
-    data, task = build.build_data(config), run.restore(config, run_dir)
+    data, task = build.build_data(config), evaluation.restore(config, run_dir)
     assert isinstance(data, LabelledTexts)
     assert isinstance(task.model, SequenceClassifier)
     return Trained(run_dir, result, data, task.model)
@@ -253,7 +253,7 @@ def test_predict_reads_the_rows_of_pictures(tmp_path, monkeypatch, capsys):
     composed, run_dir = compose(["model=seq_classifier", "trainer=smoke", "recipe=none"]), RunDir.named(tmp_path, "run")
     config = composed.job_config()
     run.train(config, run_dir, composed.comments())
-    model = run.restore(config, run_dir).model
+    model = evaluation.restore(config, run_dir).model
     files = sorted((run_dir.path / "samples").iterdir())
     assert len(files) == 10
     expected, width = [], max(len(file.name) for file in files)

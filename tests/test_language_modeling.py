@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dltrain import build, checkpoints, run
+from dltrain import build, checkpoints, evaluation, run
 from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, generator, seed_of
 from dltrain.config.compose import compose
 from dltrain.data.language_modeling import TextStreams
@@ -109,7 +109,8 @@ def test_training_equals_a_loop_by_hand_with_its_state_norms_and_clipping(traine
 def loss_in_one_pass(run_dir: RunDir, overrides: list[str]) -> float:
     """The test loss of the best weights, each stream read at once and not window by window."""
     data = read_streams(overrides, run_dir.read_vocabularies())
-    task = run.restore(compose([*overrides, f"data.vocab_size={data.sizes()['vocab_size']}"]).job_config(), run_dir)
+    config = compose([*overrides, f"data.vocab_size={data.sizes()['vocab_size']}"]).job_config()
+    task = evaluation.restore(config, run_dir)
     rows = data.tokens["test"].long()
     assert rows.shape[1] > 2 * 10, "several windows"
     with torch.no_grad():
@@ -131,8 +132,8 @@ def test_bits_per_character_do_not_depend_on_the_batch_size(trained, tmp_path):
     for batch_size in (1, 7, 64):
         words = [*trained.overrides, f"data.root={tmp_path}/more.txt", f"data.batch_size={batch_size}"]
         config = compose([*words, "data.vocab_size=17"]).job_config()
-        bits.append(run.evaluate(config, trained.run_dir, "test").metrics["test/bits_per_character"])
-    task = run.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
+        bits.append(evaluation.evaluate(config, trained.run_dir, "test").metrics["test/bits_per_character"])
+    task = evaluation.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
     symbols = trained.run_dir.read_vocabularies()["characters"]
     indices = [symbols.index(character) if character in symbols else UNKNOWN for character in held_out]
     net, nats, length = task.model.double(), 0.0, -(-(len(indices) - 1) // 15)
@@ -223,7 +224,7 @@ def test_only_the_most_probable_symbols_are_written():
 
 def test_a_figure_shows_what_the_model_writes_after_a_line_break(trained):
     """The training text has none, so it is what follows the last symbol of the vocabulary."""
-    task = run.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
+    task = evaluation.restore(compose([*trained.overrides, "data.vocab_size=17"]).job_config(), trained.run_dir)
     symbols = task.vocabularies["characters"]
     written = generate(task.model, torch.tensor([len(symbols) - 1]), generator("sample", 0))
     expected = "".join(symbols[token] for token in itertools.islice(written, 300))

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dltrain import build, checkpoints, run
+from dltrain import build, checkpoints, evaluation, run
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
 from dltrain.data import scenes
@@ -50,7 +50,7 @@ def best_weights(path: Path) -> dict[str, Tensor]:
 
 def restore_model(path: Path) -> Any:
     run_dir = RunDir(path)
-    return run.restore(load_config(run_dir, {}, ()), run_dir).model
+    return evaluation.restore(load_config(run_dir, {}, ()), run_dir).model
 
 
 def test_a_detector_takes_architecture_and_weights_of_a_classifier(classifier, config):

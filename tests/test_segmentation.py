@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dltrain import build, cli, run
+from dltrain import build, cli, evaluation, run
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch, generator
 from dltrain.config.compose import compose
 from dltrain.data import scenes
@@ -36,7 +36,7 @@ def few_scenes() -> Iterator[None]:
 
 class Trained(FinishedRun):
     def restore(self) -> Segmentation:
-        task = run.restore(self.config, self.run_dir)
+        task = evaluation.restore(self.config, self.run_dir)
         assert isinstance(task, Segmentation)
         return task
 

@@ -11,7 +11,7 @@ import tokenize
 import pytest
 import torch
 
-from dltrain import build, run
+from dltrain import build, evaluation, run
 from dltrain.batches import IGNORED_LABEL, BatchError, TaggedBatch
 from dltrain.config.compose import compose
 from dltrain.data import stdlib
@@ -186,7 +186,7 @@ def test_predict_tags_source_run_by_run_or_in_colour(tmp_path, monkeypatch, caps
     indices = {symbol: index for index, symbol in enumerate(run_dir.read_vocabularies()["text"])}
     source = "x = 1\n\nprint(x)\n"
     with torch.no_grad():
-        logits = run.restore(config, run_dir).model(torch.tensor([[indices[c] for c in source]]), (len(source),))
+        logits = evaluation.restore(config, run_dir).model(torch.tensor([[indices[c] for c in source]]), (len(source),))
     expected = [KINDS[tag] for tag in logits[0].argmax(1).tolist()]
     (tmp_path / "a.py").write_text(source)
     code, out, err = run_command(monkeypatch, capsys, "predict", f"run={run_dir}", f"input={tmp_path}/a.py")
@@ -211,7 +211,7 @@ def test_predict_tags_words_one_per_line(tmp_path, monkeypatch, capsys):
     vocabularies = run_dir.read_vocabularies()
     tokens = [vocabularies["text"].index(word) for word in ("yes", "it", "<unk>", "fine")]
     with torch.no_grad():
-        logits = run.restore(config, run_dir).model(torch.tensor([tokens]), (4,))[0]
+        logits = evaluation.restore(config, run_dir).model(torch.tensor([tokens]), (4,))[0]
     names = [vocabularies["labels"][tag] for tag in logits.argmax(1).tolist()]
     lines = [f"{word}\t{name}\n" for word, name in zip(("Yes", "it", ",", "Fine"), names, strict=True)]
     assert run_command(monkeypatch, capsys, "predict", f"run={run_dir}", "text=Yes it, Fine") == (

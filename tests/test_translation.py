@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from dltrain import build, run
+from dltrain import build, evaluation, run
 from dltrain.batches import END, PAD, START, UNKNOWN, generator
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose
@@ -196,7 +196,7 @@ def train(tmp_path_factory):
             composed, run_dir = compose(overrides_for(folder)), RunDir.named(folder, "run")
             config = composed.job_config()
             result = run.train(config, run_dir, composed.comments())
-            data, task = build.build_data(config), run.restore(config, run_dir)
+            data, task = build.build_data(config), evaluation.restore(config, run_dir)
             assert isinstance(data, TextPairs)
             assert isinstance(task.model, Seq2Seq)
             runs[overrides_for.__name__] = Trained(run_dir, result, data, task, task.model.double(),
@@ -289,7 +289,7 @@ def test_a_match_is_the_whole_target_and_no_more(train, monkeypatch):
     queue = [[*targets[0], targets[0][-1]], targets[1][:-1], [], *targets[3:]]  # goes on, ends early, writes nothing
     monkeypatch.setattr(type(copying.task), "decode_greedily", lambda self, batch: [queue.pop(0) for _ in batch.source])
     config = load_config(copying.run_dir, {}, ())
-    metrics = run.evaluate(config, copying.run_dir, "test").metrics
+    metrics = evaluation.evaluate(config, copying.run_dir, "test").metrics
     assert metrics["test/exact_match"] == pytest.approx((len(targets) - 3) / len(targets))
 
 

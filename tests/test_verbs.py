@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from dltrain import __version__ as dltrain_version
-from dltrain import cli, reporting, run
+from dltrain import cli, evaluation, reporting, run
 from dltrain.build import build_data
 from dltrain.commands.stored import load_config
 from dltrain.run_dir import RunDir
@@ -354,7 +354,7 @@ def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_
     config = load_config(RunDir(folder), {}, ())
     images, labels = cast(FewDigits, build_data(config)).splits["train"]
     with torch.no_grad():
-        logits = run.restore(config, RunDir(folder))(images)
+        logits = evaluation.restore(config, RunDir(folder))(images)
     stored = json.loads((folder / "eval.json").read_text())
     assert stored["train/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-4)
     assert stored["train/accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))

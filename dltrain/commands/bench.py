@@ -89,7 +89,7 @@ def prepare(config: DictConfig, say: Callable[[str], None]) -> Bench:
     from dltrain.benchmark.trainer_run import train_with_trainer
     from dltrain.build import build_task, check_first_step
     from dltrain.devices import place_on_gpu
-    from dltrain.run import load_data
+    from dltrain.evaluation import load_data
 
     data = load_data(config)
     task = build_task(config, data.vocabularies)

@@ -18,7 +18,7 @@ from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 
 if TYPE_CHECKING:
-    from dltrain.run import Evaluation
+    from dltrain.evaluation import Evaluation
 
 HELP = """\
 dltrain eval run=FOLDER [key=value ...]    measures the weights of a run again, writes eval.json;
@@ -56,13 +56,13 @@ def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
     run_dir = run_dir_of(pairs)
     changes = {key: value for key, value in pairs.items() if key != "run"}
     config = load_config(run_dir, changes, EVALUATION_KEYS)
-    from dltrain import run as runs  # torch from here on
+    from dltrain import evaluation  # torch from here on
     from dltrain.reporting import report
 
     def measure() -> None:
         with logging_to(run_dir.path / "log.txt" if run_dir.is_writable else None):
-            evaluation = runs.evaluate(config, run_dir, split, checkpoint, progress_bar=sys.stdout.isatty())
-        present(evaluation, split, run_dir, changes)
+            measured = evaluation.evaluate(config, run_dir, split, checkpoint, progress_bar=sys.stdout.isatty())
+        present(measured, split, run_dir, changes)
 
     return report(run_dir, measure)
 
@@ -71,11 +71,11 @@ def evaluate_weights(words: list[str], split: str) -> int:
     flags = launch.parse_flags(words)
     composed = compose(flags.overrides, flags.config_dir)
     config, run_dir = composed.job_config(), RunDir.timed(Path(composed.config.output_dir) / "eval")
-    from dltrain import run as runs
+    from dltrain import evaluation
     from dltrain.reporting import report
 
     def measure() -> None:
-        present(runs.evaluate_pretrained(config, split, progress_bar=sys.stdout.isatty()), split, run_dir, {})
+        present(evaluation.evaluate_pretrained(config, split, progress_bar=sys.stdout.isatty()), split, run_dir, {})
 
     return report(run_dir, measure)
 

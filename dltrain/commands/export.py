@@ -28,12 +28,12 @@ def run(words: list[str]) -> int:
     if output.exists():
         raise UserError(f"output={output}: is there already; choose another file")
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
-    from dltrain import run as runs  # torch from here on
+    from dltrain import evaluation  # torch from here on
     from dltrain.reporting import report
     from dltrain.weights import write_file
 
     def write() -> None:
-        tensors = runs.restore(config, run_dir, checkpoint).model.state_dict()
+        tensors = evaluation.restore(config, run_dir, checkpoint).model.state_dict()
         write_file(tensors, output)
         size = output.stat().st_size / 1e6
         print(f"{output}: {len(tensors)} tensors, {size:.1f} MB, the {checkpoint} weights of {run_dir}")

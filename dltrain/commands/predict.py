@@ -58,18 +58,18 @@ def run(words: list[str]) -> int:
     if place is None and not run_dir.is_writable:
         print(f"{run_dir} is read-only: results go to {outputs.folder}; output=FOLDER chooses another place")
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
-    from dltrain import run as runs  # torch from here on
+    from dltrain import evaluation  # torch from here on
     from dltrain.build import build_unloaded_data
     from dltrain.reporting import report
 
     def predict() -> None:
-        task = runs.restore(config, run_dir)
+        task = evaluation.restore(config, run_dir)
         data = build_unloaded_data(config, run_dir.read_vocabularies())
         inputs, faults = split_readable(read_inputs(options, data), data)
         if data.input_kind == "text":
             warn_of_unknown(*data.unknown_inputs([item.name for item in inputs]))
         settings = {key: value for key, value in options.items() if key not in INPUTS}
-        present(task.to(runs.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
+        present(task.to(evaluation.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
         if faults:
             raise DataError(f"{len(faults)} of {len(faults) + len(inputs)} inputs cannot be read, the others are "
                             f"predicted: {'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' * (len(faults) > 3)}")

@@ -101,7 +101,7 @@ def frequent(keys: set[str]) -> dict[str, str]:
 
 def shorter(config: compose.DictConfig) -> dict[str, str]:
     """The keys that make the run short: two epochs or more where they are small, else one of a dozen batches."""
-    from dltrain.run import load_data
+    from dltrain.evaluation import load_data
 
     batches = len(load_data(config).train_dataloader())
     if batches > FEW_STEPS:

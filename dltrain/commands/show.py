@@ -57,7 +57,7 @@ def draw_batch(config: DictConfig, data: DataModule, folder: Path) -> list[str]:
     from torchvision.transforms.functional import to_pil_image
 
     from dltrain.build import build_task
-    from dltrain.run import choose_anchors
+    from dltrain.fitted_anchors import choose_anchors
 
     choose_anchors(config, data)
     config.class_names = data.class_names

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from dltrain import results, run, trust
+from dltrain import evaluation, results, run, trust
 from dltrain.build import build_data
 from dltrain.config.compose import Composed, compose
 from dltrain.drawing.curves import draw_comparison
@@ -190,7 +190,7 @@ def pretrained_key(config: DictConfig) -> str:
 
 def milliseconds_per_image(config: DictConfig, run_dir: RunDir) -> float:
     """From uint8 pixels to the model's output, one test image at a time: the median."""
-    data, task, seconds = build_data(config), run.restore(config, run_dir), []
+    data, task, seconds = build_data(config), evaluation.restore(config, run_dir), []
     indices = torch.arange(min(TIMED_IMAGES, data.num_samples("test")))
     with torch.inference_mode():
         for batch in data.read("test", list(indices.split(1))):

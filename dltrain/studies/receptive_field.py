@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain import run
+from dltrain import evaluation, run
 from dltrain.batches import generator, seed_of
 from dltrain.build import build
 from dltrain.config.compose import compose
@@ -64,7 +64,7 @@ def build_net(words: list[str], context: run.StudyContext) -> tuple[nn.Module, i
 
         run_dir = RunDir(Path(words[0].removeprefix("run=")))
         config = OmegaConf.create(run_dir.read_config())
-        return run.restore(config, run_dir).model.cpu(), config.data.channels
+        return evaluation.restore(config, run_dir).model.cpu(), config.data.channels
     config = compose(words, context.config_dir).job_config()
     torch.manual_seed(seed_of("init", context.seed))
     return build(config.model, "model"), config.data.channels
