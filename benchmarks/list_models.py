@@ -9,7 +9,7 @@ import tempfile
 
 from benchmarks.timing import Row, measure, seconds
 
-COMMAND = ["-m", "dltrain.cli", "ls", "models", "px=224"]
+COMMAND = ["-m", "dltrain", "ls", "models", "px=224"]
 
 
 def run() -> list[Row]:

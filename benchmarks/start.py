@@ -13,7 +13,7 @@ COMMANDS = ["--help", "ls", "why task.optimizer.lr model=resnet56 data=cifar10",
 
 def run() -> list[Row]:
     return [measure(f"dltrain {words}", "s", {
-        "dltrain": lambda words=words: seconds_of(["-m", "dltrain.cli", *words.split()]),  # type: ignore[misc]
+        "dltrain": lambda words=words: seconds_of(["-m", "dltrain", *words.split()]),  # type: ignore[misc]
         "python -c pass": lambda: seconds_of(["-c", "pass"])}) for words in COMMANDS]
 
 

@@ -71,7 +71,7 @@ def run(words: list[str]) -> int:
         more = {**frequent(keys), **(shorter(config) if options.shrink and not keys & {*LENGTHS} else {})}
         if more:
             print(f"with {' '.join(f'{key}={value}' for key, value in more.items())}")
-        command = [sys.executable, "-m", "dltrain.cli", "train", *words, f"output_dir={folder}",
+        command = [sys.executable, "-m", "dltrain", "train", *words, f"output_dir={folder}",
                    *(f"{key}={value}" for key, value in more.items())]
         codes.append(NOT_EQUAL if prove_resume(command, folder, options.kills, config.seed) else 0)
 

@@ -698,7 +698,7 @@ def test_two_processes_train_the_same_in_a_run_and_in_a_sweep(tmp_path):
     overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.depth=8",
                  "recipe=none"]
     for more in (["name=single", "seed=1"], ["-m", "name=sweep", "seed=1,2"]):
-        command = [sys.executable, "-m", "dltrain.cli", *overrides, *more]
+        command = [sys.executable, "-m", "dltrain", *overrides, *more]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stderr
