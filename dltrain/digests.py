@@ -34,16 +34,22 @@ def digest(values: Mapping[str, Any]) -> str:
         total.update(f"{name}\n".encode())
         if torch.is_tensor(value):
             total.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            total.update(in_a_row(value.cpu()).view(torch.uint8).numpy().data)
         else:
             total.update(json.dumps(value, default=repr).encode())
     return total.hexdigest() if values else "-"
+
+
+def in_a_row(tensor: Tensor) -> Tensor:
+    """Its values as one dimension without gaps; not a copy where they lie so. A dimension of one value may have any
+    stride, which `view` of another type does not take."""
+    return tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
 
 
 def sums_of_bits(tensors: Iterable[Tensor]) -> Tensor:
     """(N,) int64: of each tensor the sum of its bits read as integers, which another value anywhere changes. On the
     device, without waiting for it, at the cost of reading the tensors once; not different for the same values in
     another order."""
-    sums = [tensor.detach().contiguous().reshape(-1).view(INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
+    sums = [in_a_row(tensor).view(INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
             for tensor in tensors]
     return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.int64)

@@ -6,7 +6,10 @@ import torch
 from dltrain.digests import digest, sums_of_bits
 
 
-@pytest.mark.parametrize("tensor", [torch.arange(6).reshape(1, 6)[:, ::2], torch.arange(6.0).reshape(2, 3).T,
+LONE = torch.arange(5, 1, -1).reshape(2, 2)[:1, :1].T  # one value, with a stride of two
+
+
+@pytest.mark.parametrize("tensor", [LONE, torch.arange(6).reshape(1, 6)[:, ::2], torch.arange(6.0).reshape(2, 3).T,
                                     torch.tensor([1 + 2j, 3 + 4j]), torch.ones(()), torch.ones(0),
                                     torch.ones(3, dtype=torch.bool)])
 def test_values_count_and_not_their_places_in_memory(tensor):

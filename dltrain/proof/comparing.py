@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dltrain import checkpoints
-from dltrain.digests import digest, flatten
+from dltrain.digests import digest, flatten, in_a_row
 from dltrain.errors import CheckpointError
 from dltrain.run_dir import RunDir
 
@@ -79,7 +79,7 @@ def first_difference(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
         if torch.is_tensor(a) and torch.is_tensor(b):
             if a.shape != b.shape or a.dtype != b.dtype:
                 return f"{name}: {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
-            first, second = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
+            first, second = (in_a_row(tensor).view(torch.uint8) for tensor in (a, b))
             if count := int((first != second).sum()):
                 most = (a.double() - b.double()).abs().max().item() if a.is_floating_point() else float("nan")
                 return f"{name}: {count} of {a.numel() * a.element_size()} bytes, by up to {most:.3g}"
