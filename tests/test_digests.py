@@ -5,7 +5,6 @@ import torch
 
 from dltrain.digests import digest, sums_of_bits
 
-
 LONE = torch.arange(5, 1, -1).reshape(2, 2)[:1, :1].T  # one value, with a stride of two
 
 
