@@ -33,6 +33,7 @@ from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
 
 CHANNEL = "DLTRAIN_CHANNEL"  # the environment variable with the file number of a rank's socket
+POLL_SECONDS = 0.02  # a signal to the command reaches rank 0 within that time
 SECONDS_TO_BLAME = 3.0  # after the first rank has lost another one, until it is clear which one does not answer
 SECONDS_TO_END = 60.0  # for the others, after the first rank has ended
 MACHINE = 6  # the exit code for what the machine did
@@ -137,7 +138,7 @@ class Watch:
     def run(self) -> None:
         while len(self.ended) < len(self.ranks):
             with suppress(queue.Empty):
-                self.handle(self.events.get(timeout=0.1))
+                self.handle(self.events.get(timeout=POLL_SECONDS))
             if self.signals.received is not None and not self.is_stopping:
                 self.is_stopping = True
                 self.ranks[0].channel.send(stop=self.signals.received)
