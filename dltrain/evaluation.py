@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from dltrain import same_data, training_state
 from dltrain.build import build_data, build_task, check_first_step
 from dltrain.data.datamodule import DataModule
-from dltrain.devices import set_matmul_precision, set_up_device
+from dltrain.devices import describe_other_device, set_matmul_precision, set_up_device
 from dltrain.errors import UserError
 from dltrain.fitted_anchors import choose_anchors
 from dltrain.memory import keep_freed_memory
@@ -64,6 +64,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     if line := same_data.describe_measured(run_dir, data, split):
+        log.warning(f"dltrain: warning: {line}")
+    if line := describe_other_device(run_dir, device_of(config), is_training=False):
         log.warning(f"dltrain: warning: {line}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     epoch, fault = run_dir.epoch_of(step)

@@ -151,7 +151,7 @@ def rerun(config: DictConfig, run_dir: RunDir, scratch: Path, last_step: int, so
         task = build_task(config, data.vocabularies, fresh=saved is None)
         set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, scratch, data, task, Signals(), saved)
-        RunDir(scratch).write_environment(device_name(trainer))
+        RunDir(scratch).write_environment(device_name(trainer.strategy.root_device))
         if saved:
             checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
         else:
