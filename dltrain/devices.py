@@ -10,9 +10,7 @@ from omegaconf import DictConfig
 from dltrain.data.ahead import SendAhead
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.tables import format_count
-from dltrain.errors import CheckpointError, MachineError
-from dltrain.run_dir import RunDir
-from dltrain.stored_files import read_json
+from dltrain.errors import MachineError
 from dltrain.tasks.task import Task
 
 RESIDENT_SHARE = 4  # data stay on a GPU if they take at most the fourth part of its free memory
@@ -56,19 +54,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {format_count(torch.get_num_threads(), 'thread')}"
-
-
-def describe_other_device(run_dir: RunDir, device: torch.device, is_training: bool) -> str:
-    """A line where a run continues, or is measured, on another device than environment.json names; "" if not. Another
-    number of threads changes the last bits of the weights, but no digit of a metric."""
-    file = run_dir.path / "environment.json"
-    try:
-        stored = read_json(file, "delete it, nothing else needs it") if file.is_file() else {}
-    except CheckpointError as error:
-        return str(error)
-    then, now = str(stored.get("device") or ""), device_name(device)
-    is_same = then == now if is_training else then.partition(",")[0] == now.partition(",")[0]
-    if is_same or not then:
-        return ""
-    verb = "continues" if is_training else "is measured"
-    return f"{run_dir} was trained on {then} and {verb} on {now}: the last bits may differ"

@@ -14,12 +14,13 @@ from omegaconf import DictConfig
 from dltrain import same_data, training_state
 from dltrain.build import build_data, build_task, check_first_step
 from dltrain.data.datamodule import DataModule
-from dltrain.devices import describe_other_device, set_matmul_precision, set_up_device
+from dltrain.devices import set_matmul_precision, set_up_device
 from dltrain.errors import UserError
 from dltrain.fitted_anchors import choose_anchors
 from dltrain.memory import keep_freed_memory
 from dltrain.pretrained import load_pretrained, pretrained_of
 from dltrain.run_code import describe_changed_code
+from dltrain.run_device import describe_other_device
 from dltrain.run_dir import RunDir
 from dltrain.signals import leave_to_dltrain
 from dltrain.tasks.task import Task

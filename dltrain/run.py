@@ -18,7 +18,7 @@ from dltrain import __version__, checkpoints, processes, same_config, same_data,
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
-from dltrain.devices import describe_other_device, device_name, place_on_gpu, set_up_device
+from dltrain.devices import device_name, place_on_gpu, set_up_device
 from dltrain.disk import writing
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
@@ -29,6 +29,7 @@ from dltrain.monitored import check_monitored
 from dltrain.pretrained import nodes, pretrained_of
 from dltrain.ranks import is_first_process, is_rank
 from dltrain.run_code import describe_changed_code, write_own_code
+from dltrain.run_device import describe_other_device
 from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to

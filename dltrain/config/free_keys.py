@@ -3,7 +3,7 @@
 # What dltrain writes itself.
 DERIVED = {"choices", "class_names", "version"}
 # Keys that may differ from the config that a run started with: they do not change the weights, as long as data.root has
-# the same files; another device changes their last bits, which devices.py says.
+# the same files; another device changes their last bits, which run_device.py says.
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "data.timeout_seconds",
                   "trainer.accelerator",
                   "trainer.log_every_n_steps", "trainer.eval_batch_size", "trainer.checkpoint_every_minutes",
