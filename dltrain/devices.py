@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
@@ -51,8 +50,7 @@ def place_on_gpu(keys: DictConfig, data: DataModule, task: Task, device: torch.d
     data.send_ahead = SendAhead(partial(task.copy_to, device), device)
 
 
-def device_name(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {format_count(torch.get_num_threads(), 'thread')}"

@@ -20,6 +20,7 @@ from dltrain.fitted_anchors import choose_anchors
 from dltrain.memory import keep_freed_memory
 from dltrain.pretrained import load_pretrained, pretrained_of
 from dltrain.run_code import describe_changed_code
+from dltrain.run_device import describe_other_device
 from dltrain.run_dir import RunDir
 from dltrain.signals import leave_to_dltrain
 from dltrain.tasks.task import Task
@@ -64,6 +65,8 @@ def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = 
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     if line := same_data.describe_measured(run_dir, data, split):
+        log.warning(f"dltrain: warning: {line}")
+    if line := describe_other_device(run_dir, device_of(config), is_training=False):
         log.warning(f"dltrain: warning: {line}")
     metrics, samples = measure(restore(config, run_dir, checkpoint), data, config, split, progress_bar)
     epoch, fault = run_dir.epoch_of(step)

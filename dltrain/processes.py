@@ -33,6 +33,7 @@ from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
 
 CHANNEL = "DLTRAIN_CHANNEL"  # the environment variable with the file number of a rank's socket
+POLL_SECONDS = 0.02  # a signal to the command reaches rank 0 within that time
 SECONDS_TO_BLAME = 3.0  # after the first rank has lost another one, until it is clear which one does not answer
 SECONDS_TO_END = 60.0  # for the others, after the first rank has ended
 MACHINE = 6  # the exit code for what the machine did
@@ -95,12 +96,16 @@ class Rank:
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None, command: list[str] | None) -> None:
     """run.train in trainer.devices processes. Raises InterruptedRun after a signal, and RankError."""
+    train_in_ranks(config, run_dir, comments=comments, command=sys.argv[1:] if command is None else command)
+
+
+def train_in_ranks(config: DictConfig, run_dir: RunDir, **work: object) -> None:
+    """`work`: the other arguments of rank.train, plain values. Raises InterruptedRun after a signal, and RankError."""
     from dltrain.strategy import dist_timeout_of
 
     watch(config.trainer.devices, dist_timeout_of(config.trainer), {
-        "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "comments": comments,
-        "command": sys.argv[1:] if command is None else command, "words": trust.command_words(),
-        "accepts_changed_data": run_dir.accepts_changed_data})
+        "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "words": trust.command_words(),
+        "accepts_changed_data": run_dir.accepts_changed_data, **work})
 
 
 def watch(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> None:
@@ -137,7 +142,7 @@ class Watch:
     def run(self) -> None:
         while len(self.ended) < len(self.ranks):
             with suppress(queue.Empty):
-                self.handle(self.events.get(timeout=0.1))
+                self.handle(self.events.get(timeout=POLL_SECONDS))
             if self.signals.received is not None and not self.is_stopping:
                 self.is_stopping = True
                 self.ranks[0].channel.send(stop=self.signals.received)
@@ -166,7 +171,7 @@ class Watch:
             if rank == 0:
                 self.deadline = self.deadline or time.monotonic() + SECONDS_TO_END
         elif self.is_stopping and code == 128 + (self.signals.received or 0):
-            raise InterruptedRun(code - 128, f"{signal.Signals(code - 128).name}: stopped before the first step")
+            raise InterruptedRun(code - 128, f"{signal.Signals(code - 128).name}: stopped")
         elif code == -signal.SIGABRT:  # what NCCL does with a process that waits too long for another one
             self.handle(Event(rank, {"failure": "lost another process", "is_lost": True, "traceback": ""}))
         elif rank not in self.lost:

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports, put_last
@@ -53,15 +53,18 @@ def leave(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-def train(channel: Channel, run_dir: str, config: str, comments: dict[str, str] | None, command: list[str],
-          words: list[str], accepts_changed_data: bool) -> int:
-    """`config`: yaml; `words`: what the command line trusts, see trust.command_words."""
+def train(channel: Channel, run_dir: str, config: str, words: list[str], accepts_changed_data: bool,
+          comments: dict[str, str] | None = None, command: list[str] | None = None,
+          steps: dict[str, Any] | None = None) -> int:
+    """`config`: yaml; `words`: what the command line trusts, see trust.command_words; `steps`: those that are trained
+    again, see proof/rerun.py; None: the run itself is trained."""
     from omegaconf import DictConfig, OmegaConf
 
     from dltrain import reporting, run, trust
     from dltrain.config.words import take_config_folders
     from dltrain.disk import naming_full_disk
     from dltrain.errors import InterruptedRun
+    from dltrain.proof.rerun import Steps, train_steps
     from dltrain.run_dir import RunDir
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints a line for each process
@@ -69,7 +72,11 @@ def train(channel: Channel, run_dir: str, config: str, comments: dict[str, str] 
     try:
         put_last(take_config_folders(trust.take(words))[1])
         with naming_full_disk(), reporting.naming_stored_files(folder):
-            run.train(cast(DictConfig, OmegaConf.create(config)), folder, comments, command)
+            composed = cast(DictConfig, OmegaConf.create(config))
+            if steps:
+                train_steps(composed, Steps(**steps))
+            else:
+                run.train(composed, folder, comments, command)
     except InterruptedRun as stop:
         channel.send(stopped=str(stop), signum=stop.exit_code - 128, requeue=stop.requeue)
         return stop.exit_code

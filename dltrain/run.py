@@ -29,6 +29,7 @@ from dltrain.monitored import check_monitored
 from dltrain.pretrained import nodes, pretrained_of
 from dltrain.ranks import is_first_process, is_rank
 from dltrain.run_code import describe_changed_code, write_own_code
+from dltrain.run_device import describe_other_device
 from dltrain.run_dir import RunDir
 from dltrain.run_lock import locked
 from dltrain.run_log import logging_to
@@ -70,16 +71,18 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, newest and newest.state)
         check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         changed_code = describe_changed_code(run_dir) if newest and first else ""
+        device = trainer.strategy.root_device
+        moved = describe_other_device(run_dir, device, is_training=True) if newest and first else ""
         if first:
             write_beginning(run_dir, checkpointing.config, comments, data, record)
             run_dir.write_command(command)
-            run_dir.write_environment(device_name(trainer))
+            run_dir.write_environment(device_name(device))
 
         if newest:
             checkpointing.load_state_dict(newest.state["callbacks"][checkpointing.state_key])
             line = f"{newest.note}resuming {run_dir} from step {newest.step} of {task.total_steps}"
             log.info("\n".join([line, *notes]))
-            warn(changed_code)
+            warn(changed_code, moved)
         else:
             task.fit_statistics(data)
             log.info("\n".join([introduction(data, task, trainer), *data.describe_contents(), *notes]))
@@ -89,7 +92,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         signals.record()
         if newest is None or newest.step < task.total_steps or checkpointing.validation_due:
-            place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
+            place_on_gpu(config.trainer, data, task, device)
             with training_state.restoring(newest):
                 trainer.fit(task, datamodule=data, ckpt_path=newest and newest.file)
         load_weights(task, checkpoints.read(run_dir.best_checkpoint), run_dir.best_checkpoint)
@@ -204,7 +207,7 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
     length = f"{format_count(task.total_steps, 'step')} in {format_count(task.total_epochs, 'epoch')}"
     held_out = f", {' and '.join(data.held_out)} held out of train" if data.held_out else ""
     return (f"{num_parameters(task.model):,} parameters; {data.describe()}{held_out}; {length} on "
-            f"{device_name(trainer)}")
+            f"{device_name(trainer.strategy.root_device)}")
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -48,7 +48,7 @@ def run(words: list[str]) -> int:
         print(f"  equal to the run: {', '.join(made.agreement) or 'it recorded nothing up to this step'}")
         if made.parted:
             print(f"  not equal to the run: {made.parted}; dltrain verify run={run_dir} says why")
-        print(format_layers(made.layers))
+        print(format_layers(made.record.layers))
         for file in made.files:
             print(file)
 

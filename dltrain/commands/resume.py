@@ -16,10 +16,11 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   trainer.log_every_n_steps=50   training metrics are averaged and logged every so many steps
   trainer.eval_batch_size=16     samples at once in evaluation, at most
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
+  trainer.accelerator=cpu        on another device; the last bits of the weights then differ, and a line says so
   data.timeout_seconds=60, trainer.dist_timeout_seconds=60, trainer.requeue=true
   on_changed_data=accept         continue although photos, texts or labels have changed since the run began
 
-Only keys that do not change the weights are accepted: those above, data.download, output_dir and name.
+data.download, output_dir and name may change too, and no other key, since it would change what is trained.
 A finished run is not changed."""
 
 

@@ -84,10 +84,10 @@ def compare_losses(a: Mapping[str, Any], b: Mapping[str, Any], equal: list[str])
     for step, (left, right) in enumerate(losses, start=1):
         if repr(left) != repr(right):  # nan is as it was
             if step > 1:
-                equal.append(format_count(step - 1, "first loss").replace("losss", "losses"))
+                equal.append(f"{step - 1} first loss{'es' * (step > 2)}")
             return f"step {step}: loss {left!r} then, {right!r} now ({abs(right - left) / abs(left or 1):.1g} of it)"
     if losses:
-        equal.append(f"{len(losses)} losses")
+        equal.append(f"{len(losses)} loss{'es' * (len(losses) > 1)}")
     return ""
 
 

@@ -47,13 +47,14 @@ class Course(NamedTuple):
 class Kill(NamedTuple):
     """A signal, sent `wait` seconds after the run has started and has written `rows` rows of metrics.csv; at "start",
     `wait` seconds after the process was started, or as soon as the run has; in a "save", as soon as a checkpoint
-    is being written."""
+    is being written. `rank`: of a run of several processes, the one to which alone it is sent."""
 
     place: str
     rows: int
     wait: float
     signum: int
     to_group: bool
+    rank: int | None = None
 
 
 class Ending(NamedTuple):
@@ -143,14 +144,25 @@ def started(command: Sequence[str], output: Path) -> Iterator[subprocess.Popen[b
         process.wait()
 
 
-def send(process: subprocess.Popen[bytes], signum: int, to_group: bool) -> None:
+def send(process: subprocess.Popen[bytes], signum: int, to_group: bool, rank: int | None = None) -> None:
     try:
-        if to_group:
+        if rank is not None:
+            os.kill(pid_of_rank(process.pid, rank), signum)
+        elif to_group:
             os.killpg(process.pid, signum)
         else:
             process.send_signal(signum)
     except ProcessLookupError:
         pass
+
+
+def pid_of_rank(command: int, rank: int) -> int:
+    """The process that a command has started as one of several, see processes.py. Raises ProcessLookupError."""
+    for file in Path(f"/proc/{command}/task").glob("*/children"):
+        for child in file.read_text().split():
+            if f"LOCAL_RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                return int(child)
+    raise ProcessLookupError(f"rank {rank} of {command}")
 
 
 def members(group: int) -> list[int]:
@@ -220,7 +232,7 @@ def start_and_kill(command: Sequence[str], folder: Path, output: Path, kill: Kil
         if not wait_for_moment(process, progress, kill, patience):
             return wait_for_end(process, output, None, POLL_SECONDS)
         sent_at = progress.last_step()
-        send(process, kill.signum, kill.to_group)
+        send(process, kill.signum, kill.to_group, kill.rank)
         return wait_for_end(process, output, sent_at, patience)
 
 

@@ -1,4 +1,4 @@
-"""Gives steps of a run again, with all that a run has but its folder: nothing that is in the run folder changes."""
+"""Gives steps of a run again, and compares them with what the run recorded. Nothing in its folder changes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import logging
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import NamedTuple, cast
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints, same_config, same_data
+from dltrain import checkpoints, processes, same_config, same_data
 from dltrain.build import build_data, build_task, build_trainer
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
@@ -27,8 +27,9 @@ from dltrain.devices import device_name, place_on_gpu, set_up_device
 from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS
 from dltrain.errors import DivergedError, UserError
 from dltrain.memory import keep_freed_memory
+from dltrain.processes import RankError
 from dltrain.proof.first_steps import Verdict, changed_code, changed_environment, compare_steps, read_record
-from dltrain.proof.replay import Replay, StepWatch
+from dltrain.proof.replay import Replay, StepWatch, read_step
 from dltrain.proof.stopping import EnoughSteps, StopAfter
 from dltrain.ranks import is_first_process
 from dltrain.run_dir import RunDir
@@ -36,8 +37,20 @@ from dltrain.run_log import logging_to
 from dltrain.signals import Signals
 
 NEVER_MINUTES = 1e9
-LEFT_OUT = (Figures, ProgressDisplay, StopAtNonFinite)  # callbacks of a run that a rerun does without
+LEFT_OUT = (Figures, ProgressDisplay, StopAtNonFinite)  # callbacks of a run that this does without
 log = logging.getLogger("dltrain")
+
+
+class Steps(NamedTuple):
+    """The steps up to `last`, from the checkpoint `source` of the run or, if None, from its start. What the run would
+    write is written into `folder`. With `watches`, step `watched` is looked into or, if None, the first one that is
+    not finite; what it shows is written there too, see proof/replay.py."""
+
+    folder: str
+    last: int
+    source: str | None = None
+    watches: bool = False
+    watched: int | None = None
 
 
 def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdict:
@@ -50,7 +63,8 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
         raise UserError(f"run={run_dir}: it has no {FIRST_STEPS_FILE} and no readings in metrics.csv to compare with")
     last_step = num_steps or (NUM_FIRST_STEPS if record else int(rows[0]["step"]))
     with TemporaryDirectory(prefix="dltrain-verify-") as folder:
-        data = rerun(config, run_dir, Path(folder), last_step + 1)  # the reading of an epoch's last step comes after it
+        # the reading of an epoch's last step comes after it
+        data = train_in_processes(config, run_dir, Steps(folder, last_step + 1)) or build_data(config)
         equal, parted = compare_steps(run_dir.path, Path(folder), last_step)
         if not equal and not parted:
             raise UserError(f"run={run_dir}: it recorded nothing up to step {last_step} to compare with; its first "
@@ -93,15 +107,58 @@ def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path |
     last_step = at_most if step is None else step
     source = None if from_start else checkpoint_before(run_dir, last_step)
     place = f"{source.name} at step {checkpoints.load(source)['global_step']}" if source else "the start"
-    watch = StepWatch(step)
     with TemporaryDirectory(prefix="dltrain-replay-") as folder:
-        rerun(config, run_dir, Path(folder), last_step, source, [watch])
-        if not watch.done:
+        train_in_processes(config, run_dir, Steps(folder, last_step, str(source) if source else None, True, step))
+        record = read_step(Path(folder))
+        if record is None:
             raise UserError(f"run={run_dir}: it has no step {step}" if step else (
                 f"run={run_dir}: no loss and no gradient from {place} on is nan or infinite"))
-        agreement, parted = compare_steps(run_dir.path, Path(folder), watch.done)
-    made = Replay(watch.done, watch.losses, watch.lr, watch.layers, agreement, parted, f"given again from {place}", [])
-    return made._replace(files=made.write(watch.figures, output or run_dir.path / "replay" / f"step_{watch.done}"))
+        agreement, parted = compare_steps(run_dir.path, Path(folder), record.step)
+        made = Replay(record, agreement, parted, f"given again from {place}", [])
+        return made.write(Path(folder), output or run_dir.path / "replay" / f"step_{record.step}")
+
+
+def train_in_processes(config: DictConfig, run_dir: RunDir, steps: Steps) -> DataModule | None:
+    """As many as the run has. Returns the data, None where other processes have read them."""
+    if steps.source and (run_dir.path / "metrics.csv").is_file():
+        shutil.copyfile(run_dir.path / "metrics.csv", Path(steps.folder) / "metrics.csv")
+    if config.trainer.devices == 1:
+        return train_steps(config, steps)
+    processes.train_in_ranks(config, run_dir, steps=steps._asdict())
+    return None
+
+
+def train_steps(config: DictConfig, steps: Steps) -> DataModule:
+    """In this process: the only one, or one of several. `config`: that of the run. Returns the data."""
+    watch = StepWatch(steps.watched) if steps.watches else None
+    config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+    config.trainer.checkpoint_every_steps, config.trainer.checkpoint_every_minutes = None, NEVER_MINUTES
+    folder, source, first = Path(steps.folder), Path(steps.source) if steps.source else None, is_first_process()
+    keep_freed_memory()
+    with logging_to(folder / "log.txt" if first else None, to_terminal=False):
+        saved = checkpoints.load(source) if source else None
+        data = build_data(config)
+        task = build_task(config, data.vocabularies, fresh=saved is None)
+        set_up_device(config.trainer)
+        trainer, checkpointing = build_trainer(config, folder, data, task, Signals(), saved)
+        if first:
+            RunDir(folder).write_environment(device_name(trainer.strategy.root_device))
+        if saved:
+            checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
+        else:
+            task.fit_statistics(data)
+        callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
+        first_steps = next(callback for callback in callbacks if type(callback) is FirstSteps)
+        callbacks[:] = [*(callback for callback in callbacks if type(callback) not in LEFT_OUT),
+                        *([watch] if watch else []), StopAfter(steps.last)]
+        place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
+        with suppress(EnoughSteps):
+            trainer.fit(task, datamodule=data, ckpt_path=source)
+        if first:
+            first_steps.write()
+        if watch and watch.done:
+            watch.write(folder)
+        return data
 
 
 @contextmanager
@@ -109,62 +166,28 @@ def explained(run_dir: RunDir) -> Iterator[None]:
     """Around a training: the error of one that diverges says which step was the first, and how to look into it."""
     try:
         yield
-    except DivergedError as error:
-        raise explain(error, run_dir) if is_first_process() else error from error
+    except (DivergedError, RankError) as error:
+        if error.exit_code != DivergedError.exit_code:
+            raise
+        raise DivergedError(explain(str(error), run_dir)) from error
 
 
-def explain(error: DivergedError, run_dir: RunDir) -> DivergedError:
+def explain(error: str, run_dir: RunDir) -> str:
     """The error of a run that diverged, with the command that shows how. The steps since its last checkpoint are given
     again at once, and what the first that is not finite shows is written into the run folder."""
-    stated = re.search(r"at step (\d+)", str(error))
-    config = OmegaConf.create(run_dir.read_config())
-    if stated is None or config.trainer.devices > 1:
+    stated = re.search(r"at step (\d+)", error)
+    if stated is None:
         return error
     command = f"dltrain replay run={shlex.quote(str(run_dir))} step="
     log.info("the steps since the last checkpoint are given again, to see where it began; Ctrl-C leaves that out")
     try:
-        made = replay(config, run_dir, None, at_most=int(stated[1]) + 1)
+        made = replay(OmegaConf.create(run_dir.read_config()), run_dir, None, at_most=int(stated[1]) + 1)
     except (Exception, KeyboardInterrupt) as other:
         log.info(f"the step could not be given again: {other}")
-        return type(error)(f"{error}; {command}nonfinite shows where it began")
-    return type(error)(f"{error}; counted from 1, step {made.step} is the first whose loss or gradient is not finite; "
-                       f"{made.files[0].parent} has its layers and its batch ({command}{made.step})")
-
-
-def rerun(config: DictConfig, run_dir: RunDir, scratch: Path, last_step: int, source: Path | None = None,
-          watchers: Sequence[pl.Callback] = ()) -> DataModule:
-    """Trains up to `last_step` as the run in `run_dir` did, whose config is `config`, from its checkpoint `source` or,
-    if None, from the start. What a run writes is written into the folder `scratch`. `watchers`: callbacks that are
-    called after all others; they may raise EnoughSteps. Returns the data. Raises UserError for a run of several
-    processes."""
-    if config.trainer.devices > 1:
-        raise UserError(f"run={run_dir}: it has trainer.devices={config.trainer.devices}; only runs of one process are "
-                        "given again")
-    config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
-    config.trainer.checkpoint_every_steps, config.trainer.checkpoint_every_minutes = None, NEVER_MINUTES
-    keep_freed_memory()
-    with logging_to(scratch / "log.txt", to_terminal=False):
-        saved = checkpoints.load(source) if source else None
-        if saved and (run_dir.path / "metrics.csv").is_file():
-            shutil.copyfile(run_dir.path / "metrics.csv", scratch / "metrics.csv")
-        data = build_data(config)
-        task = build_task(config, data.vocabularies, fresh=saved is None)
-        set_up_device(config.trainer)
-        trainer, checkpointing = build_trainer(config, scratch, data, task, Signals(), saved)
-        RunDir(scratch).write_environment(device_name(trainer))
-        if saved:
-            checkpointing.load_state_dict(saved["callbacks"][checkpointing.state_key])
-        else:
-            task.fit_statistics(data)
-        callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
-        first_steps = next(callback for callback in callbacks if type(callback) is FirstSteps)
-        callbacks[:] = [*(callback for callback in callbacks if type(callback) not in LEFT_OUT), *watchers,
-                        StopAfter(last_step)]
-        place_on_gpu(config.trainer, data, task, trainer.strategy.root_device)
-        with suppress(EnoughSteps):
-            trainer.fit(task, datamodule=data, ckpt_path=source)
-        first_steps.write()
-        return data
+        return f"{error}; {command}nonfinite shows where it began"
+    step, folder = made.record.step, made.files[0].parent
+    return (f"{error}; counted from 1, step {step} is the first whose loss or gradient is not finite; {folder} has its "
+            f"layers and its batch ({command}{step})")
 
 
 def checkpoint_before(run_dir: RunDir, step: int) -> Path | None:

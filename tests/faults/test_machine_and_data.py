@@ -17,6 +17,7 @@ from PIL import Image
 
 from dltrain import out_of_memory
 from dltrain.build import build_data
+from dltrain.config.free_keys import FREE
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.decodable import Record, inspect
 from dltrain.data.images import read_image
@@ -26,6 +27,7 @@ from dltrain.errors import DataError
 from dltrain.image_files import NO_FILE, find_images
 from dltrain.tasks.classification import Classification
 from tests.conftest import TINY
+from tests.test_resume import crash_at
 
 HUGE = 10**15  # bytes, more than any machine gives
 
@@ -50,6 +52,13 @@ def one_line(err: str) -> str:
     assert err.count("\n") == 1
     assert "traceback" not in err.lower()
     return err
+
+
+def stop_after(step: int, dltrain: Callable[..., object], *words: str) -> None:
+    """The command, killed after a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == step)
+        dltrain(*words)
 
 
 def fail_at(step: int, fault: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +221,42 @@ def test_row_24_control(dltrain, monkeypatch):
     monkeypatch.setattr("dltrain.run.set_up_device", lambda keys: None)
     with pytest.raises(AssertionError):
         row_24(dltrain)
+
+
+def row_24_b(dltrain) -> None:
+    """A run of which a GPU would have made these files, stopped after step 4."""
+    stop_after(4, dltrain, "name=a", *TINY)
+    folder = Path("outputs/a")
+    folder.joinpath("config.yaml").write_text(folder.joinpath("config.yaml").read_text().replace(
+        "accelerator: cpu", "accelerator: gpu"))
+    folder.joinpath("environment.json").write_text('{"device": "NVIDIA H100"}')
+    last = folder / "checkpoints/last.ckpt"
+    saved = torch.load(last, weights_only=True)
+    saved["optimizer_states"][0]["param_groups"][0]["fused"] = True  # as optim.py sets it on a GPU
+    torch.save(saved, last)
+    code, _, err = dltrain("resume", "run=outputs/a")
+    assert (code, "use trainer.accelerator=cpu or auto" in err) == (6, True)
+    code, _, err = dltrain("resume", "run=outputs/a", "trainer.accelerator=cpu")
+    assert code == 0, err
+    log = folder.joinpath("log.txt").read_text()
+    assert "with other values from here on: trainer.accelerator=cpu (gpu before)" in log
+    assert "outputs/a was trained on NVIDIA H100 and continues on cpu, " in log
+    folder.joinpath("environment.json").write_text('{"device": "NVIDIA H100"}')
+    code, _, err = dltrain("eval", "run=outputs/a", "trainer.accelerator=cpu")
+    assert code == 0, err
+    assert "was trained on NVIDIA H100 and is measured on cpu, " in folder.joinpath("log.txt").read_text()
+
+
+def test_row_24_b_a_run_of_a_gpu_continues_without_one(dltrain, without_figures):
+    """A run that was trained on a GPU is continued and measured without one by trainer.accelerator=cpu, with a warning
+    that its last bits may differ."""
+    row_24_b(dltrain)
+
+
+def test_row_24_b_control(dltrain, without_figures, monkeypatch):
+    monkeypatch.setattr("dltrain.commands.resume.FREE", FREE - {"trainer.accelerator"})
+    with pytest.raises(AssertionError):
+        row_24_b(dltrain)
 
 
 BAD_PHOTOS: dict[str, tuple[bytes, str]] = {

@@ -19,6 +19,7 @@ import yaml
 
 import dltrain
 from dltrain import checkpoints, run
+from dltrain.build import build_task
 from dltrain.callbacks.first_steps import read_record
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose as composed_of
@@ -28,6 +29,7 @@ from dltrain.proof import killing, verdicts
 from dltrain.proof.comparing import compare
 from dltrain.proof.first_steps import Verdict
 from dltrain.proof.layers import Statistics, Sums
+from dltrain.proof.replay import add_up
 from dltrain.proof.rerun import replay, verify
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
@@ -247,21 +249,62 @@ def test_replay_gives_a_step_again_from_a_checkpoint_and_from_the_start(finished
     config = load_config(run_dir, {}, ())
     made = replay(config, run_dir, 9, tmp_path / "nine")
     assert made.source == "given again from previous.ckpt at step 8"
-    assert (made.losses, made.parted) == (json.loads((finished / FILE).read_text())["losses"][8:], "")
+    assert (made.record.losses, made.parted) == (json.loads((finished / FILE).read_text())["losses"][8:], "")
     again = replay(config, run_dir, 9, tmp_path / "again", from_start=True)
     assert "9 losses" in again.agreement
-    assert (again.losses, again.layers) == (made.losses, made.layers)
+    assert (again.record.losses, again.record.layers) == (made.record.losses, made.record.layers)
     weights = [torch.load(run_dir.path / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
                for name in ("previous", "last")]
-    head = torch.cat([((weights[0][name] - weights[1][name]) / made.lr).flatten()
+    head = torch.cat([((weights[0][name] - weights[1][name]) / made.record.lr).flatten()
                       for name in ("model.head.weight", "model.head.bias")]).double()
-    gradient = next(layer.gradient for layer in made.layers if layer.name == "head")
+    gradient = next(layer.gradient for layer in made.record.layers if layer.name == "head")
     assert gradient is not None
     assert gradient.deviation == pytest.approx(float(head.std(correction=0)), rel=1e-3)
     assert gradient.max == pytest.approx(float(head.abs().max()), rel=1e-3)
     rows = list(csv.DictReader((tmp_path / "nine/layers.csv").read_text().splitlines()))
-    assert [row["layer"] for row in rows] == [layer.name for layer in made.layers]
+    assert [row["layer"] for row in rows] == [layer.name for layer in made.record.layers]
     assert {"layers.png", "augmented_batch.png"} <= {file.name for file in (tmp_path / "nine").iterdir()}
+
+
+def test_outputs_of_several_processes_count_together():
+    """As those of one batch with the samples of both; a block that one process drops is the other's alone."""
+    rng = np.random.default_rng(1)
+    first, second = (torch.from_numpy(rng.normal(size=(n, 3)).astype(np.float32)) for n in (4, 2))
+    total = add_up([{"a": Sums.of(first)}, {"a": Sums.of(second), "b": Sums.of(second)}])
+    assert Statistics.of(total["a"]) == pytest.approx(Statistics.of(Sums.of(torch.cat([first, second]))))
+    assert Statistics.of(total["b"]) == Statistics.of(Sums.of(second))
+
+
+@pytest.mark.slow
+def test_steps_of_two_processes_are_given_again(tmp_path, monkeypatch):
+    """After one step of plain gradient descent the weights have moved by the rate times the mean gradient of both."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    words = [*TINY, "trainer.devices=2", "trainer.log_every_n_steps=1", "trainer.max_steps=1", "seed=3",
+             "task.optimizer.momentum=0", "task.optimizer.weight_decay=0"]
+    config, run_dir = composed_of(words).job_config(), RunDir(tmp_path / "two")
+    run_dir.path.mkdir()
+    run.train(config, run_dir)
+    verdict = verify(load_config(run_dir, {}, ()), run_dir, None)
+    assert (verdict.parted, verdict.reasons["data"]) == ("", [])
+    assert verdict.equal == ["the first batch", "the weights before the first step", "1 loss",
+                             "2 readings of metrics.csv"]
+    made = replay(load_config(run_dir, {}, ()), run_dir, 1)
+    assert (made.parted, made.record.processes, len(made.record.losses)) == ("", 2, 2)
+    assert made.record.losses[0] == json.loads((run_dir.path / FILE).read_text())["losses"][0]
+    assert made.record.losses[0] != made.record.losses[1]
+    before = build_task(config).state_dict()
+    after = torch.load(run_dir.path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    head = torch.cat([((before[name] - after[name]) / made.record.lr).flatten()
+                      for name in ("model.head.weight", "model.head.bias")]).double()
+    gradient = next(layer.gradient for layer in made.record.layers if layer.name == "head")
+    assert gradient is not None
+    assert gradient.deviation == pytest.approx(float(head.std(correction=0)), rel=1e-3)
+    pictures = [run_dir.path / f"replay/step_1/augmented_batch_rank_{rank}.png" for rank in (0, 1)]
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    record = json.loads((run_dir.path / FILE).read_text())
+    record["losses"][0] *= 1.5
+    (run_dir.path / FILE).write_text(json.dumps(record))
+    assert verify(load_config(run_dir, {}, ()), run_dir, None).parted.startswith("step 1: loss ")
 
 
 def test_a_run_that_diverges_replays_the_step_itself(dltrain):
