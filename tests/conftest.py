@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig
 
 from dltrain import own_modules, trust
 from dltrain.config.compose import compose
-from dltrain.tasks import multiclass
+from dltrain.late_imports import collect_after_imports, import_plots_late, leave_out_imports
 from tests.command_line import run_command
 
 # 96 digits in batches of 32 through a net of 8 layers that drops blocks: 3 batches an epoch, 9 steps in all
@@ -31,6 +30,15 @@ trust.trusted.add("tests")  # configs may name classes of the tests, wherever th
 MODELS = {"ClassificationBatch": "resnet20", "TokenBatch": "char_rnn", "LabelledBatch": "seq_classifier",
           "TaggedBatch": "tagger", "PairBatch": "seq2seq", "DetectionBatch": "faster_rcnn",
           "CaptionBatch": "captioner", "SegmentationBatch": "fcn8s"}
+
+
+# The process that starts the workers imports no torch, and the others import it as the command does.
+import_plots_late()
+collect_after_imports()
+
+
+def pytest_collection_finish() -> None:
+    leave_out_imports()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +57,10 @@ def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two confusion matrices by matplotlib take as long as a run of nine steps: runs draw a blank one."""
-    monkeypatch.setattr(multiclass, "draw_confusion", lambda matrix, names: torch.zeros(3, 8, 8, dtype=torch.uint8))
+    import torch
+
+    monkeypatch.setattr("dltrain.tasks.multiclass.draw_confusion",
+                        lambda matrix, names: torch.zeros(3, 8, 8, dtype=torch.uint8))
 
 
 @pytest.fixture
@@ -83,6 +94,6 @@ def run_folder(tmp_path: Path):
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
-    import pytorch_lightning as pl  # here: the process that starts the workers needs no torch
+    import pytorch_lightning as pl
 
     monkeypatch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())
