@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,11 @@ def dump(config: Mapping[str, object], comments: Mapping[str, str], prefix: str 
 
 def yaml_scalar(value: object) -> str:
     """A plain value on one line of yaml."""
-    return remembered_line(value) if type(value) in REMEMBERED else yaml_line(value)
-
-
-def yaml_line(value: object) -> str:
     style = '"' if type(value) is str and "\n" in value else None
     dumper = FASTEST_DUMPER if repr(value).isascii() else yaml.SafeDumper  # libyaml escapes what lies beyond the BMP
     text = yaml.dump(value, Dumper=dumper, default_flow_style=True, default_style=style, width=2**31 - 1,
                      allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-REMEMBERED = (str, int, bool, type(None))  # not float: 0.0 == -0.0
-remembered_line = lru_cache(maxsize=4096, typed=True)(yaml_line)
 
 
 def rule_of(comment: str) -> str | None:
