@@ -60,12 +60,21 @@ def trust_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two confusion matrices by matplotlib take as long as a run of nine steps: runs draw a blank one."""
+def quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures by matplotlib take as long as a run of nine steps: confusion matrices are blank, and sweeps and
+    comparisons draw none, but where a test takes the fixture `real_pictures`."""
     import torch
 
     monkeypatch.setattr("dltrain.tasks.multiclass.draw_confusion",
                         lambda matrix, names: torch.zeros(3, 8, 8, dtype=torch.uint8))
+    if "real_pictures" not in request.fixturenames:
+        monkeypatch.setattr("dltrain.sweeps.draw", lambda *_: None)
+        monkeypatch.setattr("dltrain.studies.comparison.draw_comparison", lambda *_: None)
+
+
+@pytest.fixture
+def real_pictures() -> None:
+    """The pictures of sweeps and comparisons are drawn."""
 
 
 @pytest.fixture

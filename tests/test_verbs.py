@@ -193,7 +193,7 @@ def test_a_folder_with_other_files_is_not_removed(dltrain, tmp_path):
     assert (tmp_path / "outputs/photos/a.txt").read_text() == "mine"
 
 
-def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path, without_figures):
+def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path, without_figures, real_pictures):
     words = ("-m", "name=s", "model.depth=8", "trainer=smoke", "recipe=none")
     dltrain(*words, "lr=1e-2,0.2")
     before = (tmp_path / "outputs/s/results.csv").read_text()
@@ -221,7 +221,7 @@ def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path, wi
     assert [row["val/accuracy"] for row in table(tmp_path / "outputs/s/results.csv")] == ["0.9000", "0.8000"]
 
 
-def test_experiment_may_be_a_sweep(dltrain, tmp_path, without_figures):
+def test_experiment_may_be_a_sweep(dltrain, tmp_path, without_figures, real_pictures):
     own = tmp_path / "own/experiment"
     own.mkdir(parents=True)
     (own / "seeds.yaml").write_text("# @package _global_\n# Two seeds\nhydra:\n  mode: MULTIRUN\n  sweeper:\n"
