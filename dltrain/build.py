@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import math
 import os
 import re
@@ -312,5 +313,6 @@ def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **de
 
 def has_own_code(config: DictConfig) -> bool:
     """Whether the config names code that is neither dltrain's nor that of the libraries it is built on."""
-    words = re.findall(r"\b([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", OmegaConf.to_yaml(config, resolve=True))
+    text = json.dumps(OmegaConf.to_container(config, resolve=True), default=str)
+    words = re.findall(r"\b([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", text)
     return not LIBRARIES.issuperset(words)

@@ -8,15 +8,17 @@ the same. Tensors of both devices in one operation are an error, as on a GPU.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 CUDA, META = torch.device("cuda", 0), torch.device("meta")  # META: what torch's own code takes the tensors for
 SHAPE_DEPENDS_ON_VALUES = {  # or a value is read: the kernels of these on CUDA copy a number to the host
@@ -75,8 +77,32 @@ def host_copy(tensor: Tensor | None) -> Tensor:
     return tensor.on_host
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    return tensor.on_host if isinstance(tensor, GpuTensor) else tensor
+
+
 def is_on_gpu(value: object) -> bool:
     return isinstance(value, GpuTensor)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Those among the arguments of an operation of torch's."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The arguments, or what an operation returns, with other tensors; torch's own tree_map takes far longer."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map_tensors(function, item) for item in value)
+    return value
 
 
 class FakeGpu(TorchDispatchMode):
@@ -101,18 +127,19 @@ class FakeGpu(TorchDispatchMode):
 
     def wait(self, operation: str) -> None:
         """Notes the nearest line of dltrain or torchvision, else of torch or the test."""
-        frames = traceback.extract_stack()[:-2]
-        for frame in reversed(frames):
+        frames = [frame.f_code for frame, _ in traceback.walk_stack(sys._getframe(2))]
+        for frame in frames:
+            file = frame.co_filename
             for package in ("/dltrain/", "/torchvision/"):
-                if package in frame.filename and "/tests/" not in frame.filename:
-                    self.waits[operation, package.strip("/") + "/" + frame.filename.split(package)[-1], frame.name] += 1
+                if package in file and "/tests/" not in file:
+                    self.waits[operation, package.strip("/") + "/" + file.split(package)[-1], frame.co_name] += 1
                     return
-        self.waits[operation, Path(frames[-1].filename).name, frames[-1].name] += 1
+        self.waits[operation, Path(frames[0].co_filename).name, frames[0].co_name] += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         name = func._schema.name.split("::")[1]
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [*tensors_in((args, kwargs))]
         on_gpu = [t for t in tensors if isinstance(t, GpuTensor)]
         on_host = [t for t in tensors if not is_on_gpu(t) and t.dim()]
         target = kwargs.get("device")
@@ -143,12 +170,12 @@ class FakeGpu(TorchDispatchMode):
                 name == "bincount" and len(args) > 1 and args[1] is not None):
             self.refused.add(name)
         wrappers = {id(t.on_host): t for t in on_gpu}
-        out = func(*tree_map_only(GpuTensor, host_copy, args), **tree_map_only(GpuTensor, host_copy, kwargs))
+        out = func(*map_tensors(to_host, args), **map_tensors(to_host, kwargs))
         if not to_gpu:
             return out
         if name in HOST_LENGTHS:
             return (GpuTensor(out[0]), out[1]) if isinstance(out, tuple) else GpuTensor(out)
-        return tree_map_only(Tensor, lambda t: wrappers[id(t)] if id(t) in wrappers else GpuTensor(t), out)
+        return map_tensors(lambda t: wrappers[id(t)] if id(t) in wrappers else GpuTensor(t), out)
 
 
 class DeviceNames(TorchFunctionMode):
@@ -161,7 +188,7 @@ class DeviceNames(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.device:
             return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(as_meta, args), tree_map(as_meta, dict(kwargs or {}))
+        args, kwargs = tuple(map(as_meta, args)), {key: as_meta(value) for key, value in (kwargs or {}).items()}
         if func is Tensor.pin_memory:
             pinned = args[0].clone()
             self.gpu.pinned[id(pinned)] = pinned

@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from dltrain import build, evaluation
 from dltrain.batches import generator
+from dltrain.data import scenes
 from dltrain.data.scenes import SceneBoxes
 from dltrain.errors import UserError
 from dltrain.models.anchors import anchor_sizes, fit_anchors, mean_best_iou, scale_boxes, size_iou
@@ -94,7 +95,9 @@ def test_anchors_that_do_not_fit_the_model_are_refused(word, message, config):
         build.build_task(config(*SMALL, word))
 
 
-def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures):
+def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures, monkeypatch):
+    """Its weights are trained with them, though the boxes in the files may change."""
+    monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
     code, out, err = dltrain(*SMALL, "model.anchors=auto", "name=a")
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("anchors fitted to the training boxes: mean best ")]
@@ -109,19 +112,11 @@ def test_a_run_writes_them_and_needs_no_data_afterwards(dltrain, without_figures
     model = evaluation.restore(OmegaConf.create(config), RunDir(Path("outputs/a"))).model
     (cell,) = model.net.rpn.anchor_generator.cell_anchors
     assert (cell[:, 2:] - cell[:, :2]).tolist() == [pytest.approx(size) for size in sizes]
-
-
-def test_a_run_that_continues_keeps_them(dltrain, without_figures, monkeypatch):
-    """Its weights were trained with them, though the boxes in the files may have changed."""
-    words = [*SMALL, "model.anchors=auto", "name=a"]
-    assert dltrain(*words)[0] == 0
-    run_dir = RunDir(Path("outputs/a"))
-    kept = run_dir.read_config()["model"]["anchor_boxes"]
-    (run_dir.path / "result.json").unlink()
+    (Path("outputs/a") / "result.json").unlink()
     others = torch.tensor([[side, 9, 64, 64] for side in range(5, 40)])
     monkeypatch.setattr(SceneBoxes, "training_boxes", lambda _: others)
-    assert dltrain(*words)[0] == 0
-    assert run_dir.read_config()["model"]["anchor_boxes"] == kept
+    assert dltrain(*SMALL, "model.anchors=auto", "name=a")[0] == 0
+    assert RunDir(Path("outputs/a")).read_config()["model"]["anchor_boxes"] == sizes
 
 
 def test_ignored_objects_are_no_training_boxes(photos):  # noqa: F811

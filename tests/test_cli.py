@@ -1,32 +1,77 @@
 """What the command line answers without torch: exit codes, one line on standard error, the nearest real name."""
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from dltrain.cli import COMMANDS
 
+# Hydra is imported once, and each command runs in a copy of this process, which is without torch as well.
 WITHOUT_TORCH = """
-import sys
-sys.argv = ["dltrain", *sys.argv[1:]]
+import json, os, sys
+from traceback import print_exc
 from dltrain.cli import main
-try:
-    code = main()
-except SystemExit as stop:
-    code = stop.code
-assert "torch" not in sys.modules, "torch was imported"
-sys.exit(code)
+from dltrain.config import compose, launch
+
+def run(words, folder, cwd, env):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = ["dltrain", *words]
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code
+    assert "torch" not in sys.modules, "torch was imported"
+    return code or 0
+
+for line in sys.stdin:
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    try:
+        code = run(*json.loads(line))
+    except BaseException:
+        print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 """
 
 
-def run(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a command that must not import torch; with `env`, as in shell completion."""
-    import os
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
-    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, cwd=cwd,
-                          env={**os.environ, **(env or {})}, check=False)
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """run("ls", "models", cwd=..., env=...): a command, which must not import torch, in a process of its own."""
+    with subprocess.Popen([sys.executable, "-c", WITHOUT_TORCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as server:
+        assert server.stdin
+        assert server.stdout
+
+        def command(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Result:
+            folder = tmp_path_factory.mktemp("command")
+            print(json.dumps([words, str(folder), str(cwd or os.getcwd()), env or {}]), file=server.stdin, flush=True)
+            code = int(server.stdout.readline())
+            return Result(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+        yield command
+        server.stdin.close()
 
 
 REFUSED = {
@@ -81,7 +126,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_in_one_line(case, tmp_path):
+def test_refused_in_one_line(case, tmp_path, run):
     words, message = REFUSED[case]
     result = run(*words, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
@@ -92,7 +137,7 @@ def test_refused_in_one_line(case, tmp_path):
     assert not list(tmp_path.iterdir()), "a refused command must leave nothing behind"
 
 
-def test_help_teaches():
+def test_help_teaches(run):
     result = run("--help")
     assert result.returncode == 0
     examples = result.stdout.partition("Examples\n")[2].partition("Choices")[0].strip().splitlines()
@@ -103,7 +148,7 @@ def test_help_teaches():
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_every_verb_has_its_own_help(verb):
+def test_every_verb_has_its_own_help(verb, run):
     result = run(verb, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"dltrain {verb} ") or (verb == "train" and result.stdout.startswith("dltrain ["))
@@ -122,14 +167,14 @@ def test_examples_in_help_compose():
             compose(words, multirun="," in "".join(words))
 
 
-def test_ls_lists_everything():
+def test_ls_lists_everything(run):
     result = run("ls")
     assert result.returncode == 0
     for word in ("models", "resnet164", "ClassificationBatch", "image_folder", "cifar_resnet-on-cifar10", "lite0"):
         assert word in result.stdout
 
 
-def test_cfg_job_shows_the_composed_config():
+def test_cfg_job_shows_the_composed_config(run):
     result = run("--cfg", "job", "model=plain20", "seed=7")
     assert result.returncode == 0
     assert "shortcut: none" in result.stdout
@@ -145,13 +190,13 @@ def test_cfg_job_shows_the_composed_config():
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain bench tr", "trace="), ("dltrain bench model=resnet5", "model=resnet56"),
     ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
-def test_completion(typed, offered):
+def test_completion(typed, offered, run):
     result = run("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
     assert result.returncode == 0
     assert offered in result.stdout.split()
 
 
-def test_why_names_file_and_line_down_to_the_command_line():
+def test_why_names_file_and_line_down_to_the_command_line(run):
     result = run("why", "task.optimizer.lr", "model=resnet56", "data=cifar10", "task.optimizer.lr=0.3")
     assert result.returncode == 0
     lines = result.stdout.splitlines()
@@ -164,7 +209,7 @@ def test_why_names_file_and_line_down_to_the_command_line():
         assert value in Path(place).read_text().splitlines()[int(number) - 1]
 
 
-def test_why_explains_a_choice():
+def test_why_explains_a_choice(run):
     result = run("why", "augment", "data=cifar10")
     assert result.stdout.startswith("augment = cifar\n")
     assert "data/cifar10.yaml:5" in result.stdout
@@ -196,7 +241,7 @@ model:
 """
 
 
-def test_wrong_pair_is_refused_with_what_fits(tmp_path):
+def test_wrong_pair_is_refused_with_what_fits(tmp_path, run):
     folder = own_configs(tmp_path / "own", data__letters=LETTERS)
     result = run("--config-dir", folder, "model=resnet20", "data=letters")
     assert result.returncode == 2
@@ -205,7 +250,7 @@ def test_wrong_pair_is_refused_with_what_fits(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_wrong_pair_made_by_experiment_and_model(tmp_path):
+def test_wrong_pair_made_by_experiment_and_model(tmp_path, run):
     """The experiment fixed the data; the model named beside it does not fit them."""
     folder = own_configs(tmp_path / "own", data__letters=LETTERS,
                          experiment__e1="# @package _global_\n# E\ndefaults:\n  - override /data: letters\n")
@@ -214,14 +259,14 @@ def test_wrong_pair_made_by_experiment_and_model(tmp_path):
     assert "trains on ClassificationBatch, but data=letters yields TokenBatch" in result.stderr
 
 
-def test_own_rule_is_held(tmp_path):
+def test_own_rule_is_held(tmp_path, run):
     folder = own_configs(tmp_path / "own", model__mine=MINE)
     result = run("--config-dir", folder, "model=mine", "model.width=9")
     assert result.returncode == 2
     assert "model.width=9: must be an integer in [1, 8]" in result.stderr
 
 
-def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path):
+def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path, run):
     """In a yaml, on the command line, and to `why`; of dltrain's own models the name is refused as before."""
     folder = own_configs(tmp_path / "own", model__mine=MINE + "  weights: 3  # int >= 1: of the vote\n")
     result = run("--config-dir", folder, "model=mine", "model.weights=4", "--cfg", "job")
@@ -233,7 +278,7 @@ def test_an_own_argument_may_have_the_name_of_an_old_key(tmp_path):
     assert "unknown key 'model.wiidth'; did you mean 'model.width'?" in other, "the key that is at fault"
 
 
-def test_a_recipe_that_chooses_is_told_where_choices_stand(tmp_path):
+def test_a_recipe_that_chooses_is_told_where_choices_stand(tmp_path, run):
     text = "# @package _global_\n# Mine\ndefaults:\n  - override /augment: cifar\n"
     folder = own_configs(tmp_path / "own", **{"recipe__resnet20-on-mnist": text})
     result = run("--config-dir", folder, "data=mnist")
@@ -241,7 +286,7 @@ def test_a_recipe_that_chooses_is_told_where_choices_stand(tmp_path):
     assert "can choose no augment itself; let it set keys of augment, or put the choice into the yaml" in result.stderr
 
 
-def test_hidden_own_config_is_warned_of(tmp_path):
+def test_hidden_own_config_is_warned_of(tmp_path, run):
     folder = own_configs(tmp_path / "own", model__resnet20="# Mine\n")
     result = run("--config-dir", folder, "--cfg", "job")
     assert result.returncode == 0

@@ -158,7 +158,7 @@ def test_a_run_may_start_from_the_weights_of_another(tmp_path, command):
         assert changed == {"model.head.weight", "model.head.bias"}
 
 
-def test_a_run_without_a_metric_that_others_have_has_a_dash(tmp_path, command):
+def test_a_run_without_a_metric_that_others_have_has_a_dash(tmp_path, command, real_pictures):
     """Neither the first run has it nor the last one; a curve of it is drawn for the one that has."""
     runs, metric = "{free: [], clipped: [trainer.gradient_clip_norm=0.1], wide: []}", "train/clipped_fraction"
     code, out, err = command("name=d", runs=runs, columns=f"{{{metric}: clipped}}", claims="[]", curves=f"[{metric}]")

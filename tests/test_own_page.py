@@ -188,16 +188,33 @@ def test_it_goes_through_every_verb(page, dltrain):
     assert "model.scale=-1.0: must be" in dltrain("model=linear", "model.scale=-1.0", *mine)[2]
 
 
-def test_python_opens_the_run(page):
-    """In a process of its own, as a person would: the folder at hand holds the module."""
+def draw_right(page: Path) -> None:
     picture = page / "right.png"
     image = Image.new("L", (8, 8), 60)
     image.paste(160, (4, 0, 8, 8))
     image.save(picture)
-    script = ("import dltrain; run = dltrain.train('model=linear', 'name=a', config_dir='conf'); "
-              "print(run.predict('right.png')[0].text, dltrain.load('outputs/a').classes)")
-    done = subprocess.run([sys.executable, "-c", script], cwd=page, capture_output=True, text=True)
+
+
+SCRIPT = ("import dltrain; run = dltrain.train('model=linear', 'name=a', config_dir='conf'); "
+          "print(run.predict('right.png')[0].text, dltrain.load('outputs/a').classes)")
+
+
+def test_python_opens_the_run(page, monkeypatch, without_figures, capsys):
+    """The folder at hand holds the module."""
+    draw_right(page)
+    monkeypatch.chdir(page)
+    monkeypatch.syspath_prepend("")
+    exec(SCRIPT, {})
+    out = capsys.readouterr().out
+    assert out.strip().splitlines()[-1].startswith("right.png  right ")
+    assert out.strip().endswith("['left', 'right']")
+    assert Path(page / "outputs/a/config.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_python_opens_the_run_in_a_process_of_its_own(page):
+    draw_right(page)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=page, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith("right.png  right ")
     assert done.stdout.strip().endswith("['left', 'right']")
-    assert Path(page / "outputs/a/config.yaml").is_file()

@@ -1,6 +1,6 @@
 """A run that is killed at any step, however often, ends in the same bits: weights, optimizer, sample order, metrics."""
 
-import copy
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
 from dltrain import build, checkpoints, run
 from dltrain.callbacks.checkpointing import Checkpointing
@@ -39,14 +38,14 @@ class Reference(NamedTuple):
 
 
 @cache
-def compose_once(words: tuple[str, ...]) -> DictConfig:
-    return compose([*words]).job_config()
+def compose_once(words: tuple[str, ...]) -> bytes:
+    return pickle.dumps(compose([*words]).job_config())
 
 
 def train(path: Path, *words: str) -> dict[str, Any]:
     """Trains the tiny run, with more words, in a folder: from the start, or from where it crashed."""
     path.mkdir(exist_ok=True)
-    return run.train(copy.deepcopy(compose_once((*TINY, *words))), RunDir(path))
+    return run.train(pickle.loads(compose_once((*TINY, *words))), RunDir(path))
 
 
 def crash_at(monkeypatch, hook: str, is_due: Callable[[pl.Trainer], bool]) -> None:

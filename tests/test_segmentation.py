@@ -20,7 +20,6 @@ from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.tasks.segmentation import Segmentation, intersection_over_union, random_places
 from tests.finished_run import FinishedRun
-from tests.test_resume import assert_a_crash_changes_nothing
 
 WORDS = ["data.num_train=12", "data.batch_size=4", "data.image_px=64", "data.sizes_px=[20,40]", "trainer=cpu",
          "trainer.max_epochs=1", "recipe=none", "model.backbone.width=4", "model.hidden=8", "task.optimizer.lr=0.01"]
@@ -164,9 +163,3 @@ def test_a_model_of_other_classes_is_refused(config):
     data, task = build.build_data(composed), build.build_task(config("model=fcn8s", *WORDS, "model.num_classes=3"))
     with pytest.raises(UserError, match=r"it must return logits \(2, 11, 64, 64\), but returns \(2, 3, 64, 64\)$"):
         build.check_first_step(composed, data, task)
-
-
-def test_a_resumed_run_ends_in_the_same_bits(config, run_folder, monkeypatch):
-    words = ["model=hypercolumn", "task.pixels=32", "augment=segmentation", "task.freezing.until=conv4",
-             "task.freezing.unfreeze_every_epochs=1", *WORDS, "trainer.max_epochs=2"]
-    assert_a_crash_changes_nothing(words, 4, config, run_folder, monkeypatch)

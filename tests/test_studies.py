@@ -138,7 +138,8 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 2)
     monkeypatch.setattr(comparison, "TIMED_IMAGES", 1)
     code, out, err = run_command(monkeypatch, capsys, "experiment=rcnn_family", "name=f",
-                                 'study.more=["trainer.max_epochs=1","data.num_train=4","model.backbone.depth=8"]')
+                                 'study.more=["trainer.max_epochs=1","data.num_train=4","model.backbone.depth=8",'
+                                 '"data.image_px=32","data.sizes_px=[10,20]"]')
     assert (code, err) == (0, "")
     path = tmp_path / "outputs/f"
     runs = {"R-CNN": "R-CNN-seed0", "Fast R-CNN": "Fast_R-CNN-seed0", "Faster R-CNN": "Faster_R-CNN-seed0"}
@@ -163,7 +164,8 @@ def test_a_captioner_starts_from_a_trained_classifier(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
     code, out, err = run_command(monkeypatch, capsys, "experiment=caption_transfer", "name=t",
-                                 'study.more=["trainer.max_epochs=1","data.num_train=32"]')
+                                 'study.more=["trainer.max_epochs=1","data.num_train=8","data.batch_size=8",'
+                                 '"data.image_px=32"]')
     assert (code, err) == (0, "")
     path = tmp_path / "outputs/t"
     folders = ["classifier-seed0", "from_scratch-seed0", "from_a_classifier_fine-tuned-seed0",

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -105,8 +106,7 @@ def test_tensorboard_compares_runs_by_numbers_and_shows_the_loss_first(dltrain, 
     assert matches == [["train/loss", "val/loss"], ["train/accuracy", "val/accuracy"], ["lr"], ["images_per_second"]]
 
 
-def test_same_name_again_changed_or_not(dltrain, tmp_path):
-    assert dltrain("name=a", *TINY)[0] == 0
+def test_same_name_again_changed_or_not(dltrain, finished_run):
     code, out, _ = dltrain("name=a", *TINY)
     assert code == 0
     assert "outputs/a is finished" in out
@@ -118,9 +118,8 @@ def test_same_name_again_changed_or_not(dltrain, tmp_path):
     assert err.endswith("; a new run with model.pretrained.from_run=outputs/a begins with its weights\n")
 
 
-def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
-    dltrain("name=a", *TINY)
-    folder = tmp_path / "outputs/a"
+def test_resume_eval_and_predict_need_the_folder_alone(dltrain, finished_run):
+    folder = finished_run
     accuracy = json.loads((folder / "result.json").read_text())["test/accuracy"]
     code, out, _ = dltrain("eval", "run=outputs/a", "data.batch_size=7")
     assert code == 0
@@ -163,9 +162,9 @@ def test_resume_eval_and_predict_need_the_folder_alone(dltrain, tmp_path):
     (["augment.on_normalized=[{_target_:dltrain.augment.geometry.HorizontalFlip,p:1.5}]"], 2,
      "augment.on_normalized.0 (HorizontalFlip): p must be in [0, 1], but is 1.5"),
 ])
-def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrain, tmp_path):
+def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrain, tmp_path, tiny_run):
     if "run=outputs/a" in words:
-        dltrain("name=a", *TINY)
+        shutil.copytree(tiny_run, tmp_path / "outputs/a")
     actual, _, err = dltrain(*words)
     assert (actual, err.count("\n")) == (code, 1), err
     assert err.startswith("dltrain: error: ")
@@ -173,8 +172,8 @@ def test_mistakes_are_one_line_with_their_exit_code(words, code, message, dltrai
     assert not list((tmp_path / "outputs").glob("*-on-*/*")), "the run did not start, so nothing is left"
 
 
-def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path):
-    code, out, err = dltrain("-m", "model=plain20,resnet20", "trainer=smoke", "recipe=none")
+def test_sweep_ends_with_a_table_of_all_jobs(dltrain, tmp_path, without_figures):
+    code, out, err = dltrain("-m", "model=plain20,resnet20", "trainer=smoke", "recipe=none", "model.depth=8")
     assert (code, err) == (0, "")
     sweep = next((tmp_path / "outputs/sweeps").iterdir())
     assert sorted(p.name for p in sweep.iterdir() if p.is_dir()) == [
@@ -194,7 +193,7 @@ def test_a_folder_with_other_files_is_not_removed(dltrain, tmp_path):
     assert (tmp_path / "outputs/photos/a.txt").read_text() == "mine"
 
 
-def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path):
+def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path, without_figures, real_pictures):
     words = ("-m", "name=s", "model.depth=8", "trainer=smoke", "recipe=none")
     dltrain(*words, "lr=1e-2,0.2")
     before = (tmp_path / "outputs/s/results.csv").read_text()
@@ -211,7 +210,7 @@ def test_a_sweep_again_with_other_values_relabels_nothing(dltrain, tmp_path):
         line.split(",")[:3] for line in before.splitlines()]
 
 
-def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path):
+def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path, without_figures):
     dltrain("-m", "name=s", "seed=0,1", "model.depth=8", "trainer=smoke", "recipe=none")
     for number, (val, test) in enumerate(((0.9, 0.1), (0.8, 0.7))):
         file = tmp_path / f"outputs/s/{number}-resnet20-on-digits/result.json"
@@ -222,7 +221,7 @@ def test_the_best_job_of_a_sweep_is_that_of_the_validation(dltrain, tmp_path):
     assert [row["val/accuracy"] for row in table(tmp_path / "outputs/s/results.csv")] == ["0.9000", "0.8000"]
 
 
-def test_experiment_may_be_a_sweep(dltrain, tmp_path):
+def test_experiment_may_be_a_sweep(dltrain, tmp_path, without_figures, real_pictures):
     own = tmp_path / "own/experiment"
     own.mkdir(parents=True)
     (own / "seeds.yaml").write_text("# @package _global_\n# Two seeds\nhydra:\n  mode: MULTIRUN\n  sweeper:\n"
@@ -332,9 +331,8 @@ def test_show_draws_a_row_for_the_whole_and_for_each_transform(dltrain, tmp_path
     assert "did you mean 'strong'" in err
 
 
-def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_path):
-    dltrain("name=a", *TINY)
-    folder = tmp_path / "outputs/a"
+def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, finished_run):
+    folder = finished_run
     result, rows = json.loads((folder / "result.json").read_text()), RunDir(folder).read_metrics()
     last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     for name in ("model.head.weight", "model.head.bias"):
@@ -365,11 +363,10 @@ def test_eval_measures_any_split_with_the_best_or_the_last_weights(dltrain, tmp_
     assert (code, "no last checkpoint yet; dltrain resume run=outputs/a" in err) == (2, True)
 
 
-def test_a_reader_that_closes_the_output_ends_nothing(dltrain, config, tmp_path, monkeypatch):
-    dltrain("name=a", *TINY)
+def test_a_reader_that_closes_the_output_ends_nothing(finished_run, config, tmp_path, monkeypatch, without_figures):
     commands = [partial(cli.dispatch, ["eval", "run=outputs/a"]),
                 partial(cli.dispatch, ["predict", "run=outputs/a", "input=outputs/a/samples"]),
-                partial(reporting.report, RunDir(tmp_path / "outputs/a"),
+                partial(reporting.report, RunDir(finished_run),
                         partial(run.train, config(*TINY), RunDir.named(tmp_path, "b")))]
     for command in commands:
         reading, writing = os.pipe()
@@ -377,13 +374,12 @@ def test_a_reader_that_closes_the_output_ends_nothing(dltrain, config, tmp_path,
         with open(writing, "w", buffering=1) as output, monkeypatch.context() as patch:
             patch.setattr("sys.stdout", output)
             assert command() == 0
-    assert {"eval.json", "predictions.json"} <= {file.name for file in (tmp_path / "outputs/a").iterdir()}
+    assert {"eval.json", "predictions.json"} <= {file.name for file in finished_run.iterdir()}
     assert (tmp_path / "b/result.json").is_file()
 
 
-def test_eval_changes_the_regime_and_nothing_else(dltrain, tmp_path):
-    dltrain("name=a", *TINY)
-    folder = tmp_path / "outputs/a"
+def test_eval_changes_the_regime_and_nothing_else(dltrain, finished_run):
+    folder = finished_run
     before = {path: path.read_bytes() for path in (folder / "config.yaml", folder / "checkpoints/best.ckpt")}
     _, single, _ = dltrain("eval", "run=outputs/a")
     for regime in ("flip", "ten_crop", "scales_max"):
@@ -404,8 +400,7 @@ def test_mixed_labels_train(dltrain, tmp_path):
     assert json.loads((tmp_path / "outputs/a/result.json").read_text())["test/accuracy"] > 0
 
 
-def test_ls_runs_compares(dltrain):
-    dltrain("name=a", *TINY)
+def test_ls_runs_compares(dltrain, finished_run):
     _, out, _ = dltrain("ls", "runs")
     assert re.search(r"outputs/a +sdresnet56 on digits +seed 0 +done +test/accuracy 0\.\d{4}", out)
 
@@ -416,7 +411,7 @@ def test_smoke_takes_two_steps_of_everything(dltrain, tmp_path):
     assert json.loads((tmp_path / "outputs/a/result.json").read_text())["steps"] == 2
 
 
-def test_predictions_are_printed_line_by_line(dltrain, monkeypatch):
+def test_predictions_are_printed_line_by_line(dltrain, monkeypatch, without_figures):
     """Only a language model prints as it writes; the others write each prediction at once."""
     import builtins
 

@@ -1,6 +1,7 @@
 """Row 1 for every model: each yaml below configs/model is trained on a few small samples, killed inside a step, and
 continued to the bits of a run that nothing stopped. A model that has no line in SMALLER is tested as it is."""
 
+import copy
 import os
 import random
 import signal
@@ -43,22 +44,26 @@ SAMPLES = {
 
 DEEP_CIFAR = ("plain32", "plain44", "plain56", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202",
               "sdresnet56", "sdresnet110")
-# What makes a model small enough, beside its samples; and dropout, which a recipe sets otherwise.
+# What makes a model small enough, beside its samples; and what is random or changes with the epoch: dropout, words and
+# pixels that are chosen, stages that are frozen.
 SMALLER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DEEP_CIFAR, ("model.depth=14",)),
     **dict.fromkeys(("plain20", "resnet20"), ("model.depth=8",)),
     **dict.fromkeys(("vgg16", "vgg19"), ("model.depth=11",)),
     **dict.fromkeys(("vgg11_cifar", "vgg16_cifar", "vgg19_cifar"), ("model.width=4",)),
     **dict.fromkeys(("resnet101", "resnet152"), ("model.depth=50",)),
-    **dict.fromkeys(("faster_rcnn", "fast_rcnn", "rcnn"), ("model.backbone.depth=8",)),
-    "localizer": ("model.backbone.depth=8", "data.max_objects=1"),
+    **dict.fromkeys(("faster_rcnn", "fast_rcnn", "rcnn"), ("model.backbone.depth=8", "model.hidden=16",
+                                                           "data.image_px=32", "data.sizes_px=[10,20]")),
+    "localizer": ("model.backbone.depth=8", "data.max_objects=1", "data.image_px=32", "data.sizes_px=[10,20]"),
     "overfeat": ("model.width=4", "model.hidden=16"),
-    **dict.fromkeys(("fcn8s", "fcn16s", "fcn32s", "dilated", "hypercolumn"),
-                    ("model.backbone.width=4", "model.hidden=8")),
+    **dict.fromkeys(("fcn8s", "fcn16s", "fcn32s", "dilated"), ("model.backbone.width=4", "model.hidden=8")),
+    "hypercolumn": ("model.backbone.width=4", "model.hidden=8", "task.pixels=32", "augment=segmentation",
+                    "task.freezing.until=conv4", "task.freezing.unfreeze_every_epochs=1"),
     "alexnet": ("data.image_px=64", "task.optimizer.lr=0.001"),
     "lite0": ("data.image_px=64", "task.optimizer.lr=0.001"),
     "resnet164": ("model.depth=11",),
-    "captioner": ("model.backbone.depth=8", "model.dropout=0.3"),
+    "captioner": ("model.backbone.depth=8", "model.dropout=0.3", "task.sampled_share=0.5", "task.freezing.until=all",
+                  "task.freezing.unfreeze_every_epochs=1"),
     "char_rnn": ("model.hidden=16", "model.dropout=0.3"),
     "seq2seq": ("model.hidden=16", "model.dropout=0.3"),
     "seq_classifier": ("model.hidden=16", "model.layers=2", "model.dropout=0.3"),
@@ -70,8 +75,8 @@ SMALLER: dict[str, tuple[str, ...]] = {
 }
 
 # Of each family one model is in plain pytest, the others are slow.
-QUICK = ("resnet20", "vgg11_cifar", "captioner", "char_rnn", "faster_rcnn", "fcn8s", "localizer", "overfeat", "seq2seq",
-         "seq_classifier", "tagger")
+QUICK = ("resnet20", "vgg11_cifar", "captioner", "char_rnn", "faster_rcnn", "hypercolumn", "localizer", "overfeat",
+         "seq2seq", "seq_classifier", "tagger")
 TWO_PROCESSES = tuple(model for model in QUICK if model != "char_rnn")  # a running text takes one
 
 
@@ -114,14 +119,15 @@ def row_01(model: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, killed = (RunDir(folder / name) for name in ("straight", "killed"))
     for run_dir in (straight, killed):
         run_dir.path.mkdir()
-    steps = run.train(compose(words).job_config(), straight)["steps"]
+    config = compose(words).job_config()
+    steps = run.train(copy.deepcopy(config), straight)["steps"]
     assert steps >= 4
     step = random.Random(model).randrange(1, steps)
     with monkeypatch.context() as patch:
         crash_inside(patch, step)
         with pytest.raises(Crash):
-            run.train(compose(words).job_config(), killed)
-    run.train(compose(words).job_config(), killed)
+            run.train(copy.deepcopy(config), killed)
+    run.train(copy.deepcopy(config), killed)
     assert f"resuming {killed} from step {step} of {steps}" in (killed.path / "log.txt").read_text()
     assert_same(killed.path, straight.path)
     assert without_speed(killed) == without_speed(straight)
