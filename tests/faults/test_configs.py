@@ -137,6 +137,7 @@ def test_row_29_b_control(canary, plain, monkeypatch):
 def experiment(text: str) -> str:
     """The refusal of `dltrain --config-dir conf experiment=evil`."""
     Path("conf/experiment").mkdir(parents=True, exist_ok=True)
+    groups.content.cache_clear()
     Path("conf/experiment/evil.yaml").write_text(f"# @package _global_\n{text}\n")
     try:
         compose(["experiment=evil"], "conf")
@@ -161,6 +162,10 @@ def test_row_29_c_hostile_recipe_is_refused_with_its_file(canary):
     for text in ("trust: [os]", "trainer: {callbacks: [{_target_: installed.Payload}]}", "b: !!python/name:os.system",
                  hostile.texts()[0], hostile.texts()[4], *(f"hydra: {node}" for node in hostile.HYDRA[:4])):
         row_29_c(text, canary)
+    for pair in hostile.SWEPT:
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '0,1', {pair}}}}}}}", canary)
+    for sweeper in ("{params: [1]}", "5", "{}"):
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {sweeper}}}", canary)
     assert "(set in conf/experiment/evil.yaml:2)" in experiment("model: {_target_: os.system}")
 
 
@@ -168,6 +173,9 @@ def test_row_29_c_control(canary, monkeypatch):
     monkeypatch.setattr(allowed, "refuse_hydra", lambda *_: None)
     with pytest.raises(AssertionError):
         row_29_c(f"hydra: {hostile.HYDRA[0]}", canary)
+    monkeypatch.setattr("dltrain.config.compose.SWEPT_KEY", re.compile(".*"))
+    with pytest.raises(AssertionError):
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{{hostile.SWEPT[0]}}}}}}}", canary)
 
 
 def row_29_d(monkeypatch: pytest.MonkeyPatch, dltrain: Any, canary: Path) -> None:
