@@ -31,7 +31,6 @@ from dltrain.config import allowed, automatic, checks, groups, schema
 from dltrain.config.interpolations import refuse_interpolations
 from dltrain.config.interpolations import to_plain as to_plain
 from dltrain.config.words import expand, refuse_bare_words
-from dltrain.dotted import select
 from dltrain.errors import UserError
 
 CONFIG_NAME = "train"  # configs/train.yaml
@@ -195,9 +194,9 @@ def sweep_of_experiment(overrides: list[Override], folders: list[Path]) -> dict[
     given = {override.key_or_group: override for override in overrides}
     name = given["experiment"].value() if "experiment" in given else None
     file = groups.path_of("experiment", str(name), *folders) if name is not None else None
-    if file is None or select(groups.content(file), "hydra.mode")[1] != "MULTIRUN":
+    if file is None or groups.stated(file, "hydra", "mode") != "MULTIRUN":
         return None
-    params = select(groups.content(file), "hydra.sweeper.params")[1]
+    params = groups.stated(file, "hydra", "sweeper", "params")
     if type(params) is not dict:
         raise UserError(f"{file}: hydra.sweeper.params must be a mapping of keys to lists of values, as seed: 0,1,2")
     for key in params:  # these words come from a file: they may do no more than a file may

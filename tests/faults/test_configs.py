@@ -209,6 +209,31 @@ def test_row_29_d_control(canary, dltrain, monkeypatch):
         row_29_d(monkeypatch, dltrain, canary)
 
 
+def row_29_g(canary: Path, plain: dict[str, Any]) -> None:
+    """A received run, as one line of yaml, whose weights another run starts with, and one whose `_target_` is a name."""
+    config = {**plain, "model": {**plain["model"], "layers": [{"_target_": "run.payload.Payload"}]}}
+    Path("run/config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, default_flow_style=True, width=10**6))
+    Path("run/checkpoints").mkdir()
+    Path("run/checkpoints/best.ckpt").touch()
+    with pytest.raises(UserError, match=r"^model\.layers\.0\._target_=run\.payload\.Payload is not allowed"):
+        compose(["model=resnet20", "model.pretrained.from_run=run"])
+    node = {"_target_": "${builder}", "model_name": "resnet18", "checkpoint_path": "run/evil.pt"}
+    with pytest.raises(UserError, match=r"^model\.layers\.checkpoint_path: a config may not name files for timm"):
+        list(trust.names_of({"model": {"layers": node}}, lambda key: "timm.create_model"))
+
+
+def test_row_29_g_weights_of_a_hostile_run_run_nothing(canary, plain):
+    """The weights of a run that somebody sends can be taken: code in its folder is never the user's, however its config
+    is written."""
+    row_29_g(canary, plain)
+
+
+def test_row_29_g_control(canary, plain, monkeypatch):
+    monkeypatch.setattr(own_modules, "in_run_folder", lambda path: False)
+    with pytest.raises(pytest.fail.Exception):
+        row_29_g(canary, plain)
+
+
 def row_29_e(kind: str, elsewhere: Path) -> None:
     """A run folder with a file that leads to another place."""
     elsewhere.write_text("mine")
