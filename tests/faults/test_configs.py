@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -186,11 +187,14 @@ def row_29_d(monkeypatch: pytest.MonkeyPatch, dltrain: Any, canary: Path) -> Non
     Path("random.py").write_text(PAYLOAD.format(str(canary)))
     library: dict[str, Any] = {"__name__": "library"}
     own_modules.guard_imports()
-    source = "try:\n    import pynvml_missing\nexcept ImportError:\n    pass\nimport hydra_plugins as plugins"
+    Path("onnx_missing").mkdir(exist_ok=True)
+    source = ("try:\n    import pynvml_missing\nexcept ImportError:\n    pass\nimport hydra_plugins as plugins\n"
+              "from importlib.util import find_spec\nspec = find_spec('onnx_missing')")
     for name in ("hydra_plugins", "random"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     exec(compile(source + "\nimport random", os.path.join(yaml.__path__[0], "library.py"), "exec"), library)
     assert str(Path("hydra_plugins").resolve()) not in library["plugins"].__path__
+    assert library["spec"] is None
     assert not canary.exists()
 
 
@@ -207,6 +211,25 @@ def test_row_29_d_control(canary, dltrain, monkeypatch):
     monkeypatch.setattr(own_modules, "guard_imports", lambda: sys.path.insert(0, str(canary.parent)))
     with pytest.raises(AssertionError):
         row_29_d(monkeypatch, dltrain, canary)
+
+
+def row_29_h(program: str, canary: Path) -> None:
+    """`python -m` in a folder with a file for a module that Python tries to import on another system."""
+    Path("nt.py").write_text(f"open({str(canary)!r}, 'w')")
+    root = str(CONFIGS.parent)
+    subprocess.run([sys.executable, "-m", program, "--version"], env={**os.environ, "PYTHONPATH": root}, check=True)
+    assert not canary.exists()
+
+
+def test_row_29_h_nothing_of_the_folder_is_run_before_the_guard(canary):
+    """`python -m dltrain` imports nothing from the current folder before it knows which modules are the user's."""
+    row_29_h("dltrain", canary)
+
+
+def test_row_29_h_control(canary):
+    Path("first.py").write_text("import pathlib\n")
+    with pytest.raises(AssertionError):
+        row_29_h("first", canary)
 
 
 def row_29_g(canary: Path, plain: dict[str, Any]) -> None:
