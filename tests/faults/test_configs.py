@@ -233,7 +233,8 @@ def test_row_29_h_control(canary):
 
 
 def row_29_g(canary: Path, plain: dict[str, Any]) -> None:
-    """A received run, as one line of yaml, whose weights another run starts with, and one whose `_target_` is a name."""
+    """The weights of a run that somebody sends can be taken: code in its folder is never the user's, however its
+    config is written."""
     config = {**plain, "model": {**plain["model"], "layers": [{"_target_": "run.payload.Payload"}]}}
     Path("run/config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, default_flow_style=True, width=10**6))
     Path("run/checkpoints").mkdir()
