@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # `python -m dltrain` looks into the current folder first
-    sys.path.append(sys.path.pop(0))
+    folder = sys.path.pop(0)
+    if not any(word.startswith("dltrain") for word in sys.orig_argv):  # else own_modules.py adds it at the end
+        sys.path.append(folder)
 
 TYPE_CHECKING = False  # without typing and pathlib the first line of the command is reached in half the time
 if TYPE_CHECKING:

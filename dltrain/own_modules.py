@@ -15,7 +15,6 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
 from pathlib import Path
 from types import ModuleType
@@ -96,7 +95,8 @@ def find_top(name: str) -> tuple[str, list[str] | None]:
     for finder in sys.meta_path:
         if type(finder).__module__.partition(".")[0] == "dltrain":
             continue
-        if (spec := finder.find_spec(name, None)) is not None:
+        find = PathFinder.find_spec if finder is OwnModulesLast else finder.find_spec
+        if (spec := find(name, None)) is not None:
             file = spec.origin or "" if spec.loader else ""
             locations = list(spec.submodule_search_locations or ()) or None
             return file if spec.has_location or not file else os.path.join(os.sep, file), locations
@@ -135,23 +135,23 @@ def digests(modules: Mapping[str, ModuleType] = sys.modules) -> dict[str, str]:
     return dict(sorted(hashes.items()))
 
 
-class OwnModulesLast(MetaPathFinder):
-    """Keeps libraries from importing what only the user's own folders have, and Hydra from plugins that lie there."""
+class OwnModulesLast(PathFinder):
+    """In the place of Python's own finder of files. Keeps libraries from importing what only the user's own folders
+    have, and Hydra from plugins that lie there: for them it is not there."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if path is not None:
-            return None
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+                  ) -> ModuleSpec | None:
         own = own_folders()
-        if all(find_below([folder], name) == ("", None) for folder in own):
-            return None
+        if path is not None or all(find_below([folder], name) == ("", None) for folder in own):
+            return PathFinder.find_spec(name, path, target)
         others = [entry for entry in sys.path if os.path.abspath(entry) not in own]
         spec = PathFinder.find_spec(name, others)
-        if spec is None and is_own_import():
-            return None
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        if spec.loader is None:  # a package in several folders: without the own one
+        if spec is not None and spec.loader is None:  # a package in several folders: without the own one
             spec.submodule_search_locations = find_below(others, name)[1]
+        if spec is None or spec.loader is None:
+            mine = PathFinder.find_spec(name, own) if is_own_import() else None
+            return mine if mine and (mine.loader or spec is None) else spec
         return spec
 
 
@@ -176,5 +176,5 @@ def put_last(folders: Sequence[str | Path] = ()) -> None:
 def guard_imports() -> None:
     """To be called once, before libraries are imported."""
     put_last()
-    if not any(type(finder) is OwnModulesLast for finder in sys.meta_path):
-        sys.meta_path.insert(0, OwnModulesLast())
+    if OwnModulesLast not in sys.meta_path:
+        sys.meta_path[:] = [OwnModulesLast if finder is PathFinder else finder for finder in sys.meta_path]

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dltrain import __version__, own_modules, slurm, stored_files
+from dltrain import __version__, slurm, stored_files
 from dltrain.config import schema
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.disk import append_text, write_text
@@ -100,7 +100,6 @@ class RunDir:
     def read_config(self, key: str = "run") -> dict[str, Any]:
         """config.yaml. Raises UserError if the folder, given as `key`, is not a run's, CheckpointError if the run is of
         an older version than can be read."""
-        own_modules.run_folders.add(str(self.path.resolve()))  # code in it is not the user's
         if key == "run":
             self.refuse_links()
         return stored_files.read_config(self.path, key)

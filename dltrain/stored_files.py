@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from dltrain import own_modules
 from dltrain.config import schema, yaml_text
 from dltrain.config.free_keys import FREE
 from dltrain.disk import write_text
@@ -69,6 +70,7 @@ def read_config(folder: Path, key: str = "run") -> dict[str, Any]:
     file = folder / "config.yaml"
     if not os.path.lexists(file):
         raise UserError(f"{key}={folder}: not a run folder (it has no config.yaml){name_others(folder)}")
+    own_modules.run_folders.add(str(folder.resolve()))  # code in it came with the run
     text = read_text(file, RESTORE, UserError, yaml_text.MOST_BYTES)
     try:
         yaml_text.refuse_text(text, str(file))

@@ -86,8 +86,9 @@ def names_of(node: object, resolve: Callable[[str], object], key: str = "", dept
         for name, value in node.items():
             inner = f"{key}.{name}" if key else str(name)
             if name == "_target_":
-                yield inner, resolve(inner) if type(value) is str and "${" in value else value
-                if str(value).startswith("timm.") and (reads := [name for name in READS_FILES if name in node]):
+                path = resolve(inner) if type(value) is str and "${" in value else value
+                yield inner, path
+                if str(path).startswith("timm.") and (reads := [name for name in READS_FILES if name in node]):
                     raise UserError(f"{key}.{reads[0]}: a config may not name files for timm to load; "
                                     "model.pretrained.weights can")
             else:
@@ -136,8 +137,8 @@ def why_not(package: str, files: Sequence[str]) -> str:
         return f"{package} is a module of Python itself"
     if is_below(package, {name.partition(".")[0] for name in LIBRARIES}):
         return f"of {package} a config may name what is in {', '.join(n for n in LIBRARIES if is_below(n, [package]))}"
-    if own_modules.in_run_folder(os.path.abspath(files[0])):
-        return f"{files[0]} lies in the folder of a run"
+    if own_modules.in_run_folder(os.path.abspath(files[-1])):
+        return f"{files[-1]} lies in the folder of a run"
     return f"{package} lies neither in this folder nor beside --config-dir"
 
 

@@ -3,6 +3,7 @@ is compared before anything is built."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -13,7 +14,7 @@ from dltrain.config.interpolations import value_at
 from dltrain.errors import UserError
 
 PLUGINS = ("hydra_plugins", "hydra._internal.core_plugins")  # Hydra's launchers and sweepers, and installed ones
-SAMPLERS = (*PLUGINS, "optuna.samplers", "optuna.pruners")
+SAMPLERS = re.compile(r"optuna\.(samplers|pruners)\.[A-Z]\w*")  # what one of them may be given
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # Hydra's own
@@ -55,8 +56,8 @@ def hydra_faults(values: object) -> Iterator[tuple[str, str]]:
             yield key, f"a file may set {', '.join(f'hydra.{name}' for name in sorted(HYDRA_KEYS))}"
     for key, name, value in leaves(settings):
         group = key.partition(".")[0]
-        if name == "_target_" and not (group in ("sweeper", "launcher") and trust.is_below(
-                str(value), PLUGINS if key.count(".") == 1 else SAMPLERS)):
+        is_plugin = trust.is_below(str(value), PLUGINS) if key.count(".") == 1 else SAMPLERS.fullmatch(str(value))
+        if name == "_target_" and not (group in ("sweeper", "launcher") and is_plugin):
             yield f"{key}={value}", "only Hydra's launchers and sweepers, and installed ones, may stand there"
         elif name == "()" or str(value).startswith("cfg://") or (
                 str(value).startswith("ext://") and value not in STREAMS) or (

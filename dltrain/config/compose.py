@@ -7,6 +7,7 @@ the values with the rules in the yaml comments, and the batch type of the task w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from dltrain.config.yaml_files import read_by_libyaml
 from dltrain.errors import UserError
 
 CONFIG_NAME = "train"  # configs/train.yaml
+SWEPT_KEY = re.compile(r"\+{0,2}(?!hydra\b|trust\b)[A-Za-z_][\w./@-]*")
 
 
 @dataclass
@@ -82,11 +84,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     loader = config_loader(config_dir)
     words = expand(trust.take(words))
     refuse_bare_words(words, *([Path(config_dir)] if config_dir else []))
-    try:
-        overrides, repo = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, words)
-    except OverrideParseException as error:
-        raise UserError(f"cannot read '{error.override}': an override is key=value, as in task.optimizer.lr=0.05 "
-                        f"(quote blanks and commas: 'key=\"a b\"')") from None
+    overrides, repo = parse(loader, words)
     folders = user_folders(config_dir, overrides)
     own_modules.put_last(folders)
     for override in overrides:
@@ -95,7 +93,7 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words
-        overrides = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, words)[0]
+        overrides = parse(loader, words)[0]
     first_words = [first_of_sweep(override) for override in overrides] if multirun else words
     if multirun:
         overrides = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, first_words)[0]
@@ -123,6 +121,15 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     refuse_interpolations(OmegaConf.to_container(config), partial(checks.set_by, places=places, overrides=own))
     return Composed(config, choices_of(defaults, folders), places, own, reasons, words,
                     experiment_sweep, multirun, folders)
+
+
+def parse(loader: ConfigLoaderImpl, words: list[str]) -> tuple[list[Override], CachingConfigRepository]:
+    """Hydra's reading of the words, and its cache of yaml files. Raises UserError for a word that is no override."""
+    try:
+        return loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, words)
+    except OverrideParseException as error:
+        raise UserError(f"cannot read '{error.override}': an override is key=value, as in task.optimizer.lr=0.05 "
+                        f"(quote blanks and commas: 'key=\"a b\"')") from None
 
 
 def config_loader(config_dir: str | None) -> ConfigLoaderImpl:
@@ -188,10 +195,16 @@ def sweep_of_experiment(overrides: list[Override], folders: list[Path]) -> dict[
     given = {override.key_or_group: override for override in overrides}
     name = given["experiment"].value() if "experiment" in given else None
     file = groups.path_of("experiment", str(name), *folders) if name is not None else None
-    hydra = groups.content(file).get("hydra", {}) if file else {}
-    if hydra.get("mode") != "MULTIRUN":
+    if file is None or groups.stated(file, "hydra", "mode") != "MULTIRUN":
         return None
-    return {key: str(value) for key, value in hydra["sweeper"]["params"].items() if key not in given}
+    params = groups.stated(file, "hydra", "sweeper", "params")
+    if type(params) is not dict:
+        raise UserError(f"{file}: hydra.sweeper.params must be a mapping of keys to lists of values, as seed: 0,1,2")
+    for key in params:  # these words come from a file: they may do no more than a file may
+        if type(key) is not str or not SWEPT_KEY.fullmatch(key):
+            raise UserError(f"{file}: hydra.sweeper.params.{key} is not allowed in a config file: a sweep of an "
+                            "experiment goes over keys of the config, as seed or model.depth; type others with -m")
+    return {key: str(value) for key, value in params.items() if key not in given}
 
 
 def first_of_sweep(override: Override) -> str:

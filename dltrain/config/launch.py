@@ -14,11 +14,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dltrain import trust
-from dltrain.config import allowed, compose, groups
+from dltrain.config import allowed, checks, compose, groups
 from dltrain.errors import UserError
 
 Job = Callable[[DictConfig], Any]
@@ -109,5 +110,7 @@ def sweep(words: list[str], loader: SweepLoader, job: Job) -> None:
     GlobalHydra.instance().initialize(hydra)
     try:
         hydra.multirun(config_name=compose.CONFIG_NAME, task_function=job, overrides=[*words, *QUIET])
+    except HydraException as error:  # of a launcher or sweeper: errors of jobs are theirs
+        raise UserError(checks.one_line(error)) from error
     finally:
         GlobalHydra.instance().clear()

@@ -142,7 +142,8 @@ def start_tensorboard() -> str:
     """Starts TensorBoard's server on any free port and stops it. Returns "" or what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0",
-                                   "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                                   "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                  cwd=folder)  # where no file has the name of a library
         timer = Timer(TENSORBOARD_SECONDS, server.kill)
         timer.start()
         last = ""

@@ -101,4 +101,4 @@ def try_folder(folder: Path) -> tuple[list[str], float]:
 def is_free_for_another(file: Path) -> bool:
     """Whether another process gets the lock of a file, as a second start of a run would try."""
     code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    return subprocess.run([sys.executable, "-S", "-c", code, file], capture_output=True).returncode == 0
+    return subprocess.run([sys.executable, "-I", "-S", "-c", code, file], capture_output=True).returncode == 0

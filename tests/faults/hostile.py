@@ -112,4 +112,9 @@ HYDRA = ["{callbacks: {x: {_target_: os.system, command: id}}}", "{searchpath: [
          "{hydra_logging: {handlers: {x: {class: 'payload.Payload'}}}}", "{job: {env_set: {LD_PRELOAD: evil.so}}}",
          "{sweeper: {_target_: os.system}}", "{launcher: {_target_: payload.Payload}}", "{run: {dir: /tmp/evil}}",
          "{sweeper: {sampler: {_target_: os.system}}}", "{launcher: {setup: ['id']}}", "[1]",
+         "{launcher: {x: {_target_: hydra._internal.core_plugins.bash_completion.os.system}}}",
+         "{sweeper: {sampler: {_target_: optuna.samplers.os.system}}}",
          "{sweeper: {custom_search_space: os.system}}", "{output_subdir: ../../evil}"]
+# What the sweep of an experiment may not go over: these become words of the command line.
+SWEPT = ["+hydra.callbacks: '{x: {_target_: os.system, command: id}}'", "hydra.searchpath: '[file:///tmp]'",
+         "hydra/launcher: evil", "++hydra.job.chdir: true", "+trust: os", "--config-dir: evil", "5: 6"]

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -137,6 +138,7 @@ def test_row_29_b_control(canary, plain, monkeypatch):
 def experiment(text: str) -> str:
     """The refusal of `dltrain --config-dir conf experiment=evil`."""
     Path("conf/experiment").mkdir(parents=True, exist_ok=True)
+    groups.content.cache_clear()
     Path("conf/experiment/evil.yaml").write_text(f"# @package _global_\n{text}\n")
     try:
         compose(["experiment=evil"], "conf")
@@ -161,6 +163,10 @@ def test_row_29_c_hostile_recipe_is_refused_with_its_file(canary):
     for text in ("trust: [os]", "trainer: {callbacks: [{_target_: installed.Payload}]}", "b: !!python/name:os.system",
                  hostile.texts()[0], hostile.texts()[4], *(f"hydra: {node}" for node in hostile.HYDRA[:4])):
         row_29_c(text, canary)
+    for pair in hostile.SWEPT:
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '0,1', {pair}}}}}}}", canary)
+    for sweeper in ("{params: [1]}", "5", "{}"):
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {sweeper}}}", canary)
     assert "(set in conf/experiment/evil.yaml:2)" in experiment("model: {_target_: os.system}")
 
 
@@ -168,6 +174,9 @@ def test_row_29_c_control(canary, monkeypatch):
     monkeypatch.setattr(allowed, "refuse_hydra", lambda *_: None)
     with pytest.raises(AssertionError):
         row_29_c(f"hydra: {hostile.HYDRA[0]}", canary)
+    monkeypatch.setattr("dltrain.config.compose.SWEPT_KEY", re.compile(".*"))
+    with pytest.raises(AssertionError):
+        row_29_c(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{{hostile.SWEPT[0]}}}}}}}", canary)
 
 
 def row_29_d(monkeypatch: pytest.MonkeyPatch, dltrain: Any, canary: Path) -> None:
@@ -178,11 +187,14 @@ def row_29_d(monkeypatch: pytest.MonkeyPatch, dltrain: Any, canary: Path) -> Non
     Path("random.py").write_text(PAYLOAD.format(str(canary)))
     library: dict[str, Any] = {"__name__": "library"}
     own_modules.guard_imports()
-    source = "try:\n    import pynvml_missing\nexcept ImportError:\n    pass\nimport hydra_plugins as plugins"
+    Path("onnx_missing").mkdir(exist_ok=True)
+    source = ("try:\n    import pynvml_missing\nexcept ImportError:\n    pass\nimport hydra_plugins as plugins\n"
+              "from importlib.util import find_spec\nspec = find_spec('onnx_missing')")
     for name in ("hydra_plugins", "random"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     exec(compile(source + "\nimport random", os.path.join(yaml.__path__[0], "library.py"), "exec"), library)
     assert str(Path("hydra_plugins").resolve()) not in library["plugins"].__path__
+    assert library["spec"] is None
     assert not canary.exists()
 
 
@@ -199,6 +211,51 @@ def test_row_29_d_control(canary, dltrain, monkeypatch):
     monkeypatch.setattr(own_modules, "guard_imports", lambda: sys.path.insert(0, str(canary.parent)))
     with pytest.raises(AssertionError):
         row_29_d(monkeypatch, dltrain, canary)
+
+
+def row_29_h(program: str, canary: Path) -> None:
+    """`python -m` in a folder with a file for a module that Python tries to import on another system."""
+    Path("nt.py").write_text(f"open({str(canary)!r}, 'w')")
+    root = str(CONFIGS.parent)
+    subprocess.run([sys.executable, "-m", program, "--version"], env={**os.environ, "PYTHONPATH": root}, check=True)
+    assert not canary.exists()
+
+
+def test_row_29_h_nothing_of_the_folder_is_run_before_the_guard(canary):
+    """`python -m dltrain` imports nothing from the current folder before it knows which modules are the user's."""
+    row_29_h("dltrain", canary)
+
+
+def test_row_29_h_control(canary):
+    Path("first.py").write_text("import pathlib\n")
+    with pytest.raises(AssertionError):
+        row_29_h("first", canary)
+
+
+def row_29_g(canary: Path, plain: dict[str, Any]) -> None:
+    """The weights of a run that somebody sends can be taken: code in its folder is never the user's, however its
+    config is written."""
+    config = {**plain, "model": {**plain["model"], "layers": [{"_target_": "run.payload.Payload"}]}}
+    Path("run/config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, default_flow_style=True, width=10**6))
+    Path("run/checkpoints").mkdir()
+    Path("run/checkpoints/best.ckpt").touch()
+    with pytest.raises(UserError, match=r"^model\.layers\.0\._target_=run\.payload\.Payload is not allowed"):
+        compose(["model=resnet20", "model.pretrained.from_run=run"])
+    node = {"_target_": "${builder}", "model_name": "resnet18", "checkpoint_path": "run/evil.pt"}
+    with pytest.raises(UserError, match=r"^model\.layers\.checkpoint_path: a config may not name files for timm"):
+        list(trust.names_of({"model": {"layers": node}}, lambda key: "timm.create_model"))
+
+
+def test_row_29_g_weights_of_a_hostile_run_run_nothing(canary, plain):
+    """The weights of a run that somebody sends can be taken: code in its folder is never the user's, however its config
+    is written."""
+    row_29_g(canary, plain)
+
+
+def test_row_29_g_control(canary, plain, monkeypatch):
+    monkeypatch.setattr(own_modules, "in_run_folder", lambda path: False)
+    with pytest.raises(pytest.fail.Exception):
+        row_29_g(canary, plain)
 
 
 def row_29_e(kind: str, elsewhere: Path) -> None:
