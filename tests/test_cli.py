@@ -61,17 +61,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """run("ls", "models", cwd=..., env=...): a command, which must not import torch, in a process of its own."""
     with subprocess.Popen([sys.executable, "-c", WITHOUT_TORCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as server:
-        assert server.stdin
-        assert server.stdout
+        requests, answers = server.stdin, server.stdout
+        assert requests
+        assert answers
 
         def command(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Result:
             folder = tmp_path_factory.mktemp("command")
-            print(json.dumps([words, str(folder), str(cwd or os.getcwd()), env or {}]), file=server.stdin, flush=True)
-            code = int(server.stdout.readline())
+            print(json.dumps([words, str(folder), str(cwd or os.getcwd()), env or {}]), file=requests, flush=True)
+            code = int(answers.readline())
             return Result(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
 
         yield command
-        server.stdin.close()
+        requests.close()
 
 
 REFUSED = {
