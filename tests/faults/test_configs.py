@@ -209,6 +209,8 @@ def test_row_29_d_files_of_the_folder_hide_no_library(canary, dltrain, monkeypat
 def test_row_29_d_control(canary, dltrain, monkeypatch):
     (canary.parent / "site-packages/hydra_plugins").mkdir()
     monkeypatch.setattr(own_modules, "guard_imports", lambda: sys.path.insert(0, str(canary.parent)))
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path
+                                           if type(finder) is not own_modules.OwnModulesLast])
     with pytest.raises(AssertionError):
         row_29_d(monkeypatch, dltrain, canary)
 
