@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -187,7 +188,7 @@ def test_a_killed_comparison_resumes(tmp_path, command, compared, monkeypatch):
     code, out, err = command("name=b", "seed=3")
     assert (code, err) == (0, "")
     assert "outputs/b/plain_net-seed3 is finished after 6 steps, nothing to do" in out
-    assert "resuming outputs/b/residual-seed3 from step 4 of 6\n" in out
+    assert re.search(r"resuming outputs/b/residual-seed3 from step [45] of 6\n", out)  # the signal may come in step 5
     assert (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns == first
     for name in ("plain_net-seed3", "residual-seed3"):
         expected, weights = weights_of(compared.path / name), weights_of(path / name)
