@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dltrain.disk import write_bytes, writing
 from dltrain.errors import CheckpointError, UserError
-from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy
+from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy, stretched
 
 log = logging.getLogger("dltrain")
 
@@ -34,6 +34,8 @@ def read_file(path: Path, source: str) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror})") from None
     tensors = read_safetensors(path, source) if kind == "safetensors" else read_torch(path, kind, source)
+    if fault := stretched(tensors.values()):
+        raise CheckpointError(f"{source}: damaged ({fault}); take another file")
     for name, value in tensors.items():
         if fault := non_finite(value):
             raise CheckpointError(f"{source}: tensor {name} has {fault}: the training of the file diverged, or it is "

@@ -108,6 +108,9 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
         config = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repo)
     except MissingConfigException as error:
         raise checks.missing_choice(error, folders) from None
+    except RecursionError:
+        raise UserError(f"the defaults lists lead in a circle: of {', '.join(words[:8])} one names a yaml file whose "
+                        "`defaults` name that file again; take it out there") from None
     except (HydraException, OmegaConfBaseException) as error:
         checks.refuse_old_keys(own)
         raise checks.refused_defaults(error, folders) from None
