@@ -190,11 +190,12 @@ def change_checkpoint(path: Path, rng: random.Random) -> str:
 INSIDE = {".yaml": change_yaml, ".json": change_json, ".csv": change_rows, ".ckpt": change_checkpoint}
 
 
-def damage(run: Path, rng: random.Random) -> tuple[str, str]:
-    """Damages one file of a folder, in most cases a config or a checkpoint. Returns its name and what was done."""
+def damage(run: Path, rng: random.Random, of_important: float = 0.6) -> tuple[str, str]:
+    """Damages one file of a folder; with that probability a config or a checkpoint. Returns its name and what was done.
+    """
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
     important = [path for path in files if path.name in ("config.yaml", "best.ckpt", "last.ckpt")]
-    path = rng.choice(important if important and rng.random() < 0.6 else files)
+    path = rng.choice(important if important and rng.random() < of_important else files)
     name = str(path.relative_to(run))
     if path.suffix in INSIDE and rng.random() < 0.6:
         return name, INSIDE[path.suffix](path, rng)

@@ -32,7 +32,7 @@ def kinds(canary: Path) -> dict[str, Kind]:
 def run_folder(base: Path, rng: Random, damages: bool) -> Case:
     """Any file of a run, missing, damaged or with other contents."""
     verb, name, run, words, result = verb_case(base, rng, ALL_VERBS)
-    file, what = damaged_runs.damage(run, rng) if damages else ("", "")
+    file, what = damaged_runs.damage(run, rng, of_important=0.2) if damages else ("", "")
     is_harmless = file.endswith(".ckpt") and is_other_state(run / file, intact_of(base, name, verb, run / file), verb)
     return Case(f"{verb}, {file}: {what}", words, result, is_harmless)
 

@@ -181,6 +181,18 @@ def test_tensors_that_stand_for_more_than_the_file_has_are_refused(in_checkpoint
     assert weights.read_file(tmp_path / "w.pth", "w")["a"].shape == (1000,)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_exported_safetensors_with_a_flipped_bit_are_refused(dtype, tmp_path):
+    tensors = {"a": torch.ones(3, 4, dtype=dtype), "b": torch.zeros((), dtype=dtype), "c": torch.zeros(0, dtype=dtype)}
+    weights.write_file(tensors, file := tmp_path / "w.safetensors")
+    assert all(torch.equal(value, tensors[name]) for name, value in weights.read_file(file, "w").items())
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"w: damaged \(checksum of the tensors\)"):
+        weights.read_file(file, "w")
+
+
 def test_readings_behind_those_of_the_checkpoint_are_not_read(tmp_path, monkeypatch):
     file = tmp_path / "metrics.csv"
     file.write_text("step,epoch,train/loss\n1,1,0.5\n2,1,0.4\nx\n")
