@@ -194,7 +194,6 @@ class Feeder:
         faults, and the seconds that it took longer than what is intact."""
         key = (kind, *self.attempt(kind, seed, work, True, runs=False)[0].words)
         if key not in self.intact:
-            self.attempt(kind, seed, work, False)  # the first call of a command imports modules
             _, self.intact[key] = self.attempt(kind, seed, work, False)
             if self.intact[key].code != 0:
                 raise AssertionError(f"what is intact is refused: {' '.join(key)}: {self.intact[key].err}")

@@ -23,7 +23,7 @@ def checkpoint(canary: Path, base: Path, rng: Random, damages: bool) -> Case:
     verb, name, run, words, result = verb_case(base, rng, "eval last predict resume same from_run export replay")
     if not damages:
         return Case("", words, result)
-    file = run / "checkpoints" / rng.choice(["best.ckpt", "last.ckpt"])
+    file = rng.choice(sorted(run.glob("checkpoints/*.ckpt")))
     what = damage_tensors(file, rng, canary)
     is_harmless = is_other_state(file, intact_of(base, name, verb, file), verb)
     return Case(f"{verb}, {file.name}: {what}", words, result, is_harmless)
