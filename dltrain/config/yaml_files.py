@@ -35,8 +35,23 @@ class YamlFolder(FileConfigSource):
             text = read_yaml_text(file)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return ConfigResult(config=OmegaConf.create(values(text)), provider=self.provider,
+        content = values(text)
+        if type(content) is not dict or not are_defaults(content.get("defaults", [])):
+            raise UserError(f"{os.path.relpath(file)}: not a config: it must have keys, and `defaults` a list of names and "
+                            "of group: name")
+        return ConfigResult(config=OmegaConf.create(content), provider=self.provider,
                             path=f"{self.scheme()}://{self.path}", header=self._get_header_dict(text[:512]))
+
+
+def are_defaults(entries: object) -> bool:
+    """Whether Hydra can read them; where it cannot, it raises errors of Python."""
+    return type(entries) is list and all(type(entry) is str or (
+        type(entry) is dict and len(entry) == 1 and all(is_choice(*pair) for pair in entry.items())) for entry in entries)
+
+
+def is_choice(group: object, name: object) -> bool:
+    names = name if type(name) is list else [name or ""]
+    return type(group) is str and bool(group.rpartition(" ")[2].strip("/")) and all(type(one) is str for one in names)
 
 
 @lru_cache(maxsize=512)

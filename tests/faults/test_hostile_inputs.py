@@ -137,6 +137,18 @@ def test_defaults_that_name_one_another_are_one_line(tmp_path, monkeypatch):
         compose(["experiment=evil"], "conf")
 
 
+@pytest.mark.parametrize("text", [
+    "defaults: 5", "defaults: null", "defaults: [[1]]", "defaults: [null]", "defaults: [{}]",
+    "defaults: [{a: b, c: d}]", "defaults: [{a: [1]}]", "defaults: [{/model: {a: 1}}]", "defaults: [{true: x}]", "5",
+    "- a", "defaults: [{/: x}]", "defaults: [{override /: x}]"])
+def test_defaults_of_another_type_are_one_line_with_the_file(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/evil.yaml").write_text(f"# @package _global_\n{text}\n")
+    with pytest.raises(UserError, match=r"^conf/experiment/evil\.yaml: not a config: .* a list of names and of group: "):
+        compose(["experiment=evil"], "conf")
+
+
 def test_a_study_that_no_experiment_has_chosen_has_a_name(dltrain):
     Path("conf/recipe").mkdir(parents=True)
     Path("conf/recipe/evil.yaml").write_text("# @package _global_\nstudy: {_target_: os.system}\n")
