@@ -23,7 +23,8 @@ def checkpoint(canary: Path, base: Path, rng: Random, damages: bool) -> Case:
     verb, name, run, words, result = verb_case(base, rng, "eval last predict resume same from_run export replay")
     if not damages:
         return Case("", words, result)
-    file = rng.choice(sorted(run.glob("checkpoints/*.ckpt")))
+    read = run / "checkpoints" / ("last.ckpt" if verb in ("last", "resume", "same", "replay") else "best.ckpt")
+    file = read if rng.random() < 0.85 else rng.choice(sorted(run.glob("checkpoints/*.ckpt")))
     what = damage_tensors(file, rng, canary)
     is_harmless = is_other_state(file, intact_of(base, name, verb, file), verb)
     return Case(f"{verb}, {file.name}: {what}", words, result, is_harmless)
