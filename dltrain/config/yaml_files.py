@@ -14,6 +14,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from dltrain.config.groups import refuse_other_form
 from dltrain.config.yaml_text import FASTEST, read_yaml_text
 from dltrain.errors import UserError
 
@@ -36,22 +37,9 @@ class YamlFolder(FileConfigSource):
         except ValueError as error:
             raise UserError(str(error)) from None
         content = values(text)
-        if type(content) is not dict or not are_defaults(content.get("defaults", [])):
-            raise UserError(f"{os.path.relpath(file)}: not a config: it must have keys, and `defaults` a list of names and "
-                            "of group: name")
+        refuse_other_form(content, file)
         return ConfigResult(config=OmegaConf.create(content), provider=self.provider,
                             path=f"{self.scheme()}://{self.path}", header=self._get_header_dict(text[:512]))
-
-
-def are_defaults(entries: object) -> bool:
-    """Whether Hydra can read them; where it cannot, it raises errors of Python."""
-    return type(entries) is list and all(type(entry) is str or (
-        type(entry) is dict and len(entry) == 1 and all(is_choice(*pair) for pair in entry.items())) for entry in entries)
-
-
-def is_choice(group: object, name: object) -> bool:
-    names = name if type(name) is list else [name or ""]
-    return type(group) is str and bool(group.rpartition(" ")[2].strip("/")) and all(type(one) is str for one in names)
 
 
 @lru_cache(maxsize=512)
