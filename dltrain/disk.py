@@ -25,6 +25,7 @@ def write_bytes(path: Path, content: bytes, kept: str = KEPT) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, len(content), kept):
         try:
+            temporary.unlink(missing_ok=True)  # it may be a link
             temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:

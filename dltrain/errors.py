@@ -23,6 +23,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """On one line: a name in it may have line breaks or symbols that steer a terminal."""
+        return "".join(symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in super().__str__())
+
 
 class DataError(UserError):
     exit_code = 3

@@ -124,7 +124,8 @@ def why_useless(file: Path) -> str:
         return "of an earlier version"
     if suffix.isdigit():
         return "" if run_lock.is_alive(int(suffix)) else "a save that was killed"
-    content = read_json(file.with_suffix(".json"))
+    if (content := read_json(file.with_suffix(".json"))) is None and file.suffix == ".json":
+        return "damaged, or of an earlier version"
     if kind == "texts":
         with suppress(OSError, TypeError, KeyError, ValueError):
             stamps: list[list[str | int]] = content["files"]  # type: ignore[index]

@@ -4,10 +4,12 @@ have changed says so when it is resumed, evaluated or predicted with."""
 from __future__ import annotations
 
 from dltrain import own_modules
+from dltrain.errors import CheckpointError
 from dltrain.run_dir import RunDir
 from dltrain.stored_files import read_json
 
 FILE = "own_code.json"
+ADVICE = "delete it, and the run continues without the record"
 
 
 def write_own_code(run_dir: RunDir) -> None:
@@ -19,7 +21,9 @@ def write_own_code(run_dir: RunDir) -> None:
 def describe_changed_code(run_dir: RunDir) -> str:
     """A line with the own modules that are not those of the training; "" if they are, or if none are recorded."""
     file = run_dir.path / FILE
-    stored = read_json(file, "delete it, and the run continues without the record") if file.is_file() else {}
+    stored = read_json(file, ADVICE) if file.is_file() else {}
+    if fault := next((name for name, then in stored.items() if type(then) is not str), None):
+        raise CheckpointError(f"{file}: damaged (no sha256 of '{fault}'); {ADVICE}")
     now = own_modules.digests()
     changed = [f"{name} (sha256 {then[:8]} then, {now[name][:8]} now)" for name, then in stored.items()
                if name in now and now[name] != then]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,12 +232,15 @@ class Rows(NamedTuple):
     fault: str
 
 
-def read_rows(file: Path) -> Rows:
-    """A row is intact if it has a value, or a blank, for each column, and its step and, if
-    it has one, its epoch are integers."""
+def read_rows(file: Path, most: int | None = None) -> Rows:
+    """The first `most` readings, or all. A row is intact if it has a value, or a blank, for each column, and its step
+    and, if it has one, its epoch are integers."""
     try:
+        size = file.stat().st_size
+        if not file.is_file() or size > MOST_BYTES:
+            return Rows([], [], f"of {size / 1e6:.0f} MB, more than such a file has" if size else "not a file")
         text = file.read_bytes().decode("utf-8", "replace")
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        lines = list(islice(csv.reader(io.StringIO(text, newline="")), None if most is None else most + 1))
     except OSError as error:
         return Rows([], [], f"cannot be read ({error.strerror})")
     except csv.Error as error:
@@ -274,7 +278,7 @@ def read_metrics(file: Path) -> list[dict[str, str]]:
 def repair_metrics(file: Path, expected: int) -> str:
     """Keeps the intact ones of the first `expected` rows, those that were written before the checkpoint, and the
     damaged file as metrics.damaged.csv. Returns a line for the user; "" if all of them are there."""
-    content = read_rows(file) if os.path.lexists(file) else Rows([], [], "missing")
+    content = read_rows(file, expected) if os.path.lexists(file) else Rows([], [], "missing")
     intact = [row for row in content.rows[:expected] if row is not None]
     if len(intact) == expected:
         return ""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from dltrain import stored_files
 from dltrain.config.schema import format_value
 from dltrain.dotted import flatten
-from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure
+from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.errors import UserError
 from dltrain.results import mean_curve
@@ -128,7 +128,7 @@ def draw(groups: Mapping[Group, Sequence[Job]], headline: str, keys: Sequence[st
     for axes in (*left, right):
         axes.grid(alpha=0.25)
     figure.suptitle(textwrap.fill(title, 110 if has_curves else 75), fontsize=11)
-    figure.savefig(file)
+    save_figure(figure, file)
 
 
 def is_scale(values: set[str]) -> bool:

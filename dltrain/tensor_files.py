@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from dltrain.dotted import select
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+MOST_STRETCHED_BYTES = 1_000_000_000  # of values that a file states and does not have
 MOST_HEADER_BYTES = 100_000_000  # of a safetensors file, as in its library
 NUMBER = (int, float)
 # What a resumed run reads, by dotted key, and of which type it is.
@@ -83,6 +85,8 @@ def fault_of_contents(checkpoint: dict[str, Any], for_training: bool) -> str | N
     for name, value in checkpoint["state_dict"].items():
         if type(name) is not str or not torch.is_tensor(value):
             return f"state_dict has {str(name)[:60]}, which is no tensor with a name"
+    if fault := stretched(tensor for _, tensor in tensors_in(checkpoint)):
+        return fault
     return next((f"{name} has {fault}" for name, value in tensors_in(checkpoint)
                  if (fault := non_finite(value)) and "nan" in fault), None)  # a mask may be infinite
 
@@ -95,6 +99,18 @@ def tensors_in(node: Any, place: str = "") -> list[tuple[str, torch.Tensor]]:
     items = node.items() if type(node) in (dict, OrderedDict) else enumerate(node) if is_list else ()
     prefix = f"{place}." if place else ""
     return [pair for key, value in items for pair in tensors_in(value, f"{prefix}{key}")]
+
+
+def stretched(tensors: Iterable[torch.Tensor]) -> str | None:
+    """A tensor may repeat values that the file has once. Describes tensors that do so beyond what memory may hold."""
+    stated, stored = 0, 0
+    for tensor in tensors:
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            stated += tensor.nbytes
+            stored += min(tensor.nbytes, tensor.untyped_storage().nbytes())
+    if stated - stored <= MOST_STRETCHED_BYTES:
+        return None
+    return f"its tensors stand for {stated / 1e9:.1f} GB, of which the file has {stored / 1e9:.1f}"
 
 
 def non_finite(tensor: torch.Tensor) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from dltrain.disk import write_bytes, writing
 from dltrain.errors import CheckpointError, UserError
-from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy
+from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy, stretched
 
 log = logging.getLogger("dltrain")
 
+CHECKSUM = "dltrain_crc32"  # in the metadata of a file of safetensors that dltrain wrote
 NOT_WRITTEN = "no file is written"
 NO_SAFETENSORS = "needs the library safetensors: pip install 'dltrain[safetensors]'"
 
@@ -34,6 +36,8 @@ def read_file(path: Path, source: str) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror})") from None
     tensors = read_safetensors(path, source) if kind == "safetensors" else read_torch(path, kind, source)
+    if fault := stretched(tensors.values()):
+        raise CheckpointError(f"{source}: damaged ({fault}); take another file")
     for name, value in tensors.items():
         if fault := non_finite(value):
             raise CheckpointError(f"{source}: tensor {name} has {fault}: the training of the file diverged, or it is "
@@ -79,14 +83,29 @@ def named_tensors(content: object) -> dict[str, Tensor]:
 
 def read_safetensors(path: Path, source: str) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(f"{source}: {NO_SAFETENSORS}") from None
     try:
-        return dict(load_file(path))
+        tensors = dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{source}: damaged ({one_line(error)}); get the file again") from None
+    if expected not in (None, checksum_of(tensors)):
+        raise CheckpointError(f"{source}: damaged (checksum of the tensors); get the file again")
+    return tensors
+
+
+def checksum_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, shapes and bytes. The format has none of its own; a file that others wrote has none."""
+    checksum = 0
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        checksum = zlib.crc32(f"{name} {tuple(value.shape)} {value.dtype}".encode(), checksum)
+        checksum = zlib.crc32(value.flatten().view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"
 
 
 def write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -98,7 +117,7 @@ def write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
             from safetensors.torch import save
         except ImportError:
             raise UserError(f"{path}: {NO_SAFETENSORS}") from None
-        content = save(own)
+        content = save(own, {CHECKSUM: checksum_of(own)})
     else:
         buffer = io.BytesIO()
         torch.save(own, buffer)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.data.cache import stamp_of
+from dltrain.data.cache import checksum_of, stamp_of
 from dltrain.run_lock import locked
 from tests.conftest import TINY
 from tests.test_resume import crash
@@ -152,13 +152,17 @@ def test_clean_of_the_cache(dltrain, tmp_path):
         f"decoded/{name}0.json": "{}", f"models/{name}0.json": '"table"', "texts/mine.txt": ""}
     for file, content in files.items():
         (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "cache" / file).write_text(content)
+        raw = content.encode()
+        (tmp_path / "cache" / file).write_bytes(checksum_of(raw) + b"\n" + raw if file.endswith(".json") else raw)
+    (tmp_path / f"cache/texts/{name}5.json").write_text("{}")  # without a checksum, as earlier versions wrote it
+    files[f"texts/{name}5.json"] = ""
     dltrain("clean", "apply=true")
     assert {str(file.relative_to(tmp_path / "cache")) for file in (tmp_path / "cache").glob("*/*")} == {*files}
     dltrain("clean", "what=cache", "apply=true")
     left = {str(file.relative_to(tmp_path / "cache")) for file in (tmp_path / "cache").glob("*/*")}
     assert {*files} - left == {f"texts/{name}1", f"texts/{name}1.json", f"texts/{name}2", f"texts/{name}2.json",
-                               f"texts/{name}4.4194305", f"photos/{name}1.json", f"decoded/{name}0.json"}
+                               f"texts/{name}4.4194305", f"texts/{name}5.json", f"photos/{name}1.json",
+                               f"decoded/{name}0.json"}
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -14,7 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from dltrain import run
 from dltrain.data.coco import CocoBoxes
 from dltrain.data.datamodule import SPLITS
-from dltrain.errors import DataError
+from dltrain.errors import DataError, FaultyData
 from dltrain.run_dir import RunDir
 
 
@@ -118,6 +118,29 @@ def test_each_bad_entry_is_named_by_its_line(root, kind, index, change, message)
     line = 1 + next(number for number, row in enumerate(text.splitlines()) if row.strip() == f'"id": {entry["id"]},')
     with pytest.raises(DataError, match=rf"test.json:{line} \({kind} id {entry['id']}\): {message}"):
         load_boxes(root)
+
+
+@pytest.mark.parametrize(("kind", "change", "count", "problem"), [
+    ("annotations", {"image_id": None}, 3, "must have 'image_id'"),
+    ("annotations", {"image_id": 70}, 3, "no image has the id 70"),
+    ("annotations", {"image_id": []}, 3, "image_id must be a number or text, but is []"),
+    ("images", {"file_name": 5}, 3, "file_name must be text, but is 5"),
+    ("images", {"file_name": "8.jpg"}, 2, "its file 8.jpg is that of id 7 too"),
+    ("categories", {"name": None}, 2, "must have 'name'")])
+def test_all_bad_entries_are_counted_and_the_first_are_named(root, kind, change, count, problem):
+    broken = content()
+    for entry in broken[kind]:
+        entry.update(change)
+        for key in [key for key, value in change.items() if value is None]:
+            del entry[key]
+    (root / "train.json").write_text(text := json.dumps(broken, indent=1))
+    rows = [row.strip(" ,") for row in text.splitlines()]
+    numbers = [entry["id"] for entry in broken[kind]]
+    lines = {number: 1 + rows.index(f'"id": {number}') for number in numbers[-count:]}
+    faults = [f"{root}/train.json:{line} ({kind} id {number}): {problem}" for number, line in lines.items()]
+    with pytest.raises(FaultyData) as caught:
+        load_boxes(root)
+    assert str(caught.value) == f"{count} of {len(numbers)} {kind} have faults: {'; '.join(faults)}"
 
 
 def test_a_file_that_is_not_coco_json_is_named(root):

@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -75,7 +76,7 @@ class MetricsFile(Logger):
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self.rows = list(reader)[:keep_rows]
+                self.rows = list(islice(reader, keep_rows))
                 self.columns = list(reader.fieldnames or FIRST_COLUMNS)
             self.rewrite()
 

@@ -110,7 +110,9 @@ def start(composed: compose.Composed, run_dir: RunDir, config_dir: str | None, c
 
 def title(composed: compose.Composed) -> str:
     chosen = composed.chosen
-    return chosen["experiment"] if "study" in composed.config else f"{chosen['model']}-on-{chosen['data']}"
+    if "study" in composed.config:
+        return chosen.get("experiment", "study")
+    return f"{chosen['model']}-on-{chosen['data']}"
 
 
 def announcement(composed: compose.Composed, run_dir: RunDir) -> str:

@@ -68,7 +68,11 @@ class Composed:
 def compose(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
     """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
     choices of all its jobs are checked. Raises UserError for whatever the user can correct."""
-    composed = compose_unchecked(words, config_dir, multirun)
+    try:
+        composed = compose_unchecked(words, config_dir, multirun)
+    except RecursionError:
+        raise UserError(f"the defaults lists lead in a circle: of {', '.join(words[:8])} one names a yaml file whose "
+                        "`defaults` name that file again; take it out there") from None
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
     checks.check_recipe(composed.config, composed.chosen, composed.places)

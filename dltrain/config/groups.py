@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.schema import Loader
+from dltrain.errors import UserError
 
 PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"  # in a checkout
@@ -52,9 +53,33 @@ def header(path: Path, field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"# {field}:")), "")
 
 
-@cache
 def content(path: Path) -> dict[str, Any]:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
+    """Raises UserError for a file that is no config."""
+    return packaged(path) if path.is_relative_to(CONFIGS) else read(path)
+
+
+@cache
+def packaged(path: Path) -> dict[str, Any]:
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
+    refuse_other_form(values, path)
+    return values
+
+
+def refuse_other_form(values: object, file: Path) -> None:
+    """Raises UserError for what Hydra cannot read as a config, where it would raise errors of Python."""
+    entries = values.get("defaults", []) if type(values) is dict else None
+    if type(entries) is not list or not all(type(entry) is str or (type(entry) is dict and len(entry) == 1 and all(
+            is_choice(group, name) for group, name in entry.items())) for entry in entries):
+        raise UserError(f"{file}: not a config: it must have keys, and `defaults` a list of names and of group: name")
+
+
+def is_choice(group: object, name: object) -> bool:
+    names = name if type(name) is list else [name or ""]
+    return type(group) is str and bool(group.rpartition(" ")[2].strip("/")) and all(type(one) is str for one in names)
 
 
 def bases(path: Path) -> list[Path]:

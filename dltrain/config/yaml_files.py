@@ -14,6 +14,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from dltrain.config.groups import refuse_other_form
 from dltrain.config.yaml_text import FASTEST, read_yaml_text
 from dltrain.errors import UserError
 
@@ -35,7 +36,9 @@ class YamlFolder(FileConfigSource):
             text = read_yaml_text(file)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return ConfigResult(config=OmegaConf.create(values(text)), provider=self.provider,
+        content = values(text)
+        refuse_other_form(content, file)
+        return ConfigResult(config=OmegaConf.create(content), provider=self.provider,
                             path=f"{self.scheme()}://{self.path}", header=self._get_header_dict(text[:512]))
 
 

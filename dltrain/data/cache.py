@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,21 +24,30 @@ def stamp_of(file: str | Path) -> list[int]:
 
 
 def read_json(file: Path) -> object:
-    """What was kept; None if there is nothing, or it was cut by a crash."""
+    """What was kept; None if there is nothing, it is damaged, or of a version that kept no checksum."""
     try:
-        content: object = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not file.is_file():
+            return None
+        checksum, _, text = file.read_bytes().partition(b"\n")
+        content: object = json.loads(text) if checksum == checksum_of(text) else None
+    except (OSError, ValueError, RecursionError):
         return None
     return content
 
 
+def checksum_of(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)
+
+
 def write_json(file: Path, content: object) -> None:
-    """Replaces the file whole or not at all. A cache that cannot be written only costs time."""
+    """Replaces the file, a checksum and then the JSON, whole or not at all. A cache that cannot be written only costs
+    time."""
+    text = json.dumps(content).encode()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+            temporary.write_bytes(checksum_of(text) + b"\n" + text)
             temporary.replace(file)
         finally:  # it is still there after a failure only
             temporary.unlink(missing_ok=True)

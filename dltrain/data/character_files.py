@@ -6,9 +6,9 @@ there at the next start, unless a file has changed.
 
 from __future__ import annotations
 
-import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dltrain.data.cache import cache_file, stamp_of, write_json
+from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.data.language_modeling import Indices, encode_characters, index_type
 from dltrain.data.sequences import SPECIAL_SYMBOLS
 from dltrain.data.splits import cut_text
 from dltrain.data.texts import read_pieces
 
 CACHED_FROM = 1_000_000  # characters; a smaller text is read at once
+PIECE_BYTES = 1_000_000
 RECENT_SECONDS = 2  # a file that was changed so recently may change again without another size or time
 
 
@@ -84,15 +85,25 @@ def stamps_of(files: Sequence[Path]) -> list[list[str | int]]:
 
 def read_cache(place: Path, stamps: list[list[str | int]]) -> EncodedText | None:
     """The kept text of these files as they are now; None if there is none."""
+    facts = read_json(place.with_suffix(".json"))
     try:
-        facts = json.loads(place.with_suffix(".json").read_text())
+        if type(facts) is not dict or facts["files"] != stamps or facts["crc32"] != checksum_of(place):
+            return None  # none yet, of another text, or damaged
         dtype = index_type(len(SPECIAL_SYMBOLS) + len(facts["train"]) + len(facts["others"]))
         indices: NDArray[np.int16 | np.int32] = np.memmap(place, dtype, "c")  # "c": a torch tensor may be made of it
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, cut by a crash, or of another form
-        return None
-    if facts["files"] != stamps or len(indices) != facts["length"]:
+    except (OSError, ValueError, KeyError):  # gone meanwhile, or of another version
         return None
     return EncodedText(indices, facts["train"], facts["others"])
+
+
+def checksum_of(file: Path) -> int:
+    """Read piece by piece: what is mapped into memory would count as memory of the process. Raises OSError."""
+    checksum = 0
+    if file.is_file():
+        with open(file, "rb") as pieces:
+            while piece := pieces.read(PIECE_BYTES):
+                checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def write_cache(place: Path, files: Sequence[Path], encoding: str, symbols: list[str], facts: dict[str, object]
@@ -106,10 +117,11 @@ def write_cache(place: Path, files: Sequence[Path], encoding: str, symbols: list
                 for piece in joined_pieces(files, encoding):
                     out.write(encode_characters(piece, symbols).tobytes())
                 os.fsync(out.fileno())  # else zeros may stand there after a power failure, in the right length
+            checksum = checksum_of(temporary)
             place.with_suffix(".json").unlink(missing_ok=True)
             temporary.replace(place)
         finally:
             temporary.unlink(missing_ok=True)
-        write_json(place.with_suffix(".json"), facts)
+        write_json(place.with_suffix(".json"), {**facts, "crc32": checksum})
     except OSError:
         return

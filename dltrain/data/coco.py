@@ -16,7 +16,7 @@ from dltrain.data.captioning import CaptionedPhotos, CaptionLine, CaptionsByPhot
 from dltrain.data.coco_json import ID, Annotations, Entry, find_places, shorten
 from dltrain.data.datamodule import SPLITS, require_root
 from dltrain.data.detection import AnnotationError, BoxObject, Photo, PhotoBoxKeys, PhotoFile, PhotosWithBoxes
-from dltrain.data.faults import refuse
+from dltrain.data.faults import read_each, refuse
 from dltrain.errors import DataError
 from dltrain.image_files import Header, exists, no_image, read_header, readable
 
@@ -51,10 +51,10 @@ class CocoBoxes(PhotosWithBoxes):
         for split, place in find_places(root, self.place_keys).items():
             file = Annotations(place.json)
             if split == "train":
-                categories = sorted(file.entries("categories"), key=lambda entry: category_number(file, entry))
-                self.set_class_names([category_name(file, entry) for entry in categories])
-                self.vocabularies.setdefault("category_ids",
-                                             [str(category_number(file, entry)) for entry in categories])
+                categories = read_each(file.entries("categories"), partial(read_category, file), "categories")
+                categories.sort(key=lambda category: category[0])
+                self.set_class_names([name for _, name in categories])
+                self.vocabularies.setdefault("category_ids", [str(number) for number, _ in categories])
             photos[split] = self.read_split(file, place.images)
         return photos
 
@@ -96,8 +96,10 @@ class CocoBoxes(PhotosWithBoxes):
     def read_split(self, file: Annotations, images: Path) -> list[PhotoFile]:
         paths = file.by_id(images)
         by_image: dict[Any, list[Entry]] = {number: [] for number in paths}
-        for entry in file.entries("annotations"):
-            file.image_of(entry, by_image).append(entry)
+        annotations = file.entries("annotations")
+        images_of = read_each(annotations, lambda entry: file.image_of(entry, by_image), "annotations")
+        for entry, entries in zip(annotations, images_of, strict=True):
+            entries.append(entry)
         classes = {name: label for label, name in enumerate(self.class_names)}
         labels = {entry["id"]: classes[name] for entry in file.entries("categories")
                   if (name := category_name(file, entry)) in classes}
@@ -159,6 +161,10 @@ class CocoBoxes(PhotosWithBoxes):
         return self.clip_box(snapped, size, fault, ", ".join(f"{value:g}" for value in box))
 
 
+def read_category(file: Annotations, entry: Entry) -> tuple[int, str]:
+    return category_number(file, entry), category_name(file, entry)
+
+
 def category_number(file: Annotations, entry: Entry) -> int:
     try:
         return int(entry["id"])
@@ -191,10 +197,11 @@ class CocoCaptions(CaptionedPhotos):
         for split, place in find_places(root, self.place_keys).items():
             file = Annotations(place.json, ("images", "annotations"))
             paths = file.by_id(place.images)
-            lines = [CaptionLine(f"{file.file} (annotations id {shorten(entry.get('id'))})",
-                                 file.image_of(entry, paths),
-                                 file.value(entry, "caption", "annotations", (str,), "text"))
-                     for entry in file.entries("annotations")]
+            lines = read_each(file.entries("annotations"), partial(self.read_line, file, paths), "annotations")
             splits[split] = group_by_photo(lines)
             self.leave_out("a photo without a caption", [path for path in paths.values() if path not in splits[split]])
         return splits
+
+    def read_line(self, file: Annotations, paths: dict[Any, Path], entry: Entry) -> CaptionLine:
+        return CaptionLine(f"{file.file} (annotations id {shorten(entry.get('id'))})", file.image_of(entry, paths),
+                           file.value(entry, "caption", "annotations", (str,), "text"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dltrain.data.datamodule import SPLITS
+from dltrain.data.faults import read_each
 from dltrain.data.images import resolve_below
 from dltrain.data.splits import find_split_folders
 from dltrain.data.texts import read_text
@@ -17,6 +19,7 @@ from dltrain.image_files import is_hidden
 
 Entry = dict[str, Any]  # an image, annotation or category of the json file
 ID = (int, float, str)  # the types of ids
+ID_IN_TEXT = re.compile(r'"id"\s*:\s*("(?:[^"\\]|\\.)*"|[^\s,}\]"]+)\s*[,}]')
 T = TypeVar("T")
 
 
@@ -25,6 +28,7 @@ class Annotations:
 
     def __init__(self, file: Path, kinds: tuple[str, ...] = ("images", "annotations", "categories")):
         self.file, self.kinds, self.text = file, kinds, read_text(file)
+        self.lines: dict[str, dict[str, int]] = {}  # by kind, where an error has asked for them
         try:
             self.content = json.loads(self.text)
         except json.JSONDecodeError as error:
@@ -34,11 +38,15 @@ class Annotations:
         for kind in kinds:
             if type(self.content) is not dict or type(self.content.get(kind)) is not list:
                 raise DataError(f"{file}: must have a list '{kind}'")
-            for number, entry in enumerate(self.content[kind]):
-                if type(entry) is not dict:
-                    raise DataError(f"{file}: number {number} of '{kind}' must be {{...}}, but is {shorten(entry)}")
-                if kind != "annotations" or "id" in entry:
-                    self.value(entry, "id", kind, ID, "a number or text")
+        for kind in kinds:
+            read_each([*enumerate(self.content[kind])], partial(self.check_entry, kind), kind)
+
+    def check_entry(self, kind: str, numbered: tuple[int, Any]) -> None:
+        number, entry = numbered
+        if type(entry) is not dict:
+            raise DataError(f"{self.file}: number {number} of '{kind}' must be {{...}}, but is {shorten(entry)}")
+        if kind != "annotations" or "id" in entry:
+            self.value(entry, "id", kind, ID, "a number or text")
 
     def entries(self, kind: str) -> list[Entry]:
         entries: list[Entry] = self.content[kind]
@@ -56,7 +64,8 @@ class Annotations:
         """The file of each image. Raises DataError where two have one id or one file."""
         paths: dict[Any, Path] = {}
         ids: dict[Path, Any] = {}
-        for entry in self.entries("images"):
+
+        def add(entry: Entry) -> None:
             if entry["id"] in paths:
                 raise DataError(f"{self.place(entry, 'images')}: two images have this id")
             path = self.image_path(entry, folder)
@@ -64,6 +73,8 @@ class Annotations:
                 raise DataError(f"{self.place(entry, 'images')}: its file {entry['file_name']} is that of id "
                                 f"{shorten(ids[path])} too")
             paths[entry["id"]], ids[path] = path, entry["id"]
+
+        read_each(self.entries("images"), add, "images")
         return paths
 
     def image_of(self, annotation: Entry, known: Mapping[Any, T]) -> T:
@@ -81,13 +92,23 @@ class Annotations:
 
     def place(self, entry: Entry, kind: str) -> str:
         """The file, line, kind and id of an entry, for a message."""
-        start = self.text.find(f'"{kind}"')
-        ends = [match.start() for other in self.kinds if (match := re.search(f'"{other}"', self.text[start + 1 :]))]
-        end = start + 1 + min(ends, default=len(self.text))
-        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(entry.get("id")))}\s*[,}}]')
-        match = pattern.search(self.text, start, end)
-        line = self.text.count("\n", 0, match.start() if match else max(start, 0)) + 1
-        return f"{self.file}:{line} ({kind} id {shorten(entry.get('id'))})"
+        if kind not in self.lines:
+            self.lines[kind] = self.find_lines(kind)
+        lines, number = self.lines[kind], json.dumps(entry.get("id"))
+        return f"{self.file}:{lines.get(number, lines[''])} ({kind} id {shorten(entry.get('id'))})"
+
+    def find_lines(self, kind: str) -> dict[str, int]:
+        """The line of each id of a kind, as the file has it; at "" that where the list begins. All at once: there may
+        be as many faults as entries."""
+        start = max(self.text.find(f'"{kind}"'), 0)
+        ends = [place for other in self.kinds if (place := self.text.find(f'"{other}"', start + 1)) >= 0]
+        line, counted = self.text.count("\n", 0, start) + 1, start
+        lines = {"": line}
+        for match in ID_IN_TEXT.finditer(self.text, start, min(ends, default=len(self.text))):
+            line += self.text.count("\n", counted, match.start())
+            counted = match.start()
+            lines.setdefault(match[1], line)
+        return lines
 
 
 def shorten(value: object) -> str:

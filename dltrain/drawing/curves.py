@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
+
+from dltrain.disk import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +55,14 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
     lines = {line.get_label(): line for axes in panels[: len(curves)] for line in axes.get_lines()}
     if lines:
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 5))
-    figure.savefig(file)
+    save_figure(figure, file)
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """As the suffix says. Raises MachineError if the disk refuses it."""
+    content = io.BytesIO()
+    figure.savefig(content, format=file.suffix[1:])
+    write_bytes(file, content.getvalue())
 
 
 def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:

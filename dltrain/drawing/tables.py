@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,6 +11,8 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from dltrain.disk import write_text
 
 WIDE = 10_000  # columns of a file or pipe: nothing is wrapped
 
@@ -33,10 +36,10 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(file, "w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(header)
-        writer.writerows(rows)
+    """Raises MachineError if the disk refuses it."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_text(file, text.getvalue())
 
 
 def format_number(value: float) -> str:

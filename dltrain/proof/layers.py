@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dltrain.drawing.curves import new_figure
+from dltrain.drawing.curves import new_figure, save_figure
 from dltrain.drawing.tables import format_number, format_table, write_csv
 
 COLUMNS = ("mean", "deviation", "max", "zeros", "non_finite")
@@ -155,4 +155,4 @@ def draw_layers(layers: Sequence[Layer], title: str, file: Path) -> None:
     panels[0].invert_yaxis()
     panels[0].legend(fontsize=8)
     figure.suptitle(title)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -80,8 +80,8 @@ def changed_config(run_dir: RunDir) -> list[str]:
     last = run_dir.checkpoint("last")
     if checkpoints.find_fault(last) is not None:
         return []
-    then = checkpoints.load(last)["dltrain"]["config"]
-    changes = same_config.differences(then, run_dir.read_config())
+    then = checkpoints.read(last)["dltrain"].get("config")  # the first checkpoints of 0.2 have none
+    changes = same_config.differences(then, run_dir.read_config()) if then else ()
     return [f"{change.key} ({change.then} then, {change.now} now)" for change in changes if not change.is_free]
 
 
@@ -106,7 +106,7 @@ def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path |
     FOLDER/replay/step_N. Raises UserError for a step that the run does not have."""
     last_step = at_most if step is None else step
     source = None if from_start else checkpoint_before(run_dir, last_step)
-    place = f"{source.name} at step {checkpoints.load(source)['global_step']}" if source else "the start"
+    place = f"{source.name} at step {checkpoints.read(source)['global_step']}" if source else "the start"
     with TemporaryDirectory(prefix="dltrain-replay-") as folder:
         train_in_processes(config, run_dir, Steps(folder, last_step, str(source) if source else None, True, step))
         record = read_step(Path(folder))
@@ -136,7 +136,7 @@ def train_steps(config: DictConfig, steps: Steps) -> DataModule:
     folder, source, first = Path(steps.folder), Path(steps.source) if steps.source else None, is_first_process()
     keep_freed_memory()
     with logging_to(folder / "log.txt" if first else None, to_terminal=False):
-        saved = checkpoints.load(source) if source else None
+        saved = checkpoints.read(source, for_training=True) if source else None
         data = build_data(config)
         task = build_task(config, data.vocabularies, fresh=saved is None)
         set_up_device(config.trainer)
@@ -195,6 +195,6 @@ def checkpoint_before(run_dir: RunDir, step: int) -> Path | None:
     steps = {}
     for name in (checkpoints.LAST, checkpoints.PREVIOUS):
         file = run_dir.path / "checkpoints" / name
-        if checkpoints.find_fault(file) is None and (done := checkpoints.load(file)["global_step"]) < step:
+        if checkpoints.find_fault(file) is None and (done := checkpoints.read(file)["global_step"]) < step:
             steps[file] = done
     return max(steps, key=lambda file: steps[file], default=None)

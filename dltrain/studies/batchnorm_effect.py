@@ -23,7 +23,7 @@ from dltrain.batches import ClassificationBatch, seed_of
 from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
-from dltrain.drawing.curves import new_figure
+from dltrain.drawing.curves import new_figure, save_figure
 from dltrain.drawing.tables import format_number, format_table, write_csv
 from dltrain.models.mlp import MLP
 from dltrain.run import StudyContext
@@ -196,4 +196,4 @@ def draw(histories: Histories, eval_steps: Sequence[int], target: float, best: f
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     for axes in (left, *others):
         axes.grid(alpha=0.25)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -21,7 +21,7 @@ from dltrain.batches import generator, seed_of
 from dltrain.data.language_modeling import cut_streams, encode_characters
 from dltrain.data.sequences import character_vocabulary
 from dltrain.data.stdlib import read_topics
-from dltrain.drawing.curves import new_figure
+from dltrain.drawing.curves import new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 from dltrain.run import StudyContext
@@ -156,4 +156,4 @@ def draw(norms: Columns, losses: Columns, gradients: Columns, singular_values: S
     middle.legend(fontsize=8)
     for axes in (left, middle, right):
         axes.grid(alpha=0.25)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dltrain.batches import seed_of
 from dltrain.data.scenes import Scenes
-from dltrain.drawing.curves import new_figure
+from dltrain.drawing.curves import new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.models.overfeat import OverFeat, windows_of
 from dltrain.run import StudyContext
@@ -92,4 +92,4 @@ def draw(timings: Sequence[Timing], file: Path) -> None:
              ylabel="ms")
     axes.grid(alpha=0.25)
     axes.legend()
-    figure.savefig(file)
+    save_figure(figure, file)

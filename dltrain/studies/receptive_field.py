@@ -23,7 +23,7 @@ from dltrain import evaluation, run
 from dltrain.batches import generator, seed_of
 from dltrain.build import build
 from dltrain.config.compose import compose
-from dltrain.drawing.curves import new_figure
+from dltrain.drawing.curves import new_figure, save_figure
 from dltrain.drawing.tables import format_number, format_table, write_csv
 from dltrain.run_dir import RunDir
 from dltrain.studies.claims import Verdict, print_verdicts
@@ -116,4 +116,4 @@ def draw(fields: Mapping[str, Tensor], sizes: Sizes, file: Path) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
     figure.supxlabel("gradient of the middle pixel's class with respect to the image, square root", fontsize=9)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -10,10 +10,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
 
+from dltrain import build
+from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.config import schema
 from tests.fuzzing import ODD_VALUES
 
@@ -25,7 +28,32 @@ TEXT = ["model=char_rnn", "data=text", "data.root=story.txt", "model.hidden=8", 
         "trainer.max_epochs=2", "data.batch_size=4", "data.window=30", "name=text"]
 STORY = "".join(f"the {animal} of day {day} is {mood}. " for day in range(24) for animal in ("dog", "cat")
                 for mood in ("good", "bad"))
+WORDS = {"pictures": PICTURES, "text": TEXT}
 HTML = b"<!DOCTYPE html><html><body>404 not found</body></html>"
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashAtStep4(Checkpointing):
+    def on_train_batch_end(self, trainer, *args):
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_step == 4:
+            raise Crash
+
+
+def make_runs(folder: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    """Finished runs, NAME_done, and such that crashed after step 4 of 6, NAME_half, in the current folder, which is
+    `folder`. `call`: a command of dltrain, in this process."""
+    (folder / "story.txt").write_text(STORY)
+    for name, words in WORDS.items():
+        assert call(*words)[0] == 0
+        (folder / "outputs" / name).rename(folder / f"{name}_done")
+        with mock.patch.object(build, "Checkpointing", CrashAtStep4):
+            assert call(*words, "trainer.checkpoint_every_steps=1")[0] == 8
+        (folder / "outputs" / name).rename(folder / f"{name}_half")
+        (folder / f"{name}_half/error.txt").unlink()
 
 
 def other_zip() -> bytes:
@@ -162,11 +190,12 @@ def change_checkpoint(path: Path, rng: random.Random) -> str:
 INSIDE = {".yaml": change_yaml, ".json": change_json, ".csv": change_rows, ".ckpt": change_checkpoint}
 
 
-def damage(run: Path, rng: random.Random) -> tuple[str, str]:
-    """Damages one file of the run folder. Returns its name and what was done."""
+def damage(run: Path, rng: random.Random, of_important: float = 0.6) -> tuple[str, str]:
+    """Damages one file of a folder; with that probability a config or a checkpoint. Returns its name and what was done.
+    """
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
     important = [path for path in files if path.name in ("config.yaml", "best.ckpt", "last.ckpt")]
-    path = rng.choice(important if rng.random() < 0.6 else files)
+    path = rng.choice(important if important and rng.random() < of_important else files)
     name = str(path.relative_to(run))
     if path.suffix in INSIDE and rng.random() < 0.6:
         return name, INSIDE[path.suffix](path, rng)

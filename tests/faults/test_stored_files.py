@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,53 +16,32 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dltrain import build, checkpoints, weights
+from dltrain import checkpoints, weights
 from dltrain.callbacks import checkpointing, stopping
-from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.errors import CheckpointError, MachineError, UserError
 from dltrain.models.mlp import MLP
 from dltrain.run_code import describe_changed_code
 from dltrain.run_dir import RunDir
 from dltrain.tasks.classification import Classification
 from tests.faults import damaged_runs
-from tests.faults.damaged_runs import HTML, PICTURES, STORY, TEXT, other_zip
+from tests.faults.damaged_runs import HTML, PICTURES, WORDS, other_zip
 from tests.faults.test_storage import no_file_beyond
 
 GOLDEN = [*(Path(__file__).parents[1] / "golden_runs").iterdir(), *(
     path for path in (Path(__file__).parents[1] / "fixtures").iterdir() if path.is_dir())]
-WORDS = {"pictures": PICTURES, "text": TEXT}
 pytestmark = pytest.mark.usefixtures("without_figures")
-
-
-class Crash(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with finished runs, NAME_done, and such that crashed after step 4 of 6, NAME_half."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as crash:
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("dltrain.trust.trusted", {"tests"})
         patch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())
-        (folder / "story.txt").write_text(STORY)
-        for name, words in WORDS.items():
-            assert call(patch, *words)[0] == 0
-            (folder / "outputs" / name).rename(folder / f"{name}_done")
-            crash.setattr(build, "Checkpointing", CrashAtStep4)
-            assert call(patch, *words, "trainer.checkpoint_every_steps=1")[0] == 8
-            crash.undo()
-            (folder / "outputs" / name).rename(folder / f"{name}_half")
-            (folder / f"{name}_half/error.txt").unlink()
+        damaged_runs.make_runs(folder, partial(call, patch))
     return folder
-
-
-class CrashAtStep4(Checkpointing):
-    def on_train_batch_end(self, trainer, *args):
-        super().on_train_batch_end(trainer, *args)
-        if trainer.global_step == 4:
-            raise Crash
 
 
 def call(patch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
