@@ -6,10 +6,12 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import torch
 import yaml
 
 import dltrain
-from dltrain import checkpoints, run
+from dltrain import checkpoints, processes, rank, run
 from dltrain.build import build_task
 from dltrain.callbacks.first_steps import read_record
 from dltrain.commands.stored import load_config
@@ -273,6 +275,29 @@ def test_outputs_of_several_processes_count_together():
     total = add_up([{"a": Sums.of(first)}, {"a": Sums.of(second), "b": Sums.of(second)}])
     assert Statistics.of(total["a"]) == pytest.approx(Statistics.of(Sums.of(torch.cat([first, second]))))
     assert Statistics.of(total["b"]) == Statistics.of(Sums.of(second))
+
+
+def test_the_command_sends_its_processes_the_steps(finished, tmp_path, monkeypatch):
+    """With one process in the place of two, which gets what they would: the step is that of a run of one process."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("dltrain.proof.replay.draw_layers", lambda *_: None)  # which takes the most time
+    ends = socket.socketpair()
+    started = []
+
+    def watch(devices: int, timeout_seconds: float, work: dict[str, Any]) -> None:
+        work = json.loads(json.dumps(work))
+        work["config"] = work["config"].replace("devices: 2", "devices: 1")
+        started.append((devices, rank.train(processes.Channel(ends[0]), **work)))
+
+    monkeypatch.setattr(processes, "watch", watch)
+    config = load_config(RunDir(finished), {}, ())
+    alone = replay(config, RunDir(finished), 2, tmp_path / "alone", from_start=True)
+    config.trainer.devices = 2
+    made = replay(config, RunDir(finished), 2, tmp_path / "ranks", from_start=True)
+    assert started == [(2, 0)]
+    assert made[:-1] == alone[:-1]
+    for end in ends:
+        end.close()
 
 
 @pytest.mark.slow
