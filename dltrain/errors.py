@@ -23,6 +23,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class DataError(UserError):
     exit_code = 3
@@ -57,6 +60,12 @@ class InterruptedRun(BaseException):
     def __init__(self, signum: int, message: str, requeue: bool = False):
         super().__init__(message)
         self.exit_code, self.requeue = 128 + signum, requeue
+
+
+def printable(text: str) -> str:
+    """On one line, without characters that a terminal obeys: names and values in it may come from files of others."""
+    return text if text.isprintable() else "".join(
+        symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in text)
 
 
 def refuse_other_version(version: str, place: str) -> None:
