@@ -17,6 +17,7 @@ from dltrain.disk import naming_full_disk
 from dltrain.errors import InterruptedRun, MachineError, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports
+from dltrain.ranks import forget_other_starters
 from dltrain.signals import caught
 
 COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
@@ -27,6 +28,7 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 def main() -> int:
     """Runs the command. Returns the exit code."""
+    forget_other_starters()
     guard_imports()  # a user's own models and data are modules in the current folder
     import_plots_late()
     collect_after_imports()

@@ -25,7 +25,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """On one line: a name in it may have line breaks or symbols that steer a terminal."""
-        return "".join(symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in super().__str__())
+        return printable(super().__str__())
 
 
 class DataError(UserError):
@@ -61,6 +61,12 @@ class InterruptedRun(BaseException):
     def __init__(self, signum: int, message: str, requeue: bool = False):
         super().__init__(message)
         self.exit_code, self.requeue = 128 + signum, requeue
+
+
+def printable(text: str) -> str:
+    """On one line, without characters that a terminal obeys: names and values in it may come from files of others."""
+    return text if text.isprintable() else "".join(
+        symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in text)
 
 
 def refuse_other_version(version: str, place: str) -> None:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,10 +117,12 @@ def owner_of(folder: Path) -> str:
     if key_of(folder) in HELD:
         return record_of(os.getpid()).splitlines()[0]
     try:
-        descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return ""
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe: no run of dltrain has it
+            return ""
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace")
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:

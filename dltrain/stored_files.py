@@ -21,7 +21,7 @@ from dltrain.config import schema, yaml_text
 from dltrain.config.free_keys import FREE
 from dltrain.disk import write_text
 from dltrain.dotted import flatten, select
-from dltrain.errors import CheckpointError, UserError, refuse_other_version, suggest
+from dltrain.errors import CheckpointError, UserError, printable, refuse_other_version, suggest
 
 MOST_BYTES = 100_000_000  # of a file of text in a run folder
 RESTORE = "restore it from a copy, or train again"
@@ -159,7 +159,7 @@ def digest(vocabularies: Mapping[str, list[str]]) -> str:
 
 def shorten(value: object) -> str:
     """On one line."""
-    text = "".join(symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in schema.format_value(value))
+    text = printable(schema.format_value(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

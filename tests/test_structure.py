@@ -29,7 +29,7 @@ ALLOWED = {
     "models": {"models", "contracts", "batches"},
     "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data", "image_files"},
-    "drawing": {"batches", "disk", "drawing"},
+    "drawing": {"batches", "disk", "drawing", "errors"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "tasks", "trust"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "digests", "disk", "drawing", "own_code",
                   "callbacks", "tensor_files", "signals"},

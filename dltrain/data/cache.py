@@ -18,9 +18,10 @@ def cache_file(kind: str, key: str) -> Path:
 
 
 def stamp_of(file: str | Path) -> list[int]:
-    """Size in bytes and time of change in ns, which show whether a file was changed. Raises OSError."""
+    """Size in bytes and time of change in ns, which show whether a file was changed. The time of the content can be set
+    back, as by a copy that keeps it, that of the entry in the file system cannot. Raises OSError."""
     status = os.stat(file)
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)]
 
 
 def read_json(file: Path) -> object:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dltrain.disk import write_text
+from dltrain.errors import printable
 
 WIDE = 10_000  # columns of a file or pipe: nothing is wrapped
 
@@ -29,7 +30,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         table.add_column(header[column] if header else "", justify="right" if column in right else "left",
                          overflow="fold")
     for row in body:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
     with console.capture() as capture:
         console.print(table)
     return "\n".join(f"  {line}".rstrip() for line in capture.get().splitlines())

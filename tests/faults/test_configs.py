@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from dltrain import build, own_modules, run, trust
+from dltrain import build, own_modules, run, run_lock, trust
 from dltrain.commands.stored import load_config
 from dltrain.config import allowed, checks, groups, interpolations, yaml_text
 from dltrain.config.compose import compose, to_plain
@@ -233,6 +233,39 @@ def test_row_29_h_control(canary):
     Path("first.py").write_text("import pathlib\n")
     with pytest.raises(AssertionError):
         row_29_h("first", canary)
+
+
+def row_29_i(dltrain: Any, plain: dict[str, Any]) -> None:
+    """A received run whose texts, and a name in an error, have what a terminal obeys; its lock is a pipe."""
+    config = {**plain, "choices": {"model": "\x1b]0;title\x07net", "data": "digits"}}
+    config["model"] = {"\x1b[2J": {"_target_": "os.system"}, **plain["model"]}
+    Path("run/config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False))
+    Path("run/error.txt").write_text("\x1b[2Jgone")
+    answers = [dltrain("ls", "runs", "."), dltrain("eval", "run=run")]
+    Path("run/payload.py").unlink()
+    os.mkfifo("run/.lock")
+    pipe = os.open("run/.lock", os.O_RDWR)  # so that a reader of it need not wait
+    assert run_lock.owner_of(Path("run")) == ""
+    os.close(pipe)
+    Path("run/.lock").unlink()
+    answers.append(dltrain("clean", "."))
+    texts = [out + err for _, out, err in answers]
+    assert not [text for text in texts if "\x1b" in text or "\x07" in text]
+    assert "\\x1b]0;title\\x07net on digits" in texts[0]
+    assert r"model.\x1b[2J._target_=os.system is not allowed" in texts[1]
+    assert r"\x1b[2Jgone" in texts[2]
+
+
+def test_row_29_i_texts_of_a_run_do_not_steer_the_terminal(dltrain, canary, plain):
+    """What the files of a run say is printed without characters that a terminal obeys."""
+    row_29_i(dltrain, plain)
+
+
+@pytest.mark.parametrize("module", ["errors", "drawing.tables"])
+def test_row_29_i_control(module, dltrain, canary, plain, monkeypatch):
+    monkeypatch.setattr(f"dltrain.{module}.printable", str)
+    with pytest.raises(AssertionError):
+        row_29_i(dltrain, plain)
 
 
 def row_29_g(canary: Path, plain: dict[str, Any]) -> None:

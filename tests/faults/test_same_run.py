@@ -1,6 +1,7 @@
 """Rows 1, 2, 3, 8, 9 and 16 of the faults: the same command, and `resume`, continue the same run on the same data, or
 say why not."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.config.compose import compose
 from dltrain.config.free_keys import DERIVED, FREE
 from dltrain.data.datamodule import SPLITS, DataModule
+from dltrain.data.decodable import inspect_photos
 from dltrain.data.loader import TrainLoader
 from dltrain.errors import DataError
 from dltrain.run_dir import RunDir
@@ -330,6 +332,31 @@ def test_row_09_b_control(dltrain, photos, monkeypatch):
     monkeypatch.setattr(same_data, "changed_splits", lambda *_: [])
     with pytest.raises(AssertionError):
         row_09_b(dltrain)
+
+
+def row_09_i(photo: Path) -> None:
+    """Other pixels in a file of the same size, with the time of change set back."""
+    photo.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save(photo)
+    before = inspect_photos([photo])[0][photo]
+    times = photo.stat()
+    Image.new("RGB", (8, 8), "red").save(photo)
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = inspect_photos([photo])[0][photo]
+    assert after.bytes == before.bytes
+    assert after.digest != before.digest
+
+
+def test_row_09_i_a_photo_is_read_again_though_its_time_of_change_is_set_back(tmp_path):
+    """A photo that is replaced by another one of the same size and time of change is not taken for the old one."""
+    row_09_i(tmp_path / "photos/a.bmp")
+
+
+def test_row_09_i_control(tmp_path, monkeypatch):
+    monkeypatch.setattr("dltrain.data.decodable.stamp_of", lambda file: [
+        os.stat(file).st_size, os.stat(file).st_mtime_ns])
+    with pytest.raises(AssertionError):
+        row_09_i(tmp_path / "photos/a.bmp")
 
 
 def test_row_09_c_changed_data_are_accepted_by_a_word(dltrain, photos):

@@ -544,6 +544,28 @@ def test_row_22_c_control(train_ranks, monkeypatch):
         row_22_c(train_ranks)
 
 
+def row_22_d(dltrain, monkeypatch):
+    for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    code, out, err = dltrain(*TINY, "trainer=smoke", "name=a")
+    assert (code, err) == (0, "")
+    assert "parameters" in out
+    assert {"config.yaml", "log.txt", "result.json", ".lock"} <= {file.name for file in Path("outputs/a").iterdir()}
+    assert not {"LOCAL_RANK", "RANK", "SLURM_PROCID"} & os.environ.keys()
+
+
+def test_row_22_d_a_command_started_as_one_of_several_is_a_run_of_its_own(dltrain, monkeypatch):
+    """A command that torchrun or Slurm numbers as one of several processes still writes, and locks, the files of its
+    run."""
+    row_22_d(dltrain, monkeypatch)
+
+
+def test_row_22_d_control(dltrain, monkeypatch):
+    monkeypatch.setattr("dltrain.ranks.OTHER_STARTERS", ())
+    with pytest.raises(AssertionError):
+        row_22_d(dltrain, monkeypatch)
+
+
 def row_23(train_ranks, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_BLAME", 0.2)  # for the one that hangs says nothing, however long
     with pytest.raises(RankError) as caught:
