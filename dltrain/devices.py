@@ -18,7 +18,12 @@ RESIDENT_SHARE = 4  # data stay on a GPU if they take at most the fourth part of
 
 def set_up_device(keys: DictConfig) -> None:
     """`keys`: the trainer's. Raises MachineError if its device is not there."""
+    check_device(keys)
     set_matmul_precision(keys)
+
+
+def check_device(keys: DictConfig) -> None:
+    """Raises MachineError if the trainer's device, or so many of it, is not there."""
     if keys.accelerator == "gpu" and not torch.cuda.is_available():
         raise MachineError("trainer.accelerator=gpu: torch sees no GPU; use trainer.accelerator=cpu or auto; "
                            "dltrain doctor says what it sees")

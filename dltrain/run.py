@@ -18,7 +18,7 @@ from dltrain import __version__, checkpoints, processes, same_config, same_data,
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
-from dltrain.devices import device_name, place_on_gpu, set_up_device
+from dltrain.devices import check_device, device_name, place_on_gpu, set_up_device
 from dltrain.disk import writing
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
@@ -52,6 +52,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         print(run_dir.describe_finished())
         return run_dir.read_result()
     if config.trainer.devices > 1 and not is_rank():
+        check_device(config.trainer)
         processes.train(config, run_dir, comments, command)
         return run_dir.read_result()
     keep_freed_memory()

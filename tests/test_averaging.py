@@ -65,27 +65,33 @@ def test_the_same_steps_are_trained_with_an_average(tmp_path):
     assert not torch.equal(average["state_dict"]["model.head.weight"], average[TRAINED]["model.head.weight"])
 
 
+EVERY_OTHER = (*EMA, "trainer.checkpoint_every_steps=1", "trainer.average_every_n_steps=2")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("averaging") / "uninterrupted"
+    train(path, *EVERY_OTHER)
+    return path
+
+
 @pytest.mark.parametrize(("hook", "steps"), [("on_train_batch_end", [4]), ("on_validation_batch_end", [3])])
-def test_a_killed_run_ends_in_the_same_bits(hook, steps, monkeypatch, tmp_path):
-    uninterrupted, path = tmp_path / "uninterrupted", tmp_path / "crashed"
-    words = (*EMA, "trainer.checkpoint_every_steps=1", "trainer.average_every_n_steps=2")
-    train(uninterrupted, *words)
+def test_a_killed_run_ends_in_the_same_bits(hook, steps, monkeypatch, tmp_path, uninterrupted):
+    path = tmp_path / "crashed"
     for step in steps:
-        crash(monkeypatch, path, hook, step, *words)
-    train(path, *words)
+        crash(monkeypatch, path, hook, step, *EVERY_OTHER)
+    train(path, *EVERY_OTHER)
     assert_same(path, uninterrupted)
     assert_equal_tree(load_last(path)[TRAINED], load_last(uninterrupted)[TRAINED], "trained")
 
 
-def test_control_without_the_trained_weights(monkeypatch, tmp_path):
+def test_control_without_the_trained_weights(monkeypatch, tmp_path, uninterrupted):
     """A run that resumed from the average would end elsewhere."""
-    words = (*EMA, "trainer.checkpoint_every_steps=1")
-    train(tmp_path / "uninterrupted", *words)
-    crash(monkeypatch, tmp_path / "crashed", "on_train_batch_end", 4, *words)
+    crash(monkeypatch, tmp_path / "crashed", "on_train_batch_end", 4, *EVERY_OTHER)
     monkeypatch.setattr(WeightAverage, "on_load_checkpoint", lambda *_: None)
-    train(tmp_path / "crashed", *words)
+    train(tmp_path / "crashed", *EVERY_OTHER)
     with pytest.raises(AssertionError, match="weights"):
-        assert_same(tmp_path / "crashed", tmp_path / "uninterrupted")
+        assert_same(tmp_path / "crashed", uninterrupted)
 
 
 def test_best_and_last_have_the_average_that_the_validation_measured(tmp_path):

@@ -40,11 +40,12 @@ def prepared(config, *words):
     [*TINY, "trainer.precision=64-true", "task.schedule.name=torch.optim.lr_scheduler.OneCycleLR",
      "+task.schedule.max_lr=0.1"],
     ["model=captioner", "data.num_train=24", "data.batch_size=8", "task.sampled_share=0.5", "trainer=cpu",
-     "task.freezing.until=null"],
+     "task.freezing.until=null", "model.backbone.depth=8", "model.hidden=16"],
     ["model=char_rnn", "recipe=none", "model.hidden=8", "data.window=8", "data.batch_size=4", "trainer=cpu",
      "trainer.max_epochs=1"]])
-def test_the_bare_loop_trains_as_a_run_does(words, config):
+def test_the_bare_loop_trains_as_a_run_does(words, config, monkeypatch):
     """Equal losses and, after some steps over more than one epoch where it is short, equal weights, to the bit."""
+    monkeypatch.setattr("dltrain.data.scenes.NUM_EVAL_IMAGES", 4)
     made, data, task = prepared(config, *words)
     start = {name: value.clone() for name, value in task.state_dict().items()}
     results = []

@@ -19,7 +19,7 @@ from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.tasks.language_modeling import generate
 from tests.command_line import run_command
-from tests.test_resume import Crash, assert_a_crash_changes_nothing, crash_at
+from tests.test_resume import Crash, assert_same, crash_at, load_last
 
 TEXT = "the cat sat on the mat and the rat sat on the cat; " * 9
 NUM_WINDOWS = 11  # of an epoch
@@ -146,8 +146,12 @@ def test_bits_per_character_do_not_depend_on_the_batch_size(trained, tmp_path):
 
 
 @pytest.mark.parametrize("step", [4, NUM_WINDOWS, 13])
-def test_a_resumed_run_carries_the_hidden_state(step, config, overrides, run_folder, monkeypatch):
-    assert_a_crash_changes_nothing(overrides, step, config, run_folder, monkeypatch)
+def test_a_resumed_run_carries_the_hidden_state(step, trained, tmp_path, monkeypatch, without_figures):
+    crashed = RunDir.named(tmp_path, "crashed")
+    crash_after(step, trained.overrides, crashed, monkeypatch)
+    assert load_last(crashed.path)["global_step"] == step
+    run.train(compose([*trained.overrides, "trainer.checkpoint_every_steps=1"]).job_config(), crashed)
+    assert_same(trained.run_dir.path, crashed.path)
 
 
 def crash_after(step: int, overrides: list[str], run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

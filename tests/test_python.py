@@ -15,7 +15,7 @@ from dltrain.data import scenes, stdlib
 from dltrain.errors import UserError
 from dltrain.loaded import LoadedRun
 from dltrain.tasks.task import Prediction
-from tests.conftest import TINY
+from tests.conftest import TINY, no_figures
 
 # A run of two steps of each kind of problem, and what it predicts from.
 KINDS: dict[str, list[str]] = {
@@ -24,9 +24,9 @@ KINDS: dict[str, list[str]] = {
     "tagging": ["model=tagger", "data.num_train=20"],
     "translation": ["model=seq2seq", "data.num_train=200"],
     "language_modeling": ["model=char_rnn"],
-    "detection": ["model=faster_rcnn", "data.num_train=8"],
-    "segmentation": ["model=fcn8s", "data.num_train=8"],
-    "captioning": ["model=captioner", "data.num_train=32"],
+    "detection": ["model=faster_rcnn", "model.backbone.depth=8", "data.num_train=8"],
+    "segmentation": ["model=fcn8s", "model.backbone.width=4", "model.hidden=8", "data.num_train=8"],
+    "captioning": ["model=captioner", "model.backbone.depth=8", "data.num_train=32"],
 }
 TEXTS = {"tagging": "x = 1  # one\n", "translation": "3rd of March 1998", "language_modeling": "the "}
 
@@ -40,6 +40,7 @@ def runs(tmp_path_factory):
         patch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
         files = stdlib.library_files()[:12]
         patch.setattr(stdlib, "library_files", lambda: files)
+        patch.setattr("dltrain.build.Figures", no_figures)
 
         def loaded(kind: str) -> LoadedRun:
             if kind not in trained:

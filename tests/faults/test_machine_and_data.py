@@ -210,9 +210,11 @@ def row_24(dltrain) -> None:
 
 
 def test_row_24_device_is_not_there(dltrain, monkeypatch):
-    """A device, a precision or a number of devices that is not there is named with its key before the data are read."""
+    """A device, a precision or a number of devices that is not there is named with its key before the data are read
+    and before processes are started."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("dltrain.run.build_data", None)
+    monkeypatch.setattr("dltrain.processes.watch", None)
     row_24(dltrain)
 
 

