@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dltrain.digests import in_a_row
 from dltrain.disk import write_bytes, writing
 from dltrain.errors import CheckpointError, UserError
 from dltrain.tensor_files import describe_kind, find_fault, non_finite, remedy, stretched
@@ -102,9 +103,9 @@ def checksum_of(tensors: Mapping[str, Tensor]) -> str:
     """Of names, shapes and bytes. The format has none of its own; a file that others wrote has none."""
     checksum = 0
     for name in sorted(tensors):
-        value = tensors[name].contiguous()
+        value = tensors[name]
         checksum = zlib.crc32(f"{name} {tuple(value.shape)} {value.dtype}".encode(), checksum)
-        checksum = zlib.crc32(value.flatten().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(in_a_row(value).view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
 
 
