@@ -544,7 +544,7 @@ def test_row_22_c_control(train_ranks, monkeypatch):
         row_22_c(train_ranks)
 
 
-def row_22_d(dltrain, monkeypatch):
+def row_22_g(dltrain, monkeypatch):
     for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
         monkeypatch.setenv(name, "1")
     code, out, err = dltrain(*TINY, "trainer=smoke", "name=a")
@@ -554,16 +554,16 @@ def row_22_d(dltrain, monkeypatch):
     assert not {"LOCAL_RANK", "RANK", "SLURM_PROCID"} & os.environ.keys()
 
 
-def test_row_22_d_a_command_started_as_one_of_several_is_a_run_of_its_own(dltrain, monkeypatch):
+def test_row_22_g_a_command_started_as_one_of_several_is_a_run_of_its_own(dltrain, monkeypatch):
     """A command that torchrun or Slurm numbers as one of several processes still writes, and locks, the files of its
     run."""
-    row_22_d(dltrain, monkeypatch)
+    row_22_g(dltrain, monkeypatch)
 
 
-def test_row_22_d_control(dltrain, monkeypatch):
+def test_row_22_g_control(dltrain, monkeypatch):
     monkeypatch.setattr("dltrain.ranks.OTHER_STARTERS", ())
     with pytest.raises(AssertionError):
-        row_22_d(dltrain, monkeypatch)
+        row_22_g(dltrain, monkeypatch)
 
 
 def row_23(train_ranks, monkeypatch):
