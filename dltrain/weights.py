@@ -104,7 +104,7 @@ def checksum_of(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         checksum = zlib.crc32(f"{name} {tuple(value.shape)} {value.dtype}".encode(), checksum)
-        checksum = zlib.crc32(value.flatten().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(value.flatten().view(torch.uint8).numpy().tobytes(), checksum)
     return f"{checksum:08x}"
 
 

@@ -202,7 +202,8 @@ def build_natural(config, name: str, *words: str) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in groups.names("data")
-                                  if groups.content(groups.path_of("data", name))["data"].get("root", "") is None])
+                                  if (path := groups.path_of("data", name))
+                                  and groups.content(path)["data"].get("root", "") is None])
 def test_data_that_needs_a_root_says_so(name, config):
     """Every data set whose yaml has `root: null`, with the same words."""
     with pytest.raises(DataError, match=r"^data\.root must be given: (a|the) "):
