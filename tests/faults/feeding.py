@@ -113,7 +113,8 @@ def faults_of(case: Case, outcome: Outcome, intact: Outcome, canary: Path) -> li
         faults.append(f"a traceback, at {':'.join(frames[-1]) if frames else 'no file of dltrain'}")
     if code != 0 and code != 7 and len(errors) != 1 and code in CODES:
         faults.append(f"{len(errors)} lines of error: {err[:300]!r}")
-    others = [line for line in err.splitlines() if line not in errors and "arning" not in line and line[:2] != "  "]
+    others = [line for line in err.splitlines() if line not in errors and line[:2] != "  "
+              and "arning" not in line and not re.match(r"\S+\.py:\d+: ", line)]
     if others and code in CODES:
         faults.append(f"standard error has more than an error and warnings: {others[0][:200]!r}")
     if code == 0 and errors:
