@@ -139,7 +139,6 @@ def test_row_29_b_control(canary, plain, monkeypatch):
 def experiment(text: str) -> str:
     """The refusal of `dltrain --config-dir conf experiment=evil`."""
     Path("conf/experiment").mkdir(parents=True, exist_ok=True)
-    groups.content.cache_clear()
     Path("conf/experiment/evil.yaml").write_text(f"# @package _global_\n{text}\n")
     try:
         compose(["experiment=evil"], "conf")
