@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
-from dltrain.drawing.curves import Curve
 from dltrain.drawing.tables import format_table, format_values, write_csv
 from dltrain.run_dir import RunDir
 
@@ -24,16 +22,6 @@ def all_numbers(run_dir: RunDir) -> dict[str, float]:
     if rates := [float(row["images_per_second"]) for row in rows if row.get("images_per_second")]:
         derived["train_ms_per_image"] = 1000 / median(rates)
     return {**last, **numbers, **derived}
-
-
-def mean_curve(run_dirs: Iterable[RunDir], metric: str) -> Curve:
-    """The metric by step, the mean over the runs that have a value at that step."""
-    values: dict[int, list[float]] = defaultdict(list)
-    for run_dir in run_dirs:
-        for row in run_dir.read_metrics():
-            if row.get(metric):
-                values[int(row["step"])].append(float(row[metric]))
-    return sorted(values), [mean(values[step]) for step in sorted(values)]
 
 
 def print_table(first_title: str, columns: Mapping[str, str], values: Mapping[str, Values]) -> None:

@@ -7,16 +7,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain.config.free_keys import DERIVED, FREE
+from dltrain.config.free_keys import DERIVED, EARLIER, FREE, READ_FROM_FILES
 from dltrain.config.interpolations import to_plain
 from dltrain.errors import DataError, UserError
 from dltrain.run_dir import RunDir
 
-# Keys of data that are null until the data are loaded, in runs that did not note theirs.
-READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
-# What runs did before they had these keys.
-EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
-           "model.skips": "last"}
 LONGEST_VALUE = 60  # characters, in a message
 
 

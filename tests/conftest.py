@@ -68,7 +68,7 @@ def quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("dltrain.tasks.multiclass.draw_confusion",
                         lambda matrix, names: torch.zeros(3, 8, 8, dtype=torch.uint8))
     if "real_pictures" not in request.fixturenames:
-        monkeypatch.setattr("dltrain.sweeps.draw", lambda *_: None)
+        monkeypatch.setattr("dltrain.sweeps.finish.draw", lambda *_: None)
         monkeypatch.setattr("dltrain.studies.comparison.draw_comparison", lambda *_: None)
 
 

@@ -18,6 +18,8 @@ PRIVATE = [
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list",
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._apply_overrides_to_config",
     "hydra._internal.config_repository:CachingConfigRepository",
+    "hydra._internal.callbacks:Callbacks",
+    "hydra._internal.core_plugins.basic_sweeper:BasicSweeper",
     "hydra._internal.core_plugins.file_config_source:FileConfigSource",
     "hydra._internal.defaults_list:DefaultsList",
     "hydra._internal.defaults_list:create_defaults_list",

@@ -16,7 +16,7 @@ from dltrain.data import stdlib
 from tests.conftest import TINY
 
 PACKAGE = Path(dltrain.__file__).parent
-LONGEST_CHAIN = 8  # modules
+LONGEST_CHAIN = 9  # dltrain.cli and a verb included
 MOST_LINES = 320  # of a file
 
 # What each room or module may import of dltrain, at the top of a file or inside a function.

@@ -12,17 +12,18 @@ from dltrain.commands.stored import EVALUATION_KEYS, load_config, parse_pairs, r
 from dltrain.config import launch
 from dltrain.config.compose import compose
 from dltrain.disk import write_text
-from dltrain.drawing.tables import format_count
+from dltrain.drawing.tables import format_count, format_table, write_csv
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
+from dltrain.sweeps.jobs import is_sweep
 
 if TYPE_CHECKING:
     from dltrain.evaluation import Evaluation
 
 HELP = """\
 dltrain eval run=FOLDER [key=value ...]    measures the weights of a run again, writes eval.json;
-                                           beside a run folder that is read-only
+                                           beside a run folder that is read-only; of a sweep, every job's
 dltrain eval model=... data=... model.pretrained.weights=FILE [key=value ...]    measures weights without a run
 
   split=val                      test, val or train (without augmentation); test if it is not given
@@ -55,6 +56,35 @@ def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
     pairs = parse_pairs("eval", words)
     run_dir = run_dir_of(pairs)
     changes = {key: value for key, value in pairs.items() if key != "run"}
+    if is_sweep(run_dir.path):
+        return evaluate_sweep(run_dir.path, changes, split, checkpoint)
+    return evaluate_folder(run_dir, changes, split, checkpoint)
+
+
+def evaluate_sweep(folder: Path, changes: dict[str, str], split: str, checkpoint: str) -> int:
+    """Each job that is done, then a table of all metrics, also in eval.csv. Returns 7 if one cannot be measured."""
+    from dltrain.sweeps.table import JOB_FAILED, ranked, read_jobs
+
+    codes, rows = [], []
+    for job in ranked(read_jobs(folder))[0]:
+        print(f"\n{job.run_dir.path.name}")
+        codes.append(evaluate_folder(job.run_dir, changes, split, checkpoint))
+        if codes[-1] == 0:
+            values = json.loads(job.run_dir.writable_place("eval.json").read_text())
+            rows.append({"job": job.run_dir.path.name, **{key: f"{value:.4f}" for key, value in values.items()
+                                                          if key.startswith(f"{split}/") and key.count("/") == 1}})
+    if not codes:
+        raise UserError(f"run={folder}: no job of this sweep is done; dltrain resume run={folder} does what is missing")
+    if rows:
+        header = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[row.get(key, "") for key in header] for row in rows]
+        file = RunDir(folder).writable_place("eval.csv")
+        write_csv(file, header, cells)
+        print(f"\n{format_table(header, cells)}\n\n{file}")
+    return JOB_FAILED if any(codes) else 0
+
+
+def evaluate_folder(run_dir: RunDir, changes: dict[str, str], split: str, checkpoint: str) -> int:
     config = load_config(run_dir, changes, EVALUATION_KEYS)
     from dltrain import evaluation  # torch from here on
     from dltrain.reporting import report

@@ -20,6 +20,7 @@ from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, UserError, suggest
 from dltrain.run_dir import RunDir
 from dltrain.stored_files import refuse_incomplete_config
+from dltrain.sweeps.jobs import is_sweep
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +43,7 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
 Drawn results are written to FOLDER/predictions, by the names of the inputs; labels, boxes, masks and captions also to
 FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE writes all into another folder. Results of
 a run folder that is read-only are written beside it, as FOLDER-predictions.
+Of the folder of a sweep, the job that is best in validation predicts.
 The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
 the CPU."""
 
@@ -52,6 +54,10 @@ INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the or
 def run(words: list[str]) -> int:
     pairs = parse_pairs("predict", words)
     run_dir = run_dir_of(pairs)
+    if is_sweep(run_dir.path):
+        from dltrain.sweeps.table import best
+
+        run_dir = best(run_dir.path)
     place = pairs.pop("output", None)
     options = take_options(pairs, run_dir)
     outputs = free_outputs(run_dir) if place is None else given_outputs(place)

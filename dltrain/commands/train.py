@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from dltrain import same_config, same_data, slurm, trust
+from dltrain import same_config, same_data, slurm
+from dltrain.commands.starting import run_jobs, start_config, train_job
 from dltrain.config import compose, groups, launch
-from dltrain.config.words import take_config_folders
-from dltrain.disk import write_text
-from dltrain.errors import InterruptedRun, UserError
-from dltrain.own_modules import guard_imports, put_last
+from dltrain.config.interpolations import to_plain
+from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
-from dltrain.run_lock import locked
-from dltrain.signals import Signals
+from dltrain.sweeps.jobs import Job, job_id
+from dltrain.sweeps.limits import limits_of
+from dltrain.sweeps.planning import Planner, describe
 
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
@@ -30,7 +30,8 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   name=first                     the run folder outputs/first; the same command again continues that run
   recipe=none                    do not use the recipe of this model and data
   experiment=memory              a prepared experiment: one run, a sweep, or a comparison of several runs
-  -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end
+  -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end;
+                                 with plan=true its jobs are listed; max_jobs=4, max_hours=2: no more now
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
   trust=[my_package]             a config may name classes of this package too (docs/trust.md)
   --cfg job                      prints the composed config and does not train
@@ -39,12 +40,14 @@ Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 comman
 5 diverged, 6 machine, 7 jobs of a sweep failed, 8 an exception in your own code, 128 + n stopped by signal n,
 1 a bug."""
 
-SWEEP_JOB = "${hydra:job.num}-${hydra:runtime.choices.model}-on-${hydra:runtime.choices.data}"
+
+LIMITS = ("plan", "max_jobs", "max_hours")  # words of a sweep
 
 
 def run(words: list[str]) -> int:
     words, accept = same_data.take_word(words)
-    flags = launch.parse_flags(words)
+    limits = [word for word in words if word.partition("=")[0] in LIMITS]
+    flags = launch.parse_flags([word for word in words if word not in limits])
     if flags.shell_completion or flags.hydra_help or flags.info:
         return launch.hand_to_hydra(flags)
     composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
@@ -55,7 +58,9 @@ def run(words: list[str]) -> int:
     if flags.cfg:
         return print_config(composed, flags)
     if composed.is_sweep:
-        return sweep(composed, flags.config_dir, accept)
+        return sweep(composed, flags.config_dir, accept, limits)
+    if limits:
+        raise UserError(f"{limits[0]}: for a sweep only (dltrain -m ...)")
     return train_one(composed, flags.config_dir, accept)
 
 
@@ -97,15 +102,7 @@ def open_run_dir(composed: compose.Composed) -> RunDir:
 def start(composed: compose.Composed, run_dir: RunDir, config_dir: str | None, command: list[str] | None = None
           ) -> None:
     """`command`: what command.txt records, by default the command line."""
-    from dltrain import run
-    from dltrain.proof.rerun import explained
-
-    config = composed.job_config()
-    if "study" in config:
-        run.study(config, run_dir, composed.comments(), config_dir)
-    else:
-        with explained(run_dir):
-            run.train(config, run_dir, composed.comments(), command)
+    start_config(composed.job_config(), run_dir, composed.comments(), config_dir, command)
 
 
 def title(composed: compose.Composed) -> str:
@@ -135,72 +132,55 @@ def settings_of(model: str, composed: compose.Composed) -> str:
     return f"settings of model={model}" if file and groups.stated(file, "task", "optimizer") else "defaults"
 
 
-def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
-    """All jobs, then one table and one picture. A failing job is reported at once and does not end the others; a signal
-    does."""
-    config, experiment = composed.config, composed.chosen.get("experiment")
-    root = Path(config.output_dir)
-    folder = (RunDir.named(root, config.name) if config.name else RunDir.timed(root / "sweeps")).path
-    file = groups.path_of("experiment", experiment, *composed.folders) if experiment else None
-    heading = groups.describe(file) if file else folder.name
-    words = [*composed.words, f"hydra.sweep.dir={quote(folder)}", f"hydra.sweep.subdir={SWEEP_JOB}",
-             "hydra.sweeper.params=null"]  # the sweep of an experiment is already in `words`
-    from dltrain import sweeps
+def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool, limit_words: list[str]) -> int:
+    """Every job is composed and checked before the folder of the sweep is made."""
+    from dltrain.sweeps import running
+    from dltrain.sweeps.finish import finish
 
-    try:
-        loader = launch.SweepLoader(config_dir)
-        with Signals() as signals:
-            signals.record()
-            launch.sweep(words, loader, SweepJob(loader, accept_changed_data, signals))
-    except InterruptedRun:
-        sweeps.finish(folder, heading)
-        print("interrupted; the same command with name= of this folder below output_dir skips the finished jobs")
-        raise
-    return sweeps.finish(folder, heading)
+    limits = limits_of(limit_words)
+    loader = launch.SweepLoader(config_dir)
+    hydra = launch.load_sweep(composed.words, loader)
+    if limit_words and not launch.is_grid(hydra):
+        raise UserError(f"{limit_words[0]}: for sweeps over listed values; a sweeper has keys of its own")
+    root, name = Path(composed.config.output_dir), composed.config.name
+    combinations, swept = loader.combinations(composed.words) if launch.is_grid(hydra) else ([], [])
+
+    def identify(words: list[str]) -> tuple[str, str]:
+        job = loader.compose_job(words)
+        return job_id(to_plain(job.config)), title(job)
+
+    planner = Planner(root / (name or "sweeps/new"), swept, identify)
+    planned = planner.plan(combinations)
+    if limits.plan:
+        return print_plan(planned, planner.folder, loader)
+    folder = (RunDir.named(root, name) if name else RunDir.timed(root / "sweeps")).path
+    heading = heading_of(composed) or folder.name
+    if launch.is_grid(hydra):
+        return run_jobs(planned, folder, loader, hydra, accept_changed_data, heading, limits)
+    loader.folder_of = lambda words: planner.job(words).name
+    search = running.SearchJob(partial(train_job, loader), accept_changed_data)
+    return running.search(folder, lambda: launch.search(composed.words, folder, loader, search), search,
+                          partial(finish, folder, heading))
 
 
-def quote(path: Path) -> str:
-    """A path as a value in Hydra's grammar, whatever is in it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def print_plan(planned: Sequence[Job], folder: Path, loader: launch.SweepLoader) -> int:
+    from dltrain.commands.bench import StatusLine, prepare
+    from dltrain.reporting import report
+    from dltrain.sweeps.costs import costs_of
+
+    def measure() -> None:
+        line = StatusLine()
+        configs = [loader.compose_job(job.words).job_config() for job in planned]
+        costs = costs_of([(RunDir(folder / job.name), config, to_plain(config))
+                          for job, config in zip(planned, configs, strict=True)], lambda config: prepare(config, line))
+        line("")
+        print(describe(planned, folder, costs))
+
+    return report(RunDir(folder), measure)
 
 
-class SweepJob:
-    """What Hydra calls with the config of each job. Returns the headline metric, for sweepers that optimise it."""
-
-    def __init__(self, loader: launch.SweepLoader, accept_changed_data: bool, signals: Signals):
-        self.loader, self.accept_changed_data, self.signals = loader, accept_changed_data, signals
-        self.trusted = trust.command_words()  # a launcher may start the job in another process
-
-    def __call__(self, config: DictConfig) -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-
-        from dltrain.reporting import report
-
-        if self.signals.received is not None:
-            name = signal.Signals(self.signals.received).name
-            raise InterruptedRun(self.signals.received, f"{name}: stopped between two jobs")
-        guard_imports()
-        put_last(take_config_folders(trust.take(self.trusted))[1])
-        hydra = HydraConfig.get()
-        run_dir, words = RunDir(Path(os.path.relpath(hydra.runtime.output_dir))), list(hydra.overrides.task)
-        run_dir.accepts_changed_data = self.accept_changed_data
-        if report(run_dir, lambda: self.train(config, run_dir, words)) == 0:
-            (run_dir.path / "error.txt").unlink(missing_ok=True)
-        result = run_dir.read_result()
-        return result[result["headline"]] if "headline" in result else None
-
-    def train(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
-        from dltrain import run
-        from dltrain.proof.rerun import explained
-
-        print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
-        same_config.refuse_other_config(run_dir, config)
-        with locked(run_dir.path):
-            write_text(run_dir.path / "overrides.txt", "\n".join(words) + "\n")
-        comments = self.loader.compose_job(words).comments()
-        if "study" in config:
-            run.study(config, run_dir, comments, self.loader.config_dir)
-        else:
-            with explained(run_dir):
-                run.train(config, run_dir, comments)
+def heading_of(composed: compose.Composed) -> str:
+    """What the experiment says of itself; "" if none is chosen."""
+    name = composed.chosen.get("experiment")
+    file = groups.path_of("experiment", name, *composed.folders) if name else None
+    return groups.describe(file) if file else ""

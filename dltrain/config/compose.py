@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,11 +65,30 @@ class Composed:
                 for key, line in schema.assignments(file, package).items() if schema.rule_of(line.comment)}
 
 
-def compose(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
+class Files:
+    """The yaml files that some choices select, merged, without the values of the command line."""
+
+    def __init__(self, loader: ConfigLoaderImpl, repo: CachingConfigRepository, choices: list[Override]):
+        self.loader, self.repo = loader, repo
+        self.defaults = list_defaults(repo, choices)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        config = self.loader._compose_config_from_defaults_list(defaults=self.defaults.defaults, repo=self.repo)
+        allowed.refuse_hydra(config.pop("hydra", None))
+        return config
+
+
+FilesOf = dict[tuple[str, ...], Files]  # by the words of the choices
+
+
+def compose(words: list[str], config_dir: str | None = None, multirun: bool = False, files_of: FilesOf | None = None
+            ) -> Composed:
     """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
-    choices of all its jobs are checked. Raises UserError for whatever the user can correct."""
+    choices of all its jobs are checked. `files_of`: keeps what the next jobs of a sweep need. Raises UserError for
+    whatever the user can correct."""
     try:
-        composed = compose_unchecked(words, config_dir, multirun)
+        composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of)
     except RecursionError:
         raise UserError(f"the defaults lists lead in a circle: of {', '.join(words[:8])} one names a yaml file whose "
                         "`defaults` name that file again; take it out there") from None
@@ -83,7 +102,7 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     return composed
 
 
-def compose_unchecked(words: list[str], config_dir: str | None = None, multirun: bool = False) -> Composed:
+def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, files_of: FilesOf) -> Composed:
     """Hydra's own steps without its `hydra` node: in a third of the time, and with the list of files at hand."""
     loader = config_loader(config_dir)
     words = expand(trust.take(words))
@@ -104,26 +123,25 @@ def compose_unchecked(words: list[str], config_dir: str | None = None, multirun:
     own = [override for override in overrides if not override.key_or_group.startswith("hydra")]
     try:
         loader.validate_sweep_overrides_legal(overrides=overrides, run_mode=RunMode.RUN, from_shell=True)
-        defaults = list_defaults(repo, own)
-        if reasons := automatic.choose(defaults.overrides.known_choices, own, folders):
+        files = select_files(loader, repo, own, files_of)
+        if reasons := automatic.choose(files.defaults.overrides.known_choices, own, folders):
             own += loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, list(reasons))[0]
-            defaults = list_defaults(repo, own)
+            files = select_files(loader, repo, own, files_of)
             words = words if multirun else [*words, *reasons]
-        config = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repo)
+        config = files.config.copy()
     except MissingConfigException as error:
         raise checks.missing_choice(error, folders) from None
     except (HydraException, OmegaConfBaseException) as error:
         checks.refuse_old_keys(own)
         raise checks.refused_defaults(error, folders) from None
-    allowed.refuse_hydra(config.pop("hydra", None))
     OmegaConf.set_struct(config, True)
     try:
-        loader._apply_overrides_to_config(defaults.config_overrides, config)
+        loader._apply_overrides_to_config([override for override in own if not is_choice(override, repo)], config)
     except (HydraException, OmegaConfBaseException) as error:
         raise checks.unknown_key(error, config, own) from None
-    places = merged_files(defaults, folders)
+    places = merged_files(files.defaults, folders)
     refuse_interpolations(OmegaConf.to_container(config), partial(checks.set_by, places=places, overrides=own))
-    return Composed(config, choices_of(defaults, folders), places, own, reasons, words,
+    return Composed(config, choices_of(files.defaults, folders), places, own, reasons, words,
                     experiment_sweep, multirun, folders)
 
 
@@ -149,6 +167,20 @@ def config_loader(config_dir: str | None) -> ConfigLoaderImpl:
         search_path.prepend(provider="command-line", path=f"file://{Path(config_dir).absolute()}",
                             anchor=SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(config_search_path=search_path)
+
+
+def select_files(loader: ConfigLoaderImpl, repo: CachingConfigRepository, overrides: list[Override], files_of: FilesOf
+                 ) -> Files:
+    choices = [override for override in overrides if is_choice(override, repo)]
+    words = tuple(str(override.input_line) for override in choices)
+    if words not in files_of:
+        files_of[words] = Files(loader, repo, choices)
+    return files_of[words]
+
+
+def is_choice(override: Override, repo: CachingConfigRepository) -> bool:
+    """As Hydra decides it: a group is overridden with a name, or with a mapping of values."""
+    return repo.group_exists(override.key_or_group) and type(override.value()) is not dict
 
 
 def list_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> DefaultsList:

@@ -8,3 +8,8 @@ FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_
                   "trainer.accelerator",
                   "trainer.log_every_n_steps", "trainer.eval_batch_size", "trainer.checkpoint_every_minutes",
                   "trainer.checkpoint_every_steps", "trainer.dist_timeout_seconds", "trainer.requeue"}
+# Keys of data that are null until the data are loaded, in runs that did not note theirs.
+READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
+# What runs did before they had these keys.
+EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
+           "model.skips": "last"}

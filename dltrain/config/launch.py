@@ -6,23 +6,31 @@ The jobs of a sweep are composed and checked by compose.py, each once, before th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from dltrain import trust
 from dltrain.config import allowed, checks, compose, groups
 from dltrain.errors import UserError
 
 Job = Callable[[DictConfig], Any]
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+MOST_KEPT = 200  # composed configs
 QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
@@ -76,13 +84,24 @@ class SweepLoader(ConfigLoaderImpl):
         super().__init__(compose.config_loader(config_dir).config_search_path)
         self.config_dir = config_dir
         self.jobs: dict[tuple[str, ...], compose.Composed] = {}
+        self.files_of: compose.FilesOf = {}
+        self.folder_of: Callable[[list[str]], str] = " ".join  # of a job, below that of the sweep
 
     def compose_job(self, words: list[str]) -> compose.Composed:
         """Composes once: sweepers ask for each job twice, to check it and to start it. Raises UserError."""
         key = tuple(words)
         if key not in self.jobs:
-            self.jobs[key] = compose.compose(words, self.config_dir)
+            while len(self.jobs) >= MOST_KEPT:
+                del self.jobs[next(iter(self.jobs))]
+            self.jobs[key] = compose.compose(words, self.config_dir, files_of=self.files_of)
         return self.jobs[key]
+
+    def combinations(self, words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+        """The words of each job of a sweep over listed values, and the keys that are swept."""
+        overrides = [override for override in OverridesParser.create(config_loader=self).parse_overrides([*words])
+                     if not override.key_or_group.startswith("hydra")]
+        swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+        return BasicSweeper.split_arguments(overrides, None)[0], swept
 
     def load_configuration(self, config_name: str | None, overrides: list[str], run_mode: RunMode,
                            from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
@@ -99,18 +118,48 @@ class SweepLoader(ConfigLoaderImpl):
             OmegaConf.set_readonly(config.hydra, False)
             config.hydra.overrides.task = list(sweep_overrides)
             config.hydra.runtime.choices = composed.chosen
+            config.hydra.sweep.subdir = self.folder_of(sweep_overrides)
         return config
 
 
-def sweep(words: list[str], loader: SweepLoader, job: Job) -> None:
-    """Runs `job` with the config of each job of the sweep that the words describe, by Hydra's sweeper and launcher."""
+def load_sweep(words: list[str], loader: SweepLoader) -> DictConfig:
+    """The config of the sweep that the words describe; its node `hydra` has the sweeper and the launcher."""
+    version.setbase("1.3")
+    return loader.load_configuration(compose.CONFIG_NAME, [*words, *QUIET], RunMode.MULTIRUN)
+
+
+def is_grid(sweep: DictConfig) -> bool:
+    """Whether the jobs are all combinations of the swept values, rather than chosen by a sweeper as it goes."""
+    return bool(sweep.hydra.sweeper._target_ == GRID)
+
+
+def launch_jobs(sweep: DictConfig, folder: Path, loader: SweepLoader, job: Job, words: Sequence[Sequence[str]]
+                ) -> list[Any]:
+    """Runs `job` with the config of each job by the launcher of the sweep. Returns what `job` returned."""
+    with flag_override(sweep.hydra, "readonly", False):
+        sweep.hydra.sweep.dir = str(folder).replace("$", r"\$")
+    HydraConfig.instance().set_config(sweep)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks(sweep)), task_function=job, config=sweep)
+    return [result.return_value for result in launcher.launch(words, initial_job_idx=0)] if words else []
+
+
+def search(words: list[str], folder: Path, loader: SweepLoader, job: Job) -> None:
+    """Runs `job` with the config of each job that the sweeper of these words asks for."""
     version.setbase("1.3")
     GlobalHydra.instance().clear()
     hydra = Hydra(task_name="dltrain", config_loader=loader)
     GlobalHydra.instance().initialize(hydra)
+    own = [f"hydra.sweep.dir={quote(folder)}", "hydra.sweeper.params=null", *QUIET]  # `words` has the params
     try:
-        hydra.multirun(config_name=compose.CONFIG_NAME, task_function=job, overrides=[*words, *QUIET])
+        hydra.multirun(config_name=compose.CONFIG_NAME, task_function=job, overrides=[*words, *own])
     except HydraException as error:  # of a launcher or sweeper: errors of jobs are theirs
         raise UserError(checks.one_line(error)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def quote(path: Path) -> str:
+    """A path as a value in Hydra's grammar, whatever is in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -18,6 +19,16 @@ Curve = tuple[list[int], list[float]]  # steps, values
 COLOURS = 10  # of matplotlib's default cycle
 LINES = ("-", "--", ":")  # of the first ten runs, of the next ten, ...
 DPI = 110
+
+
+def mean_curve(runs: Iterable[Iterable[Mapping[str, str]]], metric: str) -> Curve:
+    """The metric by step, the mean over the runs that have a value at that step. `runs`: of each, its readings."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for readings in runs:
+        for row in readings:
+            if row.get(metric):
+                values[int(row["step"])].append(float(row[metric]))
+    return sorted(values), [mean(values[step]) for step in sorted(values)]
 
 
 def new_figure(width: float, height: float) -> Figure:

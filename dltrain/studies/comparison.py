@@ -34,7 +34,7 @@ from omegaconf import DictConfig
 from dltrain import evaluation, results, run, trust
 from dltrain.build import build_data
 from dltrain.config.compose import Composed, compose
-from dltrain.drawing.curves import draw_comparison
+from dltrain.drawing.curves import draw_comparison, mean_curve
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
 from dltrain.studies.claims import Claim, Verdict, parse_claim, print_verdicts
@@ -95,7 +95,8 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     results.print_table("", columns, values)
     verdicts = [judge(claim, values[claim.metric]) for claim in parsed]
     file = context.folder / "results.png"
-    curve_panels = {metric: {name: curve for name in plans if (curve := results.mean_curve(run_dirs[name], metric))[0]}
+    readings = {name: [run_dir.read_metrics() for run_dir in run_dirs[name]] for name in plans}
+    curve_panels = {metric: {name: curve for name in plans if (curve := mean_curve(readings[name], metric))[0]}
                     for metric in curves}
     bar_panels = {columns.get(metric, metric): {name: repeats for name, repeats in values[metric].items() if repeats}
                   for metric in requested["study.bars"]}

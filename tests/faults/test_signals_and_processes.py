@@ -734,6 +734,7 @@ def test_two_processes_train_the_same_in_a_run_and_in_a_sweep(tmp_path):
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stderr
     single = torch.load(tmp_path / "outputs/single/checkpoints/last.ckpt", weights_only=True)
-    job = torch.load(tmp_path / "outputs/sweep/0-resnet20-on-digits/checkpoints/last.ckpt", weights_only=True)
+    folder = next((tmp_path / "outputs/sweep").glob("seed1-*"))
+    job = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert single["global_step"] == 10  # 628 samples per process in batches of 128, 2 epochs
     assert all(torch.equal(single["state_dict"][key], job["state_dict"][key]) for key in single["state_dict"])

@@ -1,0 +1,43 @@
+"""What a job of a sweep takes, and what is left to do takes together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dltrain.drawing.tables import format_count, format_duration
+
+MB = 1e6
+
+
+class Cost(NamedTuple):
+    """`memory_mb`: the largest of the process, libraries and data included, or of the tensors on a GPU; None if it is
+    not known. `is_estimate`: of a job that is not done."""
+
+    seconds: float
+    memory_mb: float | None
+    disk_mb: float
+    is_estimate: bool
+
+    def cells(self) -> list[str]:
+        """Time, memory and disk for a table."""
+        about = "about " if self.is_estimate else ""
+        memory = "" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB"
+        return [about + format_duration(self.seconds), memory, f"{about}{self.disk_mb:,.1f} MB"]
+
+
+def describe_total(costs: Iterable[Cost], free_mb: float) -> str:
+    left = [cost for cost in costs if cost.is_estimate]
+    if not left:
+        return "nothing is left to do"
+    memory = max(cost.memory_mb or 0 for cost in left)
+    return (f"left: {format_count(len(left), 'job')}, about {format_duration(sum(cost.seconds for cost in left))} one "
+            f"after the other, {memory:,.0f} MB of memory, {sum(cost.disk_mb for cost in left):,.0f} MB of disk "
+            f"({free_mb:,.0f} MB free)")
+
+
+def free_mb(folder: Path) -> float:
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(place).free / MB
