@@ -47,6 +47,10 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+FOLDER_GONE = ("its folder is gone, moved or deleted while it was in use; dltrain resume run=FOLDER continues a run "
+               "from where it is now")
+
+
 @contextmanager
 def writing(path: Path, num_bytes: int = 0, kept: str = KEPT) -> Iterator[None]:
     """What writes `path`, a file of `num_bytes` or a folder, is done inside it: an OSError becomes a MachineError.
@@ -60,6 +64,8 @@ def writing(path: Path, num_bytes: int = 0, kept: str = KEPT) -> Iterator[None]:
 def unwritable(path: Path, error: OSError, num_bytes: int, kept: str) -> MachineError:
     """The error for a file that cannot be written: the reason, on a full disk with sizes, what is kept, the remedy."""
     reason = error.strerror or str(error)
+    if error.errno == errno.ENOENT:
+        return MachineError(f"cannot save {path}: {FOLDER_GONE}")
     if error.errno not in NO_SPACE:
         return MachineError(f"cannot save {path}: {reason}; {kept}; make it writable, or choose another place")
     needs = f"needs {num_bytes / 1e6:.3f} MB, " if num_bytes else ""

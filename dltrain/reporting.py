@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
-from dltrain.disk import naming_full_disk, write_text
+from dltrain.disk import FOLDER_GONE, naming_full_disk, write_text
 from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError
 from dltrain.installation import describe_mismatch
 from dltrain.out_of_memory import shortage_of
@@ -127,6 +127,8 @@ def naming_stored_files(run_dir: RunDir) -> Iterator[None]:
     except (IsADirectoryError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         if not str(error.filename).startswith((str(run_dir), os.path.abspath(run_dir.path))):
             raise
+        if not os.path.lexists(error.filename) and not run_dir.has_config:
+            raise MachineError(f"cannot use {error.filename}: {FOLDER_GONE}") from error
         raise MachineError(f"cannot use {error.filename} of the run: {error.strerror}; move it away") from error
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -450,6 +451,39 @@ def test_row_13_b_as_another_user(mode, file):
         os.close(ready)
         os.close(answer)
     assert message.startswith(f"cannot save {folder}/{file}: Permission denied; nothing is changed")
+
+
+def row_13_c(dltrain, monkeypatch, place: Path) -> None:
+    """The folder of a run is moved to `place` after its fifth step, and continued there."""
+    ended = Checkpointing.on_train_batch_end
+
+    def move(self, trainer, *args):
+        ended(self, trainer, *args)
+        if trainer.global_step == 5:
+            Path("outputs/a").rename(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "on_train_batch_end", move)
+        code, _, err = dltrain("name=a", *TINY)
+    assert (code, err.count("\n")) == (6, 1)
+    assert re.search(r"cannot \w+ outputs/a/\S+: its folder is gone, moved or deleted while it was in use", err)
+    assert dltrain("resume", f"run={place}")[0] == 0
+
+
+def test_row_13_c_a_folder_that_is_moved_continues_where_it_is(dltrain, monkeypatch, tmp_path):
+    """A run whose folder is moved or deleted while it trains ends with one line; `resume` continues it at its new
+    place, to the same bits."""
+    place = tmp_path / "moved"
+    row_13_c(dltrain, monkeypatch, place)
+    dltrain("name=straight", *TINY)
+    straight, moved = (load_last(folder)["state_dict"] for folder in (tmp_path / "outputs/straight", place))
+    assert all(torch.equal(straight[key], moved[key]) for key in straight)
+
+
+def test_row_13_c_control(dltrain, monkeypatch, tmp_path):
+    monkeypatch.setattr("dltrain.reporting.FOLDER_GONE", "")
+    with pytest.raises(AssertionError):
+        row_13_c(dltrain, monkeypatch, tmp_path / "moved")
 
 
 def test_eval_and_predict_of_a_read_only_run_write_beside_it(dltrain, tmp_path, monkeypatch):
