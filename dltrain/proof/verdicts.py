@@ -9,6 +9,7 @@ from dltrain.proof.killing import Ending, Kill
 
 HEADER = ("kill", "signal", "sent to", "in", "after step", "exit code", "continued from", "")
 LATE = "ended before the signal"  # which is no fault
+EARLY = "Python itself was starting"  # its own traceback of KeyboardInterrupt: before a line of dltrain has run
 LONGEST = 160  # characters of a line that is quoted
 
 
@@ -25,7 +26,7 @@ def rows_of(kills: Sequence[Kill], endings: Sequence[Ending]) -> list[list[str]]
 def faults_of(kills: Sequence[Kill], endings: Sequence[Ending]) -> list[str]:
     """What is not as it must be."""
     faults = [fault_of(*three) for three in triples(kills, endings)]
-    return [fault for fault in (*faults, fault_of_last(endings[-1])) if fault not in ("", LATE)]
+    return [fault for fault in (*faults, fault_of_last(endings[-1])) if fault not in ("", LATE, EARLY)]
 
 
 def triples(kills: Sequence[Kill], endings: Sequence[Ending]) -> Iterator[tuple[Kill, Ending, Ending]]:
@@ -42,6 +43,8 @@ def fault_of(kill: Kill, ending: Ending, following: Ending) -> str:
         return LATE if ending.code == 0 else f"failed before the signal: {last_line(ending)}"
     if ending.code is None:
         return "did not end"
+    if is_early(kill, ending):
+        return EARLY
     if ending.code not in (0, 128 + kill.signum):
         return f"the exit code must be {128 + kill.signum}: {last_line(ending)}"
     if ending.has_traceback:
@@ -49,6 +52,13 @@ def fault_of(kill: Kill, ending: Ending, following: Ending) -> str:
     if ending.left:
         return f"{ending.left} of its processes did not end"
     return "" if kill.signum == signal.SIGKILL else fault_of_save(ending, following)
+
+
+def is_early(kill: Kill, ending: Ending) -> bool:
+    """Whether a SIGINT came while Python imported its own first modules, in the first few hundredths of a second."""
+    frames = [line for line in ending.output.splitlines() if line.strip().startswith("File ")]
+    return (kill.signum == signal.SIGINT and kill.place == "start" and bool(frames)
+            and last_line(ending) == "KeyboardInterrupt" and not any("dltrain" in frame for frame in frames))
 
 
 def fault_of_save(ending: Ending, following: Ending) -> str:

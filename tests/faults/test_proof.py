@@ -104,6 +104,13 @@ def test_what_is_wrong_after_a_kill_is_named(tmp_path, monkeypatch):
     failed = lost._replace(code=1, output="Traceback (most recent call last):\nKeyError: 1\n")
     assert verdicts.faults_of([kill], [failed, failed]) == ["the exit code must be 143: KeyError: 1",
                                                             "the last start failed: KeyError: 1"]
+    early = killing.Kill("start", 0, 0.01, signal.SIGINT, True)
+    text = 'Traceback (most recent call last):\n  File "<frozen site>", line 73, in <module>\nKeyboardInterrupt\n'
+    python = killing.Ending(1, 0, 0.01, 0, text)
+    assert verdicts.fault_of(early, python, python) == verdicts.EARLY
+    ours = python._replace(output=text.replace("<frozen site>", "dltrain/run.py"))
+    assert verdicts.fault_of(early, ours, ours) == "the exit code must be 130: KeyboardInterrupt"
+    assert verdicts.fault_of(early._replace(signum=signal.SIGTERM), python, python).startswith("the exit code must be 143")
 
 
 def test_kills_come_from_a_seed_and_are_spread_over_places_and_signals():
