@@ -110,7 +110,8 @@ def test_what_is_wrong_after_a_kill_is_named(tmp_path, monkeypatch):
     assert verdicts.fault_of(early, python, python) == verdicts.EARLY
     ours = python._replace(output=text.replace("<frozen site>", "dltrain/run.py"))
     assert verdicts.fault_of(early, ours, ours) == "the exit code must be 130: KeyboardInterrupt"
-    assert verdicts.fault_of(early._replace(signum=signal.SIGTERM), python, python).startswith("the exit code must be 143")
+    caught = early._replace(signum=signal.SIGTERM)
+    assert verdicts.fault_of(caught, python, python).startswith("the exit code must be 143")
 
 
 def test_kills_come_from_a_seed_and_are_spread_over_places_and_signals():
