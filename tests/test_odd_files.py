@@ -99,7 +99,8 @@ def test_a_value_of_a_wrong_type_in_coco_json_is_named_with_its_place(kind, valu
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ([], "must have a list 'images'"), ({"images": [3]}, "number 0 of 'images' must be {...}, but is 3"),
+    ([], "must have a list 'images'"),
+    ({"images": [3], "annotations": [], "categories": []}, "number 0 of 'images' must be {...}, but is 3"),
     ({"images": [], "annotations": {}}, "must have a list 'annotations'")])
 def test_coco_json_of_a_wrong_shape_is_refused_by_its_file(content, message, tmp_path):
     root = write(tmp_path, fuzzing.coco())

@@ -78,7 +78,7 @@ def test_a_plan_starts_nothing(dltrain):
     words = ("-m", "name=s", *WORDS, "seed=1,2,3")
     code, out, _ = dltrain(*words, "plan=true")
     assert (code, Path("outputs").exists()) == (0, False)
-    assert re.findall(r"seed\d-\w{8}  (\d) +about \d+ s +\d+ MB +about [\d.]+ MB +(.+)", out) == [
+    assert re.findall(r"seed\d-\w{8}  (\d) +about \d+ s +[\d,]+ MB +about [\d.]+ MB +(.+)", out) == [
         (seed, "to do") for seed in "123"]
     assert "left: 3 jobs, about " in out
     code, out, _ = dltrain(*words, "max_jobs=1")
