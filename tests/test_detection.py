@@ -197,7 +197,7 @@ def test_predict_leaves_out_boxes_of_lower_scores(trained, monkeypatch, capsys):
     assert cli.main() == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == "00.png  no object"
-    assert re.fullmatch(rf"1 input; {path}/predictions(_\d)? and {path}/predictions\1.json", second)
+    assert re.fullmatch(rf"1 input; {path}/predictions((?:_\d)?) and {path}/predictions\1.json", second)
 
 
 def test_figures_of_a_run(trained):
