@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -34,6 +36,17 @@ def check_device(keys: DictConfig) -> None:
     on_mps = keys.accelerator != "cpu" and torch.backends.mps.is_available() and not torch.cuda.is_available()
     if on_mps and keys.precision == "64-true":
         raise MachineError("trainer.precision=64-true: Apple's GPUs have no such numbers; use trainer.accelerator=cpu")
+
+
+@contextmanager
+def threads_of(keys: DictConfig) -> Iterator[None]:
+    """Inside it torch computes with as many threads as the trainer's `keys` say; older runs do not have the key."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(keys.get("threads") or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_matmul_precision(keys: DictConfig) -> None:

@@ -25,6 +25,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if "sched_getaffinity" in vars(os) else os.cpu_count() or 1
 
 
+def usable_cores() -> int:
+    """Those, or fewer where a control group grants less time than theirs."""
+    return max(1, min(available_cores(), int(group_limits().cores or available_cores())))
+
+
 def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

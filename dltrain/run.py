@@ -18,7 +18,7 @@ from dltrain import __version__, checkpoints, processes, same_config, same_data,
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
-from dltrain.devices import check_device, device_name, place_on_gpu, set_up_device
+from dltrain.devices import check_device, device_name, place_on_gpu, set_up_device, threads_of
 from dltrain.disk import writing
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
@@ -51,6 +51,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     if run_dir.is_finished:
         print(run_dir.describe_finished())
         return run_dir.read_result()
+    same_config.keep_threads(run_dir, config)
     if config.trainer.devices > 1 and not is_rank():
         check_device(config.trainer)
         processes.train(config, run_dir, comments, command)
@@ -58,7 +59,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     keep_freed_memory()
     first = is_first_process()
     log_file = run_dir.path / "log.txt" if first else None
-    with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals:
+    with locked(run_dir.path) if first else nullcontext(), logging_to(log_file, first), Signals() as signals, (
+            threads_of(config.trainer)):
         newest = training_state.find_newest(run_dir)
         set_up_device(config.trainer)
         data, record, notes = read_data(config, run_dir, resumes=newest is not None)

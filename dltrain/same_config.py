@@ -63,6 +63,13 @@ def keep_anchors(run_dir: RunDir, config: DictConfig) -> None:
         config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
 
 
+def keep_threads(run_dir: RunDir, config: DictConfig) -> None:
+    """A run that continues has as many threads as it began with, unless the command says how many: a sum over threads
+    is rounded in another order. Runs of earlier versions do not have the key."""
+    if OmegaConf.select(config, "trainer.threads") is None and "trainer" in config and run_dir.has_config:
+        config.trainer.threads = run_dir.read_config()["trainer"].get("threads")
+
+
 def differences(then: Any, now: Any, key: str = "") -> Iterator[Change]:
     """Down to the values in lists of mappings. A key that an earlier version did not have is as EARLIER says."""
     if key and then is None:

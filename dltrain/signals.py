@@ -35,6 +35,10 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def __reduce__(self) -> tuple[type[Signals], tuple[()]]:
+        """In another process it records nothing yet."""
+        return Signals, ()
+
     def record(self) -> None:
         self._stack.enter_context(caught())
         self.received = next((other.received for other in recorders if other.received is not None), None)
@@ -60,7 +64,7 @@ def caught(handle: Callable[[int], None] = deliver) -> Iterator[None]:
         yield
         return
     numbers = {number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
-    if "SLURM_JOB_ID" in os.environ:
+    if not {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR"}.isdisjoint(os.environ):
         numbers.add(signal.SIGUSR1)
     # for the threads that were there before, which the signals still reach
     previous = {number: signal.signal(number, lambda signum, _: handle(signum)) for number in numbers}

@@ -254,14 +254,12 @@ def read_rows(file: Path, most: int | None = None) -> Rows:
 
 
 def is_intact(line: list[str], num_columns: int) -> bool:
-    step, epoch = [*line, "", ""][:2]
-    return len(line) == num_columns and INTEGER.fullmatch(step) is not None and (
-        not epoch or INTEGER.fullmatch(epoch) is not None) and all(not text or is_float(text) for text in line[2:])
-
-
-def is_float(text: str) -> bool:
+    if len(line) != num_columns or not INTEGER.fullmatch(line[0]) or (line[1] and not INTEGER.fullmatch(line[1])):
+        return False
     try:
-        float(text)
+        for text in line[2:]:
+            if text:
+                float(text)
     except ValueError:
         return False
     return True

@@ -27,6 +27,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   trainer.eval_batch_size=16     samples at once in evaluation, at most
   trainer.checkpoint_every_minutes=5, trainer.checkpoint_every_steps=100
   trainer.accelerator=cpu        on another device; the last bits of the weights then differ, and a line says so
+  trainer.threads=4              likewise; without it a run keeps the threads that its config.yaml names, if any
   data.timeout_seconds=60, trainer.dist_timeout_seconds=60, trainer.requeue=true
   on_changed_data=accept         continue although photos, texts or labels have changed since the run began
 

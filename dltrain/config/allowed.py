@@ -13,7 +13,9 @@ from dltrain import trust
 from dltrain.config.interpolations import value_at
 from dltrain.errors import UserError
 
-PLUGINS = ("hydra_plugins", "hydra._internal.core_plugins")  # Hydra's launchers and sweepers, and installed ones
+# Hydra's launchers and sweepers, dltrain's, and installed ones
+PLUGINS = ("hydra_plugins", "hydra._internal.core_plugins", "dltrain.sweeps.launchers", "dltrain.sweeps.ray_launcher",
+           "dltrain.sweeps.submitit_launcher")
 SAMPLERS = re.compile(r"optuna\.(samplers|pruners)\.[A-Z]\w*")  # what one of them may be given
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")

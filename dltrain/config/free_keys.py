@@ -5,7 +5,7 @@ DERIVED = {"choices", "class_names", "version"}
 # Keys that may differ from the config that a run started with: they do not change the weights, as long as data.root has
 # the same files; another device changes their last bits, which run_device.py says.
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "data.timeout_seconds",
-                  "trainer.accelerator",
+                  "trainer.accelerator", "trainer.threads",
                   "trainer.log_every_n_steps", "trainer.eval_batch_size", "trainer.checkpoint_every_minutes",
                   "trainer.checkpoint_every_steps", "trainer.dist_timeout_seconds", "trainer.requeue"}
 # Keys of data that are null until the data are loaded, in runs that did not note theirs.

@@ -19,13 +19,12 @@ from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from dltrain import trust
-from dltrain.config import allowed, checks, compose, groups
+from dltrain.config import allowed, checks, compose, groups, launchers
 from dltrain.errors import UserError
 
 Job = Callable[[DictConfig], Any]
@@ -87,6 +86,10 @@ class SweepLoader(ConfigLoaderImpl):
         self.files_of: compose.FilesOf = {}
         self.folder_of: Callable[[list[str]], str] = " ".join  # of a job, below that of the sweep
 
+    def __reduce__(self) -> tuple[type[SweepLoader], tuple[str | None]]:
+        """In another process it composes anew what it needs there."""
+        return SweepLoader, (self.config_dir,)
+
     def compose_job(self, words: list[str]) -> compose.Composed:
         """Composes once: sweepers ask for each job twice, to check it and to start it. Raises UserError."""
         key = tuple(words)
@@ -106,8 +109,10 @@ class SweepLoader(ConfigLoaderImpl):
     def load_configuration(self, config_name: str | None, overrides: list[str], run_mode: RunMode,
                            from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
         """As Hydra does it. Raises UserError for what its node `hydra` may not hold: this one is used."""
+        launchers.hide_others()
         config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         allowed.refuse_hydra(config.hydra, [word.lstrip("+~").partition("=")[0] for word in overrides])
+        launchers.check(config.hydra)
         return config
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -123,9 +128,15 @@ class SweepLoader(ConfigLoaderImpl):
 
 
 def load_sweep(words: list[str], loader: SweepLoader) -> DictConfig:
-    """The config of the sweep that the words describe; its node `hydra` has the sweeper and the launcher."""
+    """The config of the sweep that the words describe; its node `hydra` has the sweeper and the launcher. Raises
+    UserError for another launcher than there are, and for keys that it does not have."""
     version.setbase("1.3")
-    return loader.load_configuration(compose.CONFIG_NAME, [*words, *QUIET], RunMode.MULTIRUN)
+    try:
+        return loader.load_configuration(compose.CONFIG_NAME, [*words, *QUIET], RunMode.MULTIRUN)
+    except MissingConfigException as error:
+        raise checks.missing_choice(error, []) from None
+    except HydraException as error:
+        raise UserError(checks.one_line(error)) from None
 
 
 def is_grid(sweep: DictConfig) -> bool:
@@ -139,8 +150,7 @@ def launch_jobs(sweep: DictConfig, folder: Path, loader: SweepLoader, job: Job, 
     with flag_override(sweep.hydra, "readonly", False):
         sweep.hydra.sweep.dir = str(folder).replace("$", r"\$")
     HydraConfig.instance().set_config(sweep)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks(sweep)), task_function=job, config=sweep)
+    launcher = launchers.create(HydraContext(config_loader=loader, callbacks=Callbacks(sweep)), job, sweep)
     return [result.return_value for result in launcher.launch(words, initial_job_idx=0)] if words else []
 
 

@@ -89,16 +89,3 @@ def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mappin
     spread = max(pooled) - min(pooled)
     if min(pooled) > 2 * spread > 0:  # bars from zero would all look alike
         axes.set_xlim(min(pooled) - spread, max(pooled) + 0.5 * spread)
-
-
-def draw_lines(axes: Axes, lines: Mapping[str, Mapping[float, Sequence[float]]], xlabel: str, legend: str) -> None:
-    """A line per name through the means at each x, with a dot per value."""
-    for place, (name, points) in enumerate(lines.items()):
-        colour = f"C{place % COLOURS}"
-        xs = sorted(points)
-        axes.plot(xs, [mean(points[x]) for x in xs], color=colour, marker="o", markersize=3, label=name or None)
-        for x in xs:
-            axes.plot([x] * len(points[x]), list(points[x]), ".", color=colour, alpha=0.5)
-    axes.set(xlabel=xlabel, xticks=sorted({x for points in lines.values() for x in points}))
-    if len(lines) > 1:
-        axes.legend(title=legend, fontsize=8)

@@ -1,29 +1,53 @@
-"""The end of a sweep: its tables, printed and as CSV files, and its picture."""
+"""The end of a sweep: its tables, printed and as CSV files, its picture and its page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dltrain.sweeps.picture import draw
-from dltrain.sweeps.table import JOB_FAILED, print_rows, read_table, write_rows
+from dltrain.sweeps.report import Results, write_report
+from dltrain.sweeps.table import JOB_FAILED, Table, print_rows, read_table, write_rows
+
+Rows = list[dict[str, str]]
 
 
 def finish(folder: Path, title: str, may_be_cut: bool = False) -> int:
     """Prints and writes the table of all jobs, best in validation first, failed ones last, and that of the settings
-    where some have several seeds, and draws them. Returns 7 if a job failed or, unless the sweep `may_be_cut`, has not
-    ended, else 0."""
+    where some have several seeds, draws them and writes report.html. Returns 7 if a job failed or, unless the sweep
+    `may_be_cut`, has not ended, else 0."""
     table = read_table(folder)
     rows = table.rows()
     write_rows(folder / "results.csv", rows)
     print_rows(rows)
     print(f"\n{len(table.done)} of {len(table.jobs)} jobs done; {folder}/results.csv")
-    if table.headline and len(table.done) > 1:
+    picture = folder / "results.png" if table.headline and len(table.done) > 1 else None
+    settings: Rows = []
+    if picture:
         if len(table.groups()) < len(table.done):
             settings = table.setting_rows()
             write_rows(folder / "settings.csv", settings)
             print_rows(settings)
             print("\n".join(filter(None, ["", table.describe_best(), f"{folder}/settings.csv"])))
-        draw(table.groups(), table.headline, table.settings, title, folder / "results.png")
-        print(folder / "results.png")
+        draw(table.groups(), table.headline, table.mode, table.settings, title, picture)
+        print(picture)
+    print(write_report(folder, title, results_of(table, folder, rows, settings), picture))
     failed = [job for job in table.jobs if not job.result and (job.error or not may_be_cut)]
     return JOB_FAILED if failed else 0
+
+
+def results_of(table: Table, folder: Path, rows: Rows, settings: Rows) -> Results:
+    """What the page of a sweep shows."""
+    commands = [("do what is missing", ["dltrain", "resume", f"run={folder}"])]
+    summary = [f"{len(table.done)} of {len(table.jobs)} jobs done"]
+    if table.headline and table.done:
+        best = table.done[0]
+        summary += [f"best in validation: {best.run_dir.path.name}, {table.headline} "
+                    f"{float(best.result[table.headline]):.4f}", table.describe_best()]
+        samples = best.run_dir.path / "samples"
+        commands += [("measure each job", ["dltrain", "eval", f"run={folder}"]), ("predict by the best job", [
+            "dltrain", "predict", f"run={folder}", f"input={samples if samples.is_dir() else 'FILE'}"])]
+    commands.append(("curves of all jobs", ["tensorboard", "--logdir", str(folder)]))
+    shared = next((job.overrides for job in table.jobs), {})
+    return Results(summary, table.headline, table.mode, [*dict.fromkeys([table.headline.partition("/")[2] or "loss",
+                   "loss"])], [job.run_dir for job in table.ranked_jobs], rows, table.varied,
+                   [f"{key}={value}" for key, value in shared.items() if key not in table.varied], settings, commands)

@@ -1,18 +1,25 @@
-"""The picture of a sweep (results.png): curves of its settings, and the test metric over what varies."""
+"""The picture of a sweep (results.png): curves, the test metric, and what each key that varies does."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from statistics import fmean
+from typing import TYPE_CHECKING, Protocol
 
-from dltrain.drawing.curves import COLOURS, draw_bars, draw_lines, mean_curve, new_figure, save_figure
+from dltrain.drawing.curves import COLOURS, draw_bars, mean_curve, new_figure, save_figure
+from dltrain.drawing.effects import draw_lines, draw_main_effect, draw_parallel, effects
 from dltrain.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Group = tuple[str, ...]  # the values of a setting
-MOST_CURVES, MOST_NAMES = 8, 12  # groups: with more, lines have no curves beside them, and curves have no legend
+MOST_CURVES, MOST_BARS = 8, 16  # settings, the best ones
+MOST_KEYS, MOST_ACROSS = 8, 4  # whose effects are drawn; panels beside one another
 
 
 class Done(Protocol):
@@ -25,37 +32,52 @@ class Done(Protocol):
     def result(self) -> Mapping[str, float | str]: ...
 
 
-def draw(groups: Mapping[Group, Sequence[Done]], headline: str, keys: Sequence[str], title: str, file: Path) -> None:
-    """Left: the headline metric by step, in validation (solid) and in training (dashed). Right: the test metric, a dot
-    per seed, as bars; or, if the values of a varied key are at least three numbers, as lines over the first such key,
-    one per choice of the other keys. With such lines and more than MOST_CURVES groups there is no left panel."""
-    name = headline.partition("/")[2]
-    axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
-    has_curves = axis is None or len(groups) <= MOST_CURVES
-    height = max(4.2, 1.6 + 0.28 * len(groups)) if axis is None else 4.4
-    figure = new_figure(11 if has_curves else 7.5, height)
-    *left, right = figure.subplots(1, 2 if has_curves else 1, squeeze=False)[0]
-    for axes in left:
-        for place, (group, jobs) in enumerate(groups.items()):
-            readings, colour = [job.run_dir.read_metrics() for job in jobs], f"C{place % COLOURS}"
-            axes.plot(*mean_curve(readings, headline), color=colour, label=", ".join(group) or "all")
-            axes.plot(*mean_curve(readings, f"train/{name}"), color=colour, linestyle="--", linewidth=1, alpha=0.6)
-        axes.set(xlabel="step", ylabel=name.replace("_", " "), title="validation (solid), training (dashed)")
-        if len(groups) <= MOST_NAMES:
-            axes.legend(title=", ".join(keys) or None, fontsize=8)
-    values = {group: [float(job.result[f"test/{name}"]) for job in jobs] for group, jobs in groups.items()}
-    if axis is None:
-        draw_bars(right, {", ".join(group) or "all": repeats for group, repeats in values.items()})
-    else:
-        lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
-        for group, repeats in values.items():
-            lines[", ".join(group[:axis] + group[axis + 1 :])][float(group[axis])] = repeats
-        draw_lines(right, lines, keys[axis], ", ".join([*keys[:axis], *keys[axis + 1 :]]))
-    right.set(title=f"test/{name}")
-    for axes in (*left, right):
-        axes.grid(alpha=0.25)
-    figure.suptitle(textwrap.fill(title, 110 if has_curves else 75), fontsize=11)
+def draw(groups: Mapping[Group, Sequence[Done]], headline: str, mode: str, keys: Sequence[str], title: str, file: Path
+         ) -> None:
+    """First row: the headline metric by step, in validation (solid) and in training (dashed), and the test metric, a
+    dot per seed: as lines over the first key whose values are at least three numbers, one per choice of the other keys,
+    or as bars. With two or more keys, the main effects, a panel each; with three or more, parallel coordinates."""
+    every = [(group, float(job.result[headline])) for group, jobs in groups.items() for job in jobs]
+    finite = [(group, result) for group, result in every if math.isfinite(result)]
+    rows, results = [group for group, _ in finite], [result for _, result in finite]
+    shown = strongest(keys, rows, results) if len(keys) >= 2 and rows else []
+    columns = {key: [row[place] for row in rows] for place, key in enumerate(keys) if key in shown}
+    across = min(len(columns), MOST_ACROSS)
+    down = -(-len(columns) // across) if columns else 0
+    first = 4.2 if axis_of(groups, keys) is not None else max(4.2, 1.4 + 0.26 * min(len(groups), MOST_BARS))
+    heights = [first, *[0.4 + 2.7 * down] * (down > 0), *[4.2] * (len(columns) >= 3)]
+    figure = new_figure(11.5, sum(heights) + 0.4)
+    figure.suptitle(textwrap.fill(title, 110), fontsize=11)
+    panels = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    left, right = next(panels).subplots(1, 2)
+    draw_curves(left, groups, headline, keys)
+    draw_test(right, groups, headline.partition("/")[2], keys)
+    note = (f", the strongest {len(shown)} of {len(keys)} keys" * (len(shown) < len(keys))
+            + f"; {len(every) - len(finite)} of {len(every)} have no finite {headline}" * (len(finite) < len(every)))
+    if down:
+        panel = next(panels)
+        panel.suptitle(f"main effects: mean and deviation of all jobs with a value{note}", fontsize=10)
+        places = panel.subplots(down, across, sharey=True, squeeze=False)
+        for axes, (key, values) in zip(places.flat, columns.items(), strict=False):
+            draw_main_effect(axes, key, values, results)
+        for axes in places.flat[len(columns) :]:
+            axes.set_axis_off()
+        for axes in places[:, 0]:
+            axes.set(ylabel=headline)
+    if len(columns) >= 3:
+        panel = next(panels)
+        panel.suptitle(f"each job, from its values to its result{note}", fontsize=10)
+        draw_parallel(panel.subplots(), [*columns], [*zip(*columns.values(), strict=True)], headline, results, mode)
     save_figure(figure, file)
+
+
+def axis_of(groups: Mapping[Group, object], keys: Sequence[str]) -> int | None:
+    """The place of the first key whose values are at least three numbers; None if there is none, or if the other keys
+    have more combinations than lines can be told apart."""
+    axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
+    if axis is None or len({group[:axis] + group[axis + 1 :] for group in groups}) > COLOURS:
+        return None
+    return axis
 
 
 def is_scale(values: set[str]) -> bool:
@@ -64,3 +86,40 @@ def is_scale(values: set[str]) -> bool:
         return len({float(value) for value in values}) >= 3
     except ValueError:
         return False
+
+
+def draw_curves(axes: Axes, groups: Mapping[Group, Sequence[Done]], headline: str, keys: Sequence[str]) -> None:
+    name = headline.partition("/")[2]
+    for place, (group, jobs) in enumerate([*groups.items()][:MOST_CURVES]):
+        readings, colour = [job.run_dir.read_metrics() for job in jobs], f"C{place}"
+        axes.plot(*mean_curve(readings, headline), color=colour, label=", ".join(group) or "all")
+        axes.plot(*mean_curve(readings, f"train/{name}"), color=colour, linestyle="--", linewidth=1, alpha=0.6)
+    note = f": the best {MOST_CURVES} of {len(groups)}" * (len(groups) > MOST_CURVES)
+    axes.set(xlabel="step", ylabel=name.replace("_", " "), title=f"validation (solid), training (dashed){note}")
+    axes.grid(alpha=0.25)
+    axes.legend(title=textwrap.fill(", ".join(keys), 50) or None, fontsize=8, title_fontsize=8)
+
+
+def draw_test(axes: Axes, groups: Mapping[Group, Sequence[Done]], name: str, keys: Sequence[str]) -> None:
+    values = {group: [float(job.result[f"test/{name}"]) for job in jobs] for group, jobs in groups.items()}
+    axis, count, note = axis_of(groups, keys), len(groups), ""
+    if axis is None:
+        draw_bars(axes, {", ".join(group) or "all": values[group] for group in [*values][:MOST_BARS]})
+        note = f": the best {MOST_BARS} of {count} in validation" * (count > MOST_BARS)
+    else:
+        lines: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        for group, repeats in values.items():
+            lines[", ".join(group[:axis] + group[axis + 1 :])][group[axis]] = repeats
+        draw_lines(axes, lines, keys[axis], ", ".join([*keys[:axis], *keys[axis + 1 :]]))
+    axes.set(title=f"test/{name}{note}")
+    axes.grid(alpha=0.25)
+
+
+def strongest(keys: Sequence[str], rows: Sequence[Group], results: Sequence[float]) -> list[str]:
+    """At most MOST_KEYS of the keys, in their order: those between whose values the means differ most."""
+    def strength(key: str) -> float:
+        means = [average for average, _ in effects([row[[*keys].index(key)] for row in rows], results).values()]
+        return max(means) - fmean(means)
+
+    kept = sorted(keys, key=strength, reverse=True)[:MOST_KEYS]
+    return [key for key in keys if key in kept]

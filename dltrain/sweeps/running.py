@@ -81,6 +81,7 @@ class SweepJob:
         self.train_run, self.accept_changed_data = train_run, accept_changed_data
         self.deadline = None if max_hours is None else time.time() + 3600 * max_hours
         self.signals, self.trusted = Signals(), trust.command_words()
+        self.threads: int | None = None  # of a job, where its config leaves them open; None: as many as torch takes
 
     def __call__(self, config: DictConfig) -> float | None:
         return None if self.deadline and time.time() > self.deadline else self.train(config)[0]
@@ -107,9 +108,19 @@ class SweepJob:
     def start(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
         print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
         same_config.refuse_other_config(run_dir, config)
+        self.fix_threads(config, run_dir)
         with locked(run_dir.path):
             write_text(run_dir.path / jobs.OVERRIDES, "\n".join(words) + "\n")
         self.train_run(config, run_dir, words)
+
+
+    def fix_threads(self, config: DictConfig, run_dir: RunDir) -> None:
+        """The threads that a job begins with stand in its config: it keeps them, whatever process continues it."""
+        import torch
+
+        same_config.keep_threads(run_dir, config)
+        if "trainer" in config and config.trainer.threads is None:
+            config.trainer.threads = max(1, (self.threads or torch.get_num_threads()) // config.trainer.devices)
 
 
 class SearchJob(SweepJob):

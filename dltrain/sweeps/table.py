@@ -11,14 +11,13 @@ from typing import NamedTuple
 from dltrain import stored_files
 from dltrain.config.free_keys import READ_FROM_FILES
 from dltrain.config.groups import natural_key
-from dltrain.config.schema import format_value
-from dltrain.dotted import flatten
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs as named
 from dltrain.sweeps.jobs import NOT_IN_ID, assigned
 from dltrain.sweeps.repeats import compare, describe, interval_of
+from dltrain.sweeps.values import Values
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 
@@ -68,10 +67,15 @@ class Table(NamedTuple):
         return dict(sorted(grouped.items(), key=lambda item: sign * mean(
             float(job.result[self.headline]) for job in item[1])))
 
-    def rows(self) -> list[dict[str, str]]:
+    @property
+    def ranked_jobs(self) -> list[Job]:
         """Those that are done first, by the headline, then the others."""
+        return [*self.done, *(job for job in self.jobs if not job.result)]
+
+    def rows(self) -> list[dict[str, str]]:
+        """In the order of `ranked_jobs`."""
         rows = []
-        for job in [*self.done, *(job for job in self.jobs if not job.result)]:
+        for job in self.ranked_jobs:
             metrics = {key: f"{job.result[key]:.4f}" if job.result else "" for key in (self.headline, self.test_metric)
                        if key}
             seconds = f"{job.result['seconds']:.0f}" if "seconds" in job.result else ""
@@ -146,25 +150,17 @@ def read_jobs(folder: Path) -> list[Job]:
     gave."""
     given = {job.name: assigned(job.words) for job in stored_jobs(folder)}
     keys = dict.fromkeys(key for values in [{"seed": ""}, *given.values()] for key in values)
-    return [read_job(RunDir(folder / name), values, keys) for name, values in given.items()]
+    values = Values()
+    return [read_job(RunDir(folder / name), words, keys, values) for name, words in given.items()]
 
 
-def read_job(run_dir: RunDir, given: dict[str, str], keys: Iterable[str]) -> Job:
+def read_job(run_dir: RunDir, given: dict[str, str], keys: Iterable[str], values: Values) -> Job:
     file = run_dir.path / "error.txt"
     try:
         error = (stored_files.read_text(file).splitlines() or ["unfinished"])[0] if file.is_file() else ""
-        return Job(run_dir, {} if error else run_dir.read_result(), values_used(run_dir, keys) or given, error)
+        return Job(run_dir, {} if error else run_dir.read_result(), values.read(run_dir.path, keys) or given, error)
     except UserError as damage:
         return Job(run_dir, {}, given, str(damage))
-
-
-def values_used(run_dir: RunDir, keys: Iterable[str]) -> dict[str, str]:
-    """The values of these keys that a job is trained with; empty if it has not begun."""
-    if not run_dir.has_config:
-        return {}
-    config = run_dir.read_config()
-    used = {**{key: format_value(value) for key, value in flatten(config).items()}, **config.get("choices", {})}
-    return {key: used[key] for key in keys if key in used}
 
 
 def varied_keys(jobs: Sequence[Job]) -> list[str]:

@@ -1,0 +1,88 @@
+"""The values that the jobs of a sweep are trained with, from their config.yaml.
+
+The texts of these files differ in a few values. The first of each kind is read in full, with all checks; of the others,
+which are the same but for single words after keys that state a rule, only these words are read and checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from dltrain import stored_files
+from dltrain.config import schema, yaml_text
+from dltrain.config.schema import format_value
+from dltrain.dotted import flatten
+from dltrain.errors import UserError
+from dltrain.run_links import stray_file
+
+LINE = re.compile(r"^( *[A-Za-z_]\w*: )(.*?)(  # .*)$", re.MULTILINE)  # of a key with a comment
+WORD = re.compile(r"[\w.+/-]*\w")
+PLAIN = (str, int, float, bool, type(None))
+
+
+class Known(NamedTuple):
+    """A config that was read in full: its values, also of choices, and the values in the lines of its keys with rules,
+    with their names and rules."""
+
+    values: dict[str, str]
+    words: list[str]
+    keys: list[str]
+    rules: list[str]
+
+
+class Values:
+    """Reads the values of many jobs. `known`: by the text without the values of keys with rules."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Known] = {}
+
+    def read(self, folder: Path, keys: Iterable[str]) -> dict[str, str]:
+        """The values of these keys that the job of this folder is trained with; empty if it has not begun. Raises
+        UserError for a damaged config."""
+        file = folder / "config.yaml"
+        if not file.is_file():
+            return {}
+        if message := stray_file(folder):
+            raise UserError(message)
+        text = stored_files.read_text(file, most_bytes=yaml_text.MOST_BYTES)
+        frame, words = LINE.sub(r"\1\3", text), [match[2] for match in LINE.finditer(text)]
+        used = changed(self.known[frame], words) if frame in self.known else None
+        if used is None:
+            config = stored_files.read_config(folder)
+            used = {**{key: format_value(value) for key, value in flatten(config).items()}, **config.get("choices", {})}
+            if known := examine(text, used):
+                self.known[frame] = known
+        return {key: used[key] for key in keys if key in used}
+
+
+def examine(text: str, values: dict[str, str]) -> Known | None:
+    """None for a text, not written by dltrain, in which a line with a comment may be something else than a key."""
+    lines = {line.line: (key, line.comment) for key, line in schema.parse(text, "").items()}
+    known = Known(values, [], [], [])
+    for match in LINE.finditer(text):
+        key, comment = lines.get(text.count("\n", 0, match.start()) + 1, ("", ""))
+        rule = schema.rule_of(comment)
+        if rule is None or comment != match[3].strip(" #"):
+            return None
+        known.words.append(match[2])
+        known.keys.append(key)
+        known.rules.append(rule)
+    return known
+
+
+def changed(known: Known, words: list[str]) -> dict[str, str] | None:
+    """The values of a config with these words; None if they are not plain, or against a rule."""
+    used = dict(known.values)
+    for key, before, word, rule in zip(known.keys, known.words, words, known.rules, strict=True):
+        if word == before:
+            continue
+        value = yaml.load(word, Loader=yaml_text.FASTEST) if WORD.fullmatch(word) else ()
+        if type(value) not in PLAIN or schema.violation(rule, value):
+            return None
+        used[key] = format_value(value)
+    return used
