@@ -94,9 +94,11 @@ class Rank:
         self.process.wait()
 
 
-def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None, command: list[str] | None) -> None:
+def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None, command: list[str] | None,
+          until_epoch: int | None = None) -> None:
     """run.train in trainer.devices processes. Raises InterruptedRun after a signal, and RankError."""
-    train_in_ranks(config, run_dir, comments=comments, command=sys.argv[1:] if command is None else command)
+    train_in_ranks(config, run_dir, comments=comments, command=sys.argv[1:] if command is None else command,
+                   until_epoch=until_epoch)
 
 
 def train_in_ranks(config: DictConfig, run_dir: RunDir, **work: object) -> None:

@@ -55,7 +55,7 @@ def leave(exit_code: int) -> None:
 
 def train(channel: Channel, run_dir: str, config: str, words: list[str], accepts_changed_data: bool,
           comments: dict[str, str] | None = None, command: list[str] | None = None,
-          steps: dict[str, Any] | None = None) -> int:
+          steps: dict[str, Any] | None = None, until_epoch: int | None = None) -> int:
     """`config`: yaml; `words`: what the command line trusts, see trust.command_words; `steps`: those that are trained
     again, see proof/rerun.py; None: the run itself is trained."""
     from omegaconf import DictConfig, OmegaConf
@@ -76,7 +76,7 @@ def train(channel: Channel, run_dir: str, config: str, words: list[str], accepts
             if steps:
                 train_steps(composed, Steps(**steps))
             else:
-                run.train(composed, folder, comments, command)
+                run.train(composed, folder, comments, command, until_epoch)
     except InterruptedRun as stop:
         channel.send(stopped=str(stop), signum=stop.exit_code - 128, requeue=stop.requeue)
         return stop.exit_code

@@ -14,8 +14,9 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from dltrain import __version__, checkpoints, processes, same_config, same_data, training_state
+from dltrain import __version__, checkpoints, processes, run_pause, same_config, same_data, training_state
 from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
+from dltrain.callbacks.pausing import Pause, Prunes
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import check_device, device_name, place_on_gpu, set_up_device, threads_of
@@ -42,11 +43,15 @@ log = logging.getLogger("dltrain")
 
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None = None,
-          command: list[str] | None = None) -> dict[str, Any]:
+          command: list[str] | None = None, until_epoch: int | None = None, prunes: Prunes | None = None
+          ) -> dict[str, Any]:
     """Trains in the run folder, from its newest checkpoint if it has one, tests the best weights, returns the result.
 
     A finished run is not changed. `comments`: the rules of the keys, to be written into config.yaml; None: those in the
-    config.yaml that is there, if any. `command`: what command.txt records, by default the command line."""
+    config.yaml that is there, if any. `command`: what command.txt records, by default the command line.
+    `until_epoch`, `prunes`: the training ends earlier, see callbacks/pausing.py. Then nothing is tested, paused.json
+    states where it ended, the result is empty, and the next call continues the run on the schedule of its whole length;
+    its bits are those of a run that was not paused. `prunes` is for runs of one process."""
     run_dir.refuse_links()
     if run_dir.is_finished:
         print(run_dir.describe_finished())
@@ -54,7 +59,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
     same_config.keep_threads(run_dir, config)
     if config.trainer.devices > 1 and not is_rank():
         check_device(config.trainer)
-        processes.train(config, run_dir, comments, command)
+        processes.train(config, run_dir, comments, command, until_epoch)
         return run_dir.read_result()
     keep_freed_memory()
     first = is_first_process()
@@ -72,6 +77,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             warn(repair_metrics(run_dir.path / "metrics.csv", newest.metrics_rows))
 
         trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, newest and newest.state)
+        pause = Pause(checkpointing, task.total_steps, until_epoch, prunes)
+        vars(trainer)["callbacks"].append(pause)
         check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
         changed_code = describe_changed_code(run_dir) if newest and first else ""
         device = trainer.strategy.root_device
@@ -80,6 +87,7 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             write_beginning(run_dir, checkpointing.config, comments, data, record)
             run_dir.write_command(command)
             run_dir.write_environment(device_name(device))
+            run_pause.forget(run_dir.path)
 
         if newest:
             checkpointing.load_state_dict(newest.state["callbacks"][checkpointing.state_key])
@@ -98,6 +106,13 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             place_on_gpu(config.trainer, data, task, device)
             with training_state.restoring(newest):
                 trainer.fit(task, datamodule=data, ckpt_path=newest and newest.file)
+        if pause.epoch:
+            if first:
+                paused = run_pause.Paused(pause.epoch, task.total_epochs, pause.steps, pause.is_pruned, task.headline,
+                                          task.headline_mode, checkpointing.best or 0.0)
+                run_pause.write(run_dir.path, paused)
+                log.info(f"{paused}; dltrain resume run={shlex.quote(str(run_dir))} trains it to its end")
+            return {}
         load_weights(task, checkpoints.read(run_dir.best_checkpoint), run_dir.best_checkpoint)
         trainer.test(task, datamodule=data, verbose=False)
 

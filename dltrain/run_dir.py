@@ -9,6 +9,7 @@
     splits.json        the number of samples of each split and a digest of them
     samples.tsv        a line for each sample of people's own files, to see later what has changed
     own_code.json      the sha256 of the modules of the user's own
+    paused.json        where a search has ended the training, to be continued later or not
 """
 
 from __future__ import annotations

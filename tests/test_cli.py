@@ -117,7 +117,7 @@ REFUSED = {
     "another working folder": (["hydra.job.chdir=true"], "a run stays in the folder where it was started"),
     "a mode": (["hydra.mode=MULTIRUN"], "-m starts a sweep"),
     "another key of Hydra": (["hydra.verbose=true"], "of Hydra it takes hydra/sweeper, hydra.sweeper,"),
-    "an interval": (["-m", "lr=interval(0.1,1)"], "a sweep takes a list, as lr=0.1,0.01; interval() needs a sweeper"),
+    "an interval": (["-m", "lr=interval(0.1,1)"], "a sweep takes a list, as lr=0.1,0.01; interval() needs -m and a"),
     "another config": (["--config-name", "x"], "unrecognized arguments: --config-name"),
     "no model": (["model=null"], "model=null: there must be one"),
     "no data in a sweep": (["-m", "data=null", "seed=0,1"], "data=null: there must be one"),

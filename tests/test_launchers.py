@@ -146,8 +146,8 @@ def test_a_signal_to_the_command_is_written_for_its_jobs(tmp_path):
     assert remote_job.stop_signal(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", [EVERY[0], *(pytest.param(*each.values, marks=[*each.marks, pytest.mark.slow])
-                                              for each in EVERY[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
 def test_every_launcher_gives_the_same_table(name, dltrain, monkeypatch):
     """To the last digit, with a module of the user's own, which only the guards of the command let through."""
     Path(f"own_data_{name}.py").write_text(

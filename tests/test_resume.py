@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from dltrain import build, checkpoints, run
+from dltrain import build, checkpoints, run, run_pause
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.config.compose import compose
 from dltrain.data.loader import TrainLoader
@@ -207,3 +207,29 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_previous(monkeypatch, tmp_
     train(path)
     assert f"using previous.ckpt instead; resuming {path} from step 4 of 9\n" in capsys.readouterr().out
     assert_same(path, reference.path)
+
+
+def test_a_training_that_is_paused_after_any_epoch_ends_in_the_same_bits(monkeypatch, tmp_path, reference):
+    """Paused by its number of epochs, killed after the save and before the pause is noted, and pruned."""
+    folder = RunDir(tmp_path / "paused")
+    folder.path.mkdir()
+    composed = pickle.loads(compose_once((*TINY,)))
+    assert run.train(composed, folder, until_epoch=1) == {}
+    assert run_pause.read(folder.path) == (1, 3, 3, False, "val/accuracy", "max", pytest.approx(float(
+        read_metrics(reference.path)[1]["val/accuracy"])))
+    assert load_last(folder.path)["global_step"] == 3
+    crash(monkeypatch, folder.path, "on_train_epoch_end", 6)
+    assert run_pause.read(folder.path) is None
+    questions: list[int] = []
+
+    def prunes(epoch: int, best: float) -> bool:
+        questions.append(epoch)
+        return True
+
+    assert run.train(composed, folder, prunes=prunes) == {}
+    assert (load_last(folder.path)["global_step"], questions) == (6, [2])
+    assert "pruned at epoch 2 of 3" in str(run_pause.read(folder.path))
+    result = run.train(composed, folder, until_epoch=3)
+    assert (result["val/accuracy"], result["steps"]) == (reference.result["val/accuracy"], STEPS)
+    assert_same(folder.path, reference.path)
+    assert read_metrics(folder.path) == read_metrics(reference.path)

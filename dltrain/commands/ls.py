@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from dltrain import run_pause
 from dltrain.config import groups, schema
 from dltrain.config.words import take_config_folders
 from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
@@ -171,7 +172,7 @@ def runs_table(folder: Path) -> str:
     for path in sorted({file.parent for name in ("config.yaml", "checkpoints") for file in folder.glob(f"**/{name}")}):
         run_dir = RunDir(path)
         try:
-            config, result = run_dir.read_config(), run_dir.read_result()
+            config, result, paused = run_dir.read_config(), run_dir.read_result(), run_pause.read(path)
             if "study" not in config:
                 refuse_incomplete_config(config, path / "config.yaml")
         except UserError as error:
@@ -183,6 +184,6 @@ def runs_table(folder: Path) -> str:
         value = f"{metric} {result[metric]:.4f}" if metric in result else ""
         seconds = f"{result['seconds']:.0f} s" if "seconds" in result else ""
         pair = f"{chosen.get('model', '?')} on {chosen.get('data', '?')}"
-        rows.append((str(run_dir), pair, f"seed {config.get('seed')}", "done" if result else "unfinished", value,
-                     seconds))
+        state = "done" if result else str(paused or "unfinished")
+        rows.append((str(run_dir), pair, f"seed {config.get('seed')}", state, value, seconds))
     return "\n".join([format_table([], rows), *faults]) if rows else f"  no runs below {folder}; `dltrain` makes one"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dltrain.commands.starting import run_jobs
+from dltrain.commands import searching
+from dltrain.commands.starting import run_jobs, train_job
 from dltrain.commands.stored import load_config, parse_pairs, run_dir_of
 from dltrain.config import launch
 from dltrain.config.free_keys import DERIVED, FREE
@@ -13,6 +14,7 @@ from dltrain.config.words import take_config_folders
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.same_data import take_word
+from dltrain.sweeps import search_words
 from dltrain.sweeps.jobs import is_sweep
 from dltrain.sweeps.limits import Limits
 from dltrain.sweeps.table import stored_jobs
@@ -31,7 +33,7 @@ dltrain resume run=FOLDER [key=value ...]    continues a run that was stopped or
   data.timeout_seconds=60, trainer.dist_timeout_seconds=60, trainer.requeue=true
   on_changed_data=accept         continue although photos, texts or labels have changed since the run began
 
-Of the folder of a sweep, all jobs that are not done.
+Of the folder of a sweep, all jobs that are not done; of a search, those that it still takes.
 data.download, output_dir and name may change too, and no other key, since it would change what is trained.
 A finished run is not changed."""
 
@@ -64,6 +66,9 @@ def resume_sweep(folder: Path, changes: Mapping[str, str], accept_changed_data: 
         raise UserError(f"{stray[0]} cannot change in a sweep that has started; dltrain -m name={folder.name} adds "
                         "jobs with other values")
     words = [f"{key}={value}" for key, value in changes.items()]
+    if search := search_words.words_of(folder):
+        return searching.resume(folder, [*search, *words], str(config_folders[0]) if config_folders else None,
+                                accept_changed_data, train_job)
     planned = [job._replace(words=[*job.words, *words]) for job in stored_jobs(folder)]
     loader = launch.SweepLoader(str(config_folders[0]) if config_folders else None)
     return run_jobs(planned, folder, loader, launch.load_sweep([], loader), accept_changed_data, folder.name, Limits())

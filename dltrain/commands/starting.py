@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,13 @@ from dltrain.run_dir import RunDir
 from dltrain.sweeps.jobs import Job
 from dltrain.sweeps.limits import Limits
 
+Prunes = Callable[[int, float], bool]
+
 
 def start_config(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None,
-                 command: list[str] | None = None) -> None:
+                 command: list[str] | None = None, until_epoch: int | None = None, prunes: Prunes | None = None
+                 ) -> None:
+    """`until_epoch`, `prunes`: where the training ends earlier, see run.train."""
     from dltrain import run
     from dltrain.proof.rerun import explained
 
@@ -23,7 +27,7 @@ def start_config(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str
         run.study(config, run_dir, comments, config_dir)
     else:
         with explained(run_dir):
-            run.train(config, run_dir, comments, command)
+            run.train(config, run_dir, comments, command, until_epoch, prunes)
 
 
 def run_jobs(planned: Sequence[Job], folder: Path, loader: launch.SweepLoader, hydra: DictConfig,
@@ -39,5 +43,6 @@ def run_jobs(planned: Sequence[Job], folder: Path, loader: launch.SweepLoader, h
                             partial(finish, folder, heading), limits)
 
 
-def train_job(loader: launch.SweepLoader, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
-    start_config(config, run_dir, loader.compose_job(words).comments(), loader.config_dir)
+def train_job(loader: launch.SweepLoader, config: DictConfig, run_dir: RunDir, words: list[str],
+              until_epoch: int | None = None, prunes: Prunes | None = None) -> None:
+    start_config(config, run_dir, loader.compose_job(words).comments(), loader.config_dir, None, until_epoch, prunes)

@@ -17,6 +17,7 @@ from dltrain.config import compose, groups, launch
 from dltrain.config.interpolations import to_plain
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+from dltrain.sweeps import search_words
 from dltrain.sweeps.jobs import Job, job_id
 from dltrain.sweeps.limits import limits_of
 from dltrain.sweeps.planning import Planner, describe
@@ -32,6 +33,8 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   experiment=memory              a prepared experiment: one run, a sweep, or a comparison of several runs
   -m seed=0,1,2                  a sweep: one run per combination of the listed values, one table at the end;
                                  with plan=true its jobs are listed; max_jobs=4, max_hours=2: no more now
+  -m search=tpe trials=20 'lr=tag(log, interval(1e-3, 1))'
+                                 jobs are proposed as the results come; also search=random, halving, hyperband
   --config-dir FOLDER            your own model/*.yaml, data/*.yaml, recipe/*.yaml ... beside dltrain's
   trust=[my_package]             a config may name classes of this package too (docs/trust.md)
   --cfg job                      prints the composed config and does not train
@@ -41,7 +44,7 @@ Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 comman
 1 a bug."""
 
 
-LIMITS = ("plan", "max_jobs", "max_hours")  # words of a sweep
+LIMITS = ("plan", "max_jobs", "max_hours", *search_words.WORDS)  # words of a sweep
 
 
 def run(words: list[str]) -> int:
@@ -50,7 +53,8 @@ def run(words: list[str]) -> int:
     flags = launch.parse_flags([word for word in words if word not in limits])
     if flags.shell_completion or flags.hydra_help or flags.info:
         return launch.hand_to_hydra(flags)
-    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
+    samples = bool(search_words.split_words(limits)[0])
+    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun, samples=samples)
     for folder in composed.folders:
         for name in groups.shadowed(folder):
             print(f"dltrain: warning: {folder}/{name}.yaml is not used: dltrain has its own {name}; rename yours",
@@ -137,11 +141,16 @@ def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_dat
     from dltrain.sweeps import running
     from dltrain.sweeps.finish import finish
 
-    limits = limits_of(limit_words)
+    search_by, others = search_words.split_words(limit_words)
+    limits = limits_of(others)
     loader = launch.SweepLoader(config_dir)
     hydra = launch.load_sweep(composed.words, loader)
     if limit_words and not launch.is_grid(hydra):
         raise UserError(f"{limit_words[0]}: for sweeps over listed values; a sweeper has keys of its own")
+    if search := search_words.search_of(search_by):
+        from dltrain.commands import searching
+
+        return searching.run(search, composed, loader, limits, accept_changed_data, partial(train_job, loader))
     root, name = Path(composed.config.output_dir), composed.config.name
     combinations, swept = loader.combinations(composed.words) if launch.is_grid(hydra) else ([], [])
 
@@ -158,8 +167,8 @@ def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_dat
     if launch.is_grid(hydra):
         return run_jobs(planned, folder, loader, hydra, accept_changed_data, heading, limits)
     loader.folder_of = lambda words: planner.job(words).name
-    search = running.SearchJob(partial(train_job, loader), accept_changed_data)
-    return running.search(folder, lambda: launch.search(composed.words, folder, loader, search), search,
+    job = running.SearchJob(partial(train_job, loader), accept_changed_data)
+    return running.search(folder, lambda: launch.search(composed.words, folder, loader, job), job,
                           partial(finish, folder, heading))
 
 

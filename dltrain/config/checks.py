@@ -55,8 +55,8 @@ def refuse_interval(override: Override, overrides: list[Override]) -> None:
     """Raises UserError for interval(a, b), from which the basic sweeper cannot make a list of jobs."""
     samples = any(other.key_or_group == "hydra/sweeper" for other in overrides)
     if override.is_interval_sweep() and not samples:
-        raise UserError(f"{override.input_line}: a sweep takes a list, as lr=0.1,0.01; interval() needs a sweeper that "
-                        "samples, as hydra/sweeper=optuna")
+        raise UserError(f"{override.input_line}: a sweep takes a list, as lr=0.1,0.01; interval() needs -m and a "
+                        "search, as search=tpe")
 
 
 def refuse_unknown_choice(override: Override, folders: list[Path]) -> None:

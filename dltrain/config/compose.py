@@ -82,13 +82,13 @@ class Files:
 FilesOf = dict[tuple[str, ...], Files]  # by the words of the choices
 
 
-def compose(words: list[str], config_dir: str | None = None, multirun: bool = False, files_of: FilesOf | None = None
-            ) -> Composed:
+def compose(words: list[str], config_dir: str | None = None, multirun: bool = False, files_of: FilesOf | None = None,
+            samples: bool = True) -> Composed:
     """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
-    choices of all its jobs are checked. `files_of`: keeps what the next jobs of a sweep need. Raises UserError for
-    whatever the user can correct."""
+    choices of all its jobs are checked. `files_of`: keeps what the next jobs of a sweep need. `samples`: the sweep
+    may take values from interval(). Raises UserError for whatever the user can correct."""
     try:
-        composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of)
+        composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of, samples)
     except RecursionError:
         raise UserError(f"the defaults lists lead in a circle: of {', '.join(words[:8])} one names a yaml file whose "
                         "`defaults` name that file again; take it out there") from None
@@ -102,7 +102,8 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     return composed
 
 
-def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, files_of: FilesOf) -> Composed:
+def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, files_of: FilesOf, samples: bool = True
+                      ) -> Composed:
     """Hydra's own steps without its `hydra` node: in a third of the time, and with the list of files at hand."""
     loader = config_loader(config_dir)
     words = expand(trust.take(words))
@@ -112,7 +113,8 @@ def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, 
     own_modules.put_last(folders)
     for override in overrides:
         checks.refuse_hydra_key(override)
-        checks.refuse_interval(override, overrides)
+        if not (multirun and samples):
+            checks.refuse_interval(override, overrides)
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words

@@ -19,6 +19,7 @@ from hydra._internal.utils import _run_hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
@@ -99,10 +100,14 @@ class SweepLoader(ConfigLoaderImpl):
             self.jobs[key] = compose.compose(words, self.config_dir, files_of=self.files_of)
         return self.jobs[key]
 
+    def overrides(self, words: Sequence[str]) -> list[Override]:
+        """The words as Hydra reads them, without those that are its own."""
+        return [override for override in OverridesParser.create(config_loader=self).parse_overrides([*words])
+                if not override.key_or_group.startswith("hydra")]
+
     def combinations(self, words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
         """The words of each job of a sweep over listed values, and the keys that are swept."""
-        overrides = [override for override in OverridesParser.create(config_loader=self).parse_overrides([*words])
-                     if not override.key_or_group.startswith("hydra")]
+        overrides = self.overrides(words)
         swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
         return BasicSweeper.split_arguments(overrides, None)[0], swept
 

@@ -75,12 +75,14 @@ class JoblibLauncher(RemoteLauncher):
 
     def call(self, job: Callable[[list[str], str], Any], calls: list[Call]) -> list[Any]:
         """A process that is killed ends the others of its pool: what is missing goes into a new one, as long as each
-        finishes a job."""
+        finishes a job, and then each into a pool of its own."""
         values: dict[int, Any] = {}
         while missing := {number: call for number, call in enumerate(calls) if number not in values}:
             answers = self.answers(job, missing)
             values |= answers
             if not answers:
+                for number, call in missing.items():
+                    values |= self.answers(job, {number: call})
                 break
         return [values.get(number, LOST) for number in range(len(calls))]
 

@@ -45,14 +45,18 @@ def run_jobs(planned: Sequence[Job], folder: Path, launch: Launch, start: SweepJ
             print(f"{done} of {format_count(len(planned), 'job')} done before")
         todo = missing[:limits.max_jobs]
 
-        def launch_all() -> None:
-            codes = launch(start, [job.words for job in todo])
-            again = [job for job, code in zip(todo, codes, strict=True) if code == MachineError.exit_code]
-            if again:
-                print(f"\nonce more: {format_count(len(again), 'job')} that the machine ended")
-                launch(start, [job.words for job in again])
+        return end_with_table(partial(launch_all, todo, launch, start), start, folder,
+                              partial(finish, may_be_cut=limits != Limits()))
 
-        return end_with_table(launch_all, start, folder, partial(finish, may_be_cut=limits != Limits()))
+
+def launch_all(todo: Sequence[Job], launch: Launch, start: SweepJob) -> list[int | None]:
+    """The exit codes of the jobs; None for one that it was too late to start."""
+    codes = dict(zip((job.id for job in todo), launch(start, [job.words for job in todo]), strict=True))
+    again = [job for job in todo if codes[job.id] == MachineError.exit_code]
+    if again:
+        print(f"\nonce more: {format_count(len(again), 'job')} that the machine ended")
+        codes.update(zip((job.id for job in again), launch(start, [job.words for job in again]), strict=True))
+    return [*codes.values()]
 
 
 def search(folder: Path, start: Callable[[], object], job: SweepJob, finish: Finish) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from dltrain import stored_files
+from dltrain import run_pause, stored_files
 from dltrain.config.free_keys import READ_FROM_FILES
 from dltrain.config.groups import natural_key
 from dltrain.drawing.tables import format_table, write_csv
@@ -36,6 +36,8 @@ class Job(NamedTuple):
             return "done"
         if self.error:
             return f"failed: {self.error}"
+        if paused := run_pause.read(self.run_dir.path):
+            return str(paused)
         return "stopped" if self.run_dir.checkpoint("last").is_file() else "to do"
 
 
@@ -158,6 +160,7 @@ def read_job(run_dir: RunDir, given: dict[str, str], keys: Iterable[str], values
     file = run_dir.path / "error.txt"
     try:
         error = (stored_files.read_text(file).splitlines() or ["unfinished"])[0] if file.is_file() else ""
+        run_pause.read(run_dir.path)
         return Job(run_dir, {} if error else run_dir.read_result(), values.read(run_dir.path, keys) or given, error)
     except UserError as damage:
         return Job(run_dir, {}, given, str(damage))
@@ -174,6 +177,8 @@ def state_of(run_dir: RunDir) -> str:
         return "failed"
     if run_dir.is_finished:
         return "done"
+    if paused := run_pause.read(run_dir.path):
+        return "pruned" if paused.pruned else "paused"
     return "stopped" if run_dir.checkpoint("last").is_file() else "to do"
 
 
