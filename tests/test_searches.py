@@ -90,6 +90,7 @@ def test_values_that_are_drawn():
     assert space.corners()[1] == ["epochs=3", "lr=1", "seed=2", "model=resnet20", "data.batch_size=32"]
 
 
+@pytest.mark.slow
 def test_a_survivor_of_halving_is_the_run_that_it_would_have_been_alone(dltrain):
     words = ("-m", "name=s", *FEW, "epochs=4", "search=halving", "factor=2", RATES, "trials=4", "search_seed=3")
     code, out, err = dltrain(*words)
@@ -114,6 +115,7 @@ def test_a_survivor_of_halving_is_the_run_that_it_would_have_been_alone(dltrain)
     assert "paused at epoch 1 of 4" in dltrain("ls", "runs")[1]
 
 
+@pytest.mark.slow
 def test_the_best_of_a_rung_go_on(dltrain):
     """Ranked anew from metrics.csv."""
     words = ("-m", "name=s", *FEW, "epochs=2", "search=halving", "factor=3", "lr=0.001,0.1,0.01")

@@ -410,12 +410,12 @@ def test_row_26_control(monkeypatch):
 def row_27(dltrain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = run.train
 
-    def fail(config, run_dir, comments, command):
+    def fail(config, run_dir, *others):
         if config.seed == 0:
             sys.exit(3)
         if config.seed == 1:
             raise DataError("photos/17.jpg: truncated")
-        return real(config, run_dir, comments)
+        return real(config, run_dir, *others)
 
     monkeypatch.setattr(run, "train", fail)
     code, out, err = dltrain("-m", "seed=0,1,2", "model.depth=8", "trainer=smoke", "recipe=none")
@@ -440,10 +440,10 @@ def row_28(dltrain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("-m", "seed=0,1,2", "model.depth=8", "trainer=smoke", "recipe=none", "name=s")
     real = run.train
 
-    def stop(config, run_dir, comments, command):
+    def stop(config, run_dir, *others):
         if config.seed == 1:
             raise InterruptedRun(2, "SIGINT: saved")
-        return real(config, run_dir, comments)
+        return real(config, run_dir, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "train", stop)
@@ -509,6 +509,8 @@ def test_no_config_of_dltrain_is_refused(canary):
         yaml_text.read_yaml_text(file)
         content = yaml.safe_load(file.read_text()) or {}
         interpolations.refuse_interpolations(content)
+        if "hydra" in file.relative_to(CONFIGS).parts:
+            continue  # launchers, which are not among the names of a run
         trust.refuse_config(content, lambda key: None, lambda key: "")
 
 
