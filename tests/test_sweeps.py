@@ -17,6 +17,7 @@ from scipy import stats
 from dltrain.config.compose import compose, to_plain
 from dltrain.errors import CheckpointError, UserError
 from dltrain.sweeps import jobs, repeats
+from dltrain.sweeps.finish import finish
 from tests.tiny import FewDigits
 
 WORDS = ("model.depth=8", "trainer=smoke", "recipe=none")
@@ -182,7 +183,7 @@ def test_seeds_are_repeats_of_a_setting(dltrain, monkeypatch):
     assert best["test/accuracy deviation"] == f"{np.std(values['0.2'], ddof=1):.4f}"
     test = stats.ttest_rel(values["0.2"], values["0.01"])
     assert "0.2 against 0.01, val/accuracy, 3 seeds: +0.0167" in out
-    assert f"p = {test.pvalue:.2g}: not told apart; about" in out
+    assert f"p = {test.pvalue:.2g}: no clear difference yet; about" in out
     low, high = test.confidence_interval()
     assert f"({low:+.4f} to {high:+.4f})" in out
 
@@ -228,3 +229,8 @@ def test_a_grid_that_is_killed_at_random_and_grows_ends_in_the_same_table(tmp_pa
             row["job"] = row["job"].rpartition("-")[2]
     assert len(tables[0]) == 12
     assert sorted(map(str, tables[0])) == sorted(map(str, tables[1]))
+
+
+def test_a_sweep_that_ends_before_its_first_job_says_so(tmp_path, capsys):
+    assert finish(tmp_path, "nothing") == 7
+    assert capsys.readouterr().out == f"no job has started in {tmp_path}\n"

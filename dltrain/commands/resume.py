@@ -61,7 +61,7 @@ def run(words: list[str]) -> int:
 
 def resume_sweep(folder: Path, changes: Mapping[str, str], accept_changed_data: bool, config_folders: Sequence[Path]
                  ) -> int:
-    """All jobs that are not done, also those that have not begun."""
+    """All jobs that are not done, also those that have not started."""
     if stray := [key for key in changes if key not in FREE - DERIVED - {"name", "output_dir"}]:
         raise UserError(f"{stray[0]} cannot change in a sweep that has started; dltrain -m name={folder.name} adds "
                         "jobs with other values")

@@ -16,6 +16,9 @@ def finish(folder: Path, title: str, may_be_cut: bool = False) -> int:
     where some have several seeds, draws them and writes report.html. Returns 7 if a job failed or, unless the sweep
     `may_be_cut`, has not ended, else 0."""
     table = read_table(folder)
+    if not table.jobs:
+        print(f"no job has started in {folder}")
+        return JOB_FAILED
     rows = table.rows()
     write_rows(folder / "results.csv", rows)
     print_rows(rows)

@@ -2,7 +2,7 @@
 
 The id of a job is a hash of its config, without what changes neither weights nor metrics. So the same command does only
 what is missing, and values may be added in any order, by commands of any form. `sweep.json` in the folder of a sweep
-has the id, the folder and the words of every job that was asked for.
+has the id, the folder and the words of every job of its commands.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read(folder: Path) -> list[Job]:
-    """The jobs that were asked for, in the order in which they were."""
+    """The jobs of all commands, in the order of these."""
     file = folder / FILE
     if not file.is_file():
         return []

@@ -73,7 +73,7 @@ def draw(groups: Mapping[Group, Sequence[Done]], headline: str, mode: str, keys:
 
 def axis_of(groups: Mapping[Group, object], keys: Sequence[str]) -> int | None:
     """The place of the first key whose values are at least three numbers; None if there is none, or if the other keys
-    have more combinations than lines can be told apart."""
+    have more combinations than there are kinds of lines."""
     axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
     if axis is None or len({group[:axis] + group[axis + 1 :] for group in groups}) > COLOURS:
         return None

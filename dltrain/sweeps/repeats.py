@@ -1,5 +1,5 @@
 """Jobs that differ in the seed alone are repeats of one setting: mean, deviation and interval, and whether the best two
-settings can be told apart."""
+settings differ clearly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Interval(NamedTuple):
 
 class Comparison(NamedTuple):
     """A paired t test over the seeds that both settings have. `p`: how often a difference as large comes about where
-    there is none. `seeds_needed`: that would tell them apart with probability POWER; None if above MOST_SEEDS."""
+    there is none. `seeds_needed`: with so many the test finds the difference that was seen with probability POWER; None
+    if above MOST_SEEDS."""
 
     difference: float
     interval: Interval
@@ -28,7 +29,7 @@ class Comparison(NamedTuple):
     seeds_needed: int | None
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_clear(self) -> bool:
         return self.p < 1 - LEVEL
 
 
@@ -73,9 +74,9 @@ def describe(names: tuple[str, str], metric: str, comparison: Comparison) -> str
     low, high = comparison.interval
     text = (f"{names[0]} against {names[1]}, {metric}, {comparison.seeds} seeds: {comparison.difference:+.4f} "
             f"({low:+.4f} to {high:+.4f}), p = {comparison.p:.2g}")
-    if comparison.is_told_apart:
-        return f"{text}: told apart"
+    if comparison.is_clear:
+        return f"{text}: a clear difference"
     if comparison.seeds_needed is None:
-        return f"{text}: not told apart, nor would {MOST_SEEDS} seeds do it"
+        return f"{text}: no clear difference, nor with {MOST_SEEDS} seeds"
     more = max(comparison.seeds_needed - comparison.seeds, 1)
-    return f"{text}: not told apart; about {more} more seed{'s' * (more > 1)} would, if the difference is real"
+    return f"{text}: no clear difference yet; about {more} more seed{'s' * (more > 1)} may settle it"

@@ -27,7 +27,7 @@ MOST_ROWS = 40  # of a printed table
 
 class Job(NamedTuple):
     run_dir: RunDir
-    result: dict[str, float | str]  # empty before the job has finished, and if it was refused when asked for again
+    result: dict[str, float | str]  # empty before the job has finished, and if it was refused when it was started again
     overrides: dict[str, str]  # the values of its own config, of the keys that the command gave
     error: str
 
@@ -100,7 +100,7 @@ class Table(NamedTuple):
         return rows
 
     def describe_best(self) -> str:
-        """Whether the best two settings can be told apart by their seeds; "" where that cannot be asked."""
+        """Whether the best two settings differ clearly over their seeds; "" where there are too few."""
         groups = [*self.groups().items()][:2]
         if len(groups) < 2:
             return ""
