@@ -8,6 +8,7 @@ verbs take key=value words.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from types import ModuleType
@@ -28,6 +29,9 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 def main() -> int:
     """Runs the command. Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a symbol that the terminal's encoding does not have
     forget_other_starters()
     guard_imports()  # a user's own models and data are modules in the current folder
     import_plots_late()

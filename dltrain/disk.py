@@ -13,11 +13,13 @@ from dltrain.errors import MachineError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # on the disk, in a quota, by the size limit of the process
 KEPT = "the checkpoints are kept"
+NO_UNICODE = "backslashreplace"  # how a symbol that UTF-8 does not have, a byte of a file name, is written
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file whole or not at all. Raises MachineError if the disk refuses it."""
-    write_bytes(path, text.encode())
+    """Replaces the file whole or not at all. The bytes of a file name that are no Unicode stand in it as \\udcff, which
+    JSON reads as that name again. Raises MachineError if the disk refuses it."""
+    write_bytes(path, text.encode("utf-8", NO_UNICODE))
 
 
 def write_bytes(path: Path, content: bytes, kept: str = KEPT) -> None:
@@ -35,7 +37,7 @@ def write_bytes(path: Path, content: bytes, kept: str = KEPT) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Raises MachineError if the disk refuses it."""
-    with writing(path, len(text)), open(path, "a", encoding="utf-8", newline="") as file:
+    with writing(path, len(text)), open(path, "a", encoding="utf-8", errors=NO_UNICODE, newline="") as file:
         file.write(text)
 
 

@@ -90,3 +90,8 @@ def suggest(name: str, known: list[str], written: Mapping[str, str] | None = Non
     known names are to be typed, if not as they are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{(written or {}).get(close[0], close[0])}'?" if close else ""
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 has it: not the name of a file whose bytes are in another encoding."""
+    return not any("\ud800" <= symbol <= "\udfff" for symbol in text)

@@ -116,7 +116,7 @@ class Record(NamedTuple):
         run_dir.write_json("splits.json", {**self.splits, "sizes": self.sizes})
         if self.lines:
             text = "\n".join([HEADER, *self.lines, ""])
-            write_text(run_dir.path / "samples.tsv", text.encode("utf-8", "backslashreplace").decode())
+            write_text(run_dir.path / "samples.tsv", text)
 
     @classmethod
     def read(cls, run_dir: RunDir) -> Record:

@@ -108,7 +108,7 @@ def end_process(signum: int, message: str) -> None:
     """Ends this process and all those below it, with one line on standard error and the exit code of the signal."""
     cursor = "\x1b[?25h\r\x1b[K" if sys.stderr.isatty() else ""  # a progress bar hides it
     with suppress(OSError):
-        os.write(2, f"{cursor}dltrain: {message}\n".encode())
+        os.write(2, f"{cursor}dltrain: {message}\n".encode("utf-8", "backslashreplace"))
     end_children()
     os._exit(128 + signum)
 

@@ -1,6 +1,7 @@
 """Lists, annotations and texts in the encodings and with the line ends that programs write; values of wrong types."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dltrain.data.texts import read_names, read_pieces, read_text, read_word_vec
 from dltrain.data.voc import read_xml
 from dltrain.errors import DataError
 from tests import fuzzing
-from tests.test_leaks import load, sizes
+from tests.test_leaks import classes, load, sizes
 
 
 def write(root: Path, files: fuzzing.Files) -> Path:
@@ -154,3 +155,20 @@ def test_a_file_without_a_letter_is_empty(raw, tmp_path):
     for read in (read_text, lambda path: [*read_pieces(path)]):
         with pytest.raises(DataError, match=r"a\.txt: empty$"):
             read(file)
+
+
+def test_the_name_of_a_photo_may_be_no_unicode_but_not_that_of_a_class_or_a_root(dltrain, tmp_path):
+    classes(tmp_path / "in", 12)
+    os.rename(tmp_path / "in/cat/00.png", os.fsencode(tmp_path / "in/cat") + b"/\xff.png")
+    words = ["model=resnet20", "data=image_folder", "data.root=in", "trainer=smoke", "name=a", "augment=none"]
+    assert dltrain(*words)[0] == 0
+    code, _, err = dltrain("predict", "run=outputs/a", "input=in/cat")
+    assert (code, err) == (0, "")
+    records = json.loads((tmp_path / "outputs/a/predictions.json").read_text())
+    assert "in/cat/\udcff.png" in {record["file"] for record in records}
+    os.rename(tmp_path / "in/cat", os.fsencode(tmp_path / "in") + b"/\xff")
+    assert dltrain(*words[:-2], "name=b")[::2] == (
+        3, "dltrain: error: in: the name of the class '\\udcff' is no Unicode; rename it\n")
+    code, _, err = dltrain(*words[:2], "data.root=in\udcff")
+    assert (code, err) == (2, "dltrain: error: 'data.root=in\\udcff': is no Unicode; rename the file or folder, or "
+                              "make a link to it\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dltrain.config import groups
 from dltrain.config.renamed import SHORT_FORMS
-from dltrain.errors import UserError, suggest
+from dltrain.errors import UserError, is_unicode, suggest
 
 GROUPS_TO_GUESS = ("model", "data", "experiment", "augment", "trainer", "recipe")
 PLAIN_TEXT = re.compile(r"[^\s'\"\[\]{},$\\]+")  # a value that means the same with quotes around it
@@ -22,9 +22,12 @@ def full_key(key: str) -> str:
 
 
 def expand(words: Iterable[str]) -> list[str]:
-    """The words with full keys, and with quotes around text that Hydra's grammar does not read, as ~/x, a(1) or é."""
+    """The words with full keys, and with quotes around text that Hydra's grammar does not read, as ~/x, a(1) or é.
+    Raises UserError for a word that is no Unicode, which config.yaml cannot hold."""
     expanded = []
     for word in words:
+        if not is_unicode(word):
+            raise UserError(f"{word!r}: is no Unicode; rename the file or folder, or make a link to it")
         key, equals, value = word.partition("=")
         if equals and HARD_TO_READ.search(value) and PLAIN_TEXT.fullmatch(value) and not CALL.fullmatch(value):
             value = f"'{value}'"

@@ -14,7 +14,7 @@ def cache_file(kind: str, key: str) -> Path:
     """The file, without suffix, in which something is kept. `kind`: a folder below the cache folder."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.get("DLTRAIN_CACHE") or caches / "dltrain", kind)
-    return folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return folder / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def stamp_of(file: str | Path) -> list[int]:

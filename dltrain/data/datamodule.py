@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dltrain.data.listing import NAME_LENGTH, digest_of, digest_of_lines, digest_of_tensors, sample_line
 from dltrain.data.loader import BatchT, SplitLoaders
-from dltrain.errors import DataError
+from dltrain.errors import DataError, is_unicode
 from dltrain.image_files import ImageSource, readable, scan_images
 
 SPLITS = ("train", "val", "test")
@@ -253,8 +253,12 @@ def require_root(root: str | None, expected: str) -> Path:
     return Path(root).expanduser()
 
 
-def check_num_classes(num_classes: int | None, class_names: list[str], root: str | Path | None) -> None:
-    """Raises DataError where `data.num_classes` is given and `root` has another number of classes."""
+def check_classes(num_classes: int | None, class_names: list[str], root: str | Path | None) -> None:
+    """Raises DataError where `data.num_classes` is given and `root` has another number of classes, and for the name of
+    a class that is no Unicode, which neither config.yaml nor TensorBoard can hold."""
+    for name in class_names:
+        if not is_unicode(name):
+            raise DataError(f"{root}: the name of the class {readable(name)} is no Unicode; rename it")
     if num_classes not in (None, len(class_names)):
         raise DataError(f"data.num_classes={num_classes}, but {root} has {len(class_names)} classes: "
                         f"{readable(', '.join(class_names[:10]))}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.batches import DetectionBatch
-from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_classes
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.faults import read_each
@@ -125,7 +125,7 @@ class PhotosWithBoxes(DataModule[DetectionBatch, Tensor]):
     def set_class_names(self, names: list[str]) -> None:
         """Keeps the class names of a run, else sets `names`. Raises DataError if they are not num_classes."""
         self.class_names = self.vocabularies.setdefault("labels", names)
-        check_num_classes(self.num_classes, self.class_names, self.root)
+        check_classes(self.num_classes, self.class_names, self.root)
 
     def load(self) -> None:
         files = self.find_photos()

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch
 from dltrain.data.classification import ImageKeys, LabelledImages
-from dltrain.data.datamodule import SEE_CONFUSION, SPLITS, check_num_classes, require_root
+from dltrain.data.datamodule import SEE_CONFUSION, SPLITS, check_classes, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.faults import refuse
@@ -55,7 +55,7 @@ class ImageFolder(LabelledImages):
         if len(self.class_names) < 2:
             raise DataError(f"data.root={root}: must have at least two class folders, but has {len(self.class_names)}; "
                             f"it must have {LAYOUT}")
-        check_num_classes(self.num_classes, self.class_names, root)
+        check_classes(self.num_classes, self.class_names, root)
         self.num_classes = len(self.class_names)
         if folders:
             others = [root / name for name in list_folders(root) if root / name not in folders.values()]

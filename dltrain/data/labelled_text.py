@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Unpack
 
-from dltrain.data.datamodule import require_root
+from dltrain.data.datamodule import check_classes, require_root
 from dltrain.data.faults import refuse
 from dltrain.data.sequence_classification import LabelledTexts, TextAndLabel
 from dltrain.data.sequences import SequenceKeys, Tokenizer
@@ -51,7 +51,9 @@ class LabelledTextFiles(LabelledTexts):
         if len(files) < 2:
             raise DataError(f"data.root={root}: must have a file for each label, at least two, but has {len(files)}")
         by_stem = len({file.stem for file in files}) == len(files)
-        return split_by_label([(line.strip(), file.stem if by_stem else file.name) for file in files
+        names = [file.stem if by_stem else file.name for file in files]
+        check_classes(None, names, root)
+        return split_by_label([(line.strip(), name) for name, file in zip(names, files, strict=True)
                                for _, line in read_lines(file, self.encoding)])
 
     def leave_out_read_me(self, files: list[Path]) -> list[Path]:

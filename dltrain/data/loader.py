@@ -73,7 +73,7 @@ class Waiting:
         errors.append(error)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
         if not is_over.wait(SECONDS_TO_RAISE):
-            os.write(2, f"dltrain: error: {error}\n".encode())
+            os.write(2, f"dltrain: error: {error}\n".encode("utf-8", "backslashreplace"))
             os._exit(error.exit_code)
 
 

@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from dltrain.batches import IGNORED_PIXEL, SegmentationBatch
-from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_num_classes, require_root
+from dltrain.data.datamodule import SPLITS, DataKeys, DataModule, check_classes, require_root
 from dltrain.data.decodable import settle_photos
 from dltrain.data.decoded import decode_batches
 from dltrain.data.images import copy_images, read_central_squares, read_image
@@ -88,7 +88,7 @@ class PhotosWithMasks(DataModule[SegmentationBatch, Tensor]):
         self.pairs = self.find_pairs(root)
         self.held_out = hold_out_missing(self.pairs, self.shares, "images",
                                          {"test": ("test", "masks"), "val": ("val", "masks")})
-        check_num_classes(self.num_classes, self.class_names, self.root)
+        check_classes(self.num_classes, self.class_names, self.root)
         self.table = self.build_table()
         self.pairs = settle_photos(self, self.pairs, attrgetter("image"))
         sizes, counts, digests = self.check_pairs([pair for split in SPLITS for pair in self.pairs[split]])

@@ -67,7 +67,7 @@ def write_page(file: Path, title: str, content: Content) -> None:
     values = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     texts = {"TITLE": html.escape(title), "VERSION": html.escape(__version__), "CONTENT": values}
     page = re.sub(f"@({'|'.join(texts)})@", lambda mark: texts[mark[1]], TEMPLATE.read_text(encoding="utf-8"))
-    write_text(file, page.encode("utf-8", "replace").decode())
+    write_text(file, page)
 
 
 def cells(rows: Sequence[Mapping[str, str]]) -> Content:
