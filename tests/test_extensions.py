@@ -2,6 +2,7 @@
 what is refused."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -202,6 +203,18 @@ def test_a_yaml_without_its_package_line_is_named(dltrain, tmp_path):
     code, _, err = dltrain("--config-dir", "conf", "model=bare")
     assert (code, err) == (2, "dltrain: error: conf/model/bare.yaml: must begin with the line '# @package _global_', "
                               "since it sets model.*\n")
+
+
+@pytest.mark.parametrize("text", ["? [a]\n: 1", "a: !!int b", "a: !!bool b", "<<: 3", "a: 2001-99-99",
+                                  "a: &x [1]\n*x : 2", "a: !!map [1]", 'a: !!float ""', f"a: {'9' * 6000}", "a: ${b"])
+@pytest.mark.parametrize("words", [["experiment=mine", "--cfg", "job"], ["-m", "experiment=mine", "seed=1,2"],
+                                   ["why", "seed", "experiment=mine"]])
+def test_a_yaml_whose_values_cannot_be_built_is_named(words, text, dltrain, tmp_path):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    code, _, err = dltrain("--config-dir", "conf", *words)
+    assert code == 2
+    assert re.fullmatch(r"dltrain: error: \S*conf/experiment/mine\.yaml: .+\n", err)
 
 
 def test_own_choices_are_known_before_and_after_every_verb(dltrain, tmp_path):

@@ -100,7 +100,8 @@ def parse_sizes(words: list[str]) -> dict[str, int]:
         if not equals or key not in SIZES:
             hint = suggest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
             raise UserError(f"ls models: cannot read '{word}'{hint}")
-        value = yaml.load(text, Loader=schema.Loader)
+        with schema.building(f"ls models: {key}={text}"):
+            value = yaml.load(text, Loader=schema.Loader)
         if fault := schema.violation(SIZES[key], value):
             raise UserError(f"ls models: {key}={text}: {fault}")
         sizes[key] = value

@@ -89,7 +89,8 @@ def new_run_hint(keys: Iterable[str], run_dir: RunDir) -> str:
 
 def parse_value(key: str, text: str, rule: str | None) -> Any:
     """The text as a value of yaml, or as it is where the rule asks for text. Raises UserError if it breaks the rule."""
-    value = text if rule == "str" else yaml.load(text, Loader=schema.Loader)
+    with schema.building(f"{key}={text}"):
+        value = text if rule == "str" else yaml.load(text, Loader=schema.Loader)
     if rule is not None and (fault := schema.violation(rule, value)):
         raise UserError(f"{key}={text}: {fault}")
     return value

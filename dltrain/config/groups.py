@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dltrain.config.schema import Loader
+from dltrain.config.schema import Loader, building
 from dltrain.errors import UserError
 
 PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
@@ -64,7 +64,8 @@ def packaged(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
+    with building(path):
+        values: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
     refuse_other_form(values, path)
     return values
 

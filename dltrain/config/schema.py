@@ -12,7 +12,8 @@ checked. This module imports neither Hydra nor torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from dltrain.config.yaml_text import FASTEST, FASTEST_DUMPER
+from dltrain.config.yaml_text import FASTEST, FASTEST_DUMPER, on_one_line
+from dltrain.errors import UserError
 
 
 class Loader(FASTEST):
@@ -49,9 +51,23 @@ class Assignment:
     comment: str
 
 
+UNBUILDABLE = (yaml.YAMLError, ValueError, TypeError, LookupError)
+
+
+@contextmanager
+def building(place: str | Path) -> Iterator[None]:
+    """What makes values of a yaml text is done inside it: yaml raises errors of several kinds for a list as a key,
+    `!!int x`, or a day that no month has. They become a UserError that begins with `place`."""
+    try:
+        yield
+    except UNBUILDABLE as error:
+        raise UserError(f"{place}: not plain yaml: {on_one_line(error)}") from None
+
+
 def assignments(file: Path, package: str = "") -> dict[str, Assignment]:
     """Every key of a yaml file by its full dotted name, mappings included; `package` is put before each name."""
-    return dict(parse(file.read_text(encoding="utf-8"), package))
+    with building(file):
+        return dict(parse(file.read_text(encoding="utf-8"), package))
 
 
 @cache

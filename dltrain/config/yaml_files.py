@@ -13,8 +13,10 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config.groups import refuse_other_form
+from dltrain.config.schema import building
 from dltrain.config.yaml_text import FASTEST, read_yaml_text
 from dltrain.errors import UserError
 
@@ -36,9 +38,14 @@ class YamlFolder(FileConfigSource):
             text = read_yaml_text(file)
         except ValueError as error:
             raise UserError(str(error)) from None
-        content = values(text)
+        with building(file):
+            content = values(text)
         refuse_other_form(content, file)
-        return ConfigResult(config=OmegaConf.create(content), provider=self.provider,
+        try:
+            config = OmegaConf.create(content)
+        except OmegaConfBaseException as error:  # of an interpolation without an end, or a key of another type
+            raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
+        return ConfigResult(config=config, provider=self.provider,
                             path=f"{self.scheme()}://{self.path}", header=self._get_header_dict(text[:512]))
 
 

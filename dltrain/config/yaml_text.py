@@ -30,8 +30,12 @@ def read_yaml_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 (byte {error.object[error.start]:#04x} at {error.start})") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not plain yaml: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{file}: not plain yaml: {on_one_line(error)}") from None
     return text
+
+
+def on_one_line(error: Exception) -> str:
+    return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())[:200]
 
 
 class Level:

@@ -28,7 +28,7 @@ CODES = (0, 2, 3, 4, 5, 6, 7)  # not 1, a bug, nor 8, an error in code of the us
 # What a command says when it works with what is damaged.
 SAYS = re.compile(r"damaged|missing|cannot be read|instead|\blost\b|differ|other samples|used as|left out|has changed|"
                   r"have changed|are taken|kept no digest|not that of|without the record")
-SECONDS = re.compile(r"\d+(\.\d+)?( s\b|s\b|\s+(?=MB))|\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d")
+SECONDS = re.compile(r"\d+(\.\d+)?( s\b|s\b|\s+(?=MB))|\d\d[:-]\d\d[:-]\d\d|\d{4}-\d\d-\d\d")
 
 
 class Case(NamedTuple):
@@ -126,7 +126,7 @@ def faults_of(case: Case, outcome: Outcome, intact: Outcome, canary: Path) -> li
         faults.append("a wrong success: another result than with what is intact, and no word about it")
     if outcome.fault:
         faults.append(f"a wrong success: {outcome.fault}")
-    if "memory" in err:
+    if re.search(r"\bmemory\b", err):
         faults.append("more memory than there is")
     return faults + time_faults(outcome, intact)
 

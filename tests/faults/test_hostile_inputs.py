@@ -92,9 +92,16 @@ def test_what_is_wrong_is_noticed(fault, tmp_path):
 @pytest.mark.parametrize("outcome", [
     INTACT, INTACT._replace(out="accuracy 0.5\n0.9 s", seconds=5.5),
     INTACT._replace(result="b", out="w.pth is damaged"),
+    INTACT._replace(code=2, err="dltrain: error: trainer.memory_format\n"),
     INTACT._replace(code=3, err="x.py:3: UserWarning: y\n  warn()\ndltrain: error: z\n")])
 def test_what_is_right_is_no_fault(outcome, tmp_path):
     assert feeding.faults_of(Case("", [], feeding.nothing), outcome, INTACT, tmp_path / "canary") == []
+
+
+def test_the_time_of_a_folder_is_no_other_result():
+    first, second = (feeding.printed(f"loss 1.0\noutputs/eval/2026-11-26_20-12-{at}/eval.json") for at in (22, 32))
+    assert first == second
+    assert feeding.printed("loss 1.0") != feeding.printed("loss 2.0")
 
 
 # What was wrong
