@@ -1,5 +1,6 @@
 """Sweeps of many jobs: their configs are read quickly, and as if each were read alone."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from dltrain import stored_files
 from dltrain.errors import UserError
-from dltrain.sweeps.values import Values
+from dltrain.sweeps.table import read_table
+from dltrain.sweeps.values import Values, refuse_other_values
 from tests import many_jobs
 
 KEYS = ["task.optimizer.lr", "data.batch_size", "seed", "model", "name", "augment.normalize"]
@@ -59,3 +61,22 @@ def test_a_config_that_differs_in_plain_values_is_not_read_in_full(folders, monk
     monkeypatch.setattr(stored_files, "read_config", lambda *_: pytest.fail("read in full"))
     assert values.read(folders[1], KEYS) == {**first, "seed": "2"}
     assert first["seed"] == "1"
+
+
+@pytest.mark.parametrize(("before", "after", "state"), [
+    ("seed: 2 ", "seed: ' ' ", r"it has seed=' ', but the job was started with seed=2"),
+    ("seed: 2 ", "seed: 1 ", r"it has seed=1, but the job was started with seed=2"), ("seed: 2 ", "seed: 2.0 ", "")])
+def test_a_job_is_not_listed_with_values_that_it_was_not_started_with(before, after, state, folders):
+    file = folders[1] / "config.yaml"
+    file.write_text(file.read_text().replace(before, after, 1).replace("  # int >= 0: every", "  # every"))
+    job = next(job for job in read_table(folders[0].parent).jobs if job.run_dir.path == folders[1])
+    assert bool(job.result) == (not state)
+    assert re.search(f"config.yaml: damaged or edited, {state}; restore" if state else "done", job.describe_state())
+
+
+def test_values_are_the_same_however_they_are_written(tmp_path):
+    used = {"lr": "0.001", "model": "resnet20", "seed": "1", "root": "/a", "data.image_px": "32"}
+    refuse_other_values(tmp_path, used, {"lr": "1e-3", "model": "resnet20", "seed": "+1", "root": "a", "x": "3",
+                                         "data.image_px": "null"})
+    with pytest.raises(UserError, match=r"it has model=resnet20, but the job was started with model=resnet56;"):
+        refuse_other_values(tmp_path, used, {"model": "resnet56"})

@@ -17,7 +17,7 @@ from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs as named
 from dltrain.sweeps.jobs import NOT_IN_ID, assigned
 from dltrain.sweeps.repeats import compare, describe, interval_of
-from dltrain.sweeps.values import Values
+from dltrain.sweeps.values import Values, refuse_other_values
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 
@@ -161,7 +161,9 @@ def read_job(run_dir: RunDir, given: dict[str, str], keys: Iterable[str], values
     try:
         error = (stored_files.read_text(file).splitlines() or ["unfinished"])[0] if file.is_file() else ""
         run_pause.read(run_dir.path)
-        return Job(run_dir, {} if error else run_dir.read_result(), values.read(run_dir.path, keys) or given, error)
+        used = values.read(run_dir.path, keys)
+        refuse_other_values(run_dir.path, used, given)
+        return Job(run_dir, {} if error else run_dir.read_result(), used or given, error)
     except UserError as damage:
         return Job(run_dir, {}, given, str(damage))
 

@@ -7,7 +7,7 @@ which are the same but for single words after keys that state a rule, only these
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +15,17 @@ import yaml
 
 from dltrain import stored_files
 from dltrain.config import schema, yaml_text
+from dltrain.config.groups import GROUPS
 from dltrain.config.schema import format_value
 from dltrain.dotted import flatten
 from dltrain.errors import UserError
 from dltrain.run_links import stray_file
+from dltrain.sweeps.jobs import NOT_IN_ID
 
 LINE = re.compile(r"^( *[A-Za-z_]\w*: )(.*?)(  # .*)$", re.MULTILINE)  # of a key with a comment
 WORD = re.compile(r"[\w.+/-]*\w")
+PLAIN_NAME = re.compile(r"\w+")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -86,3 +90,17 @@ def changed(known: Known, words: list[str]) -> dict[str, str] | None:
             return None
         used[key] = format_value(value)
     return used
+
+
+def refuse_other_values(folder: Path, used: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Raises UserError where the config of a job has another number or another choice than the words of its command.
+    What changes neither weights nor metrics may be another in a later command."""
+    for key, word in given.items():
+        now = word if key in NOT_IN_ID else used.get(key, word)
+        if NUMBER.fullmatch(word):
+            is_other = not NUMBER.fullmatch(now) or float(now) != float(word)
+        else:
+            is_other = key in GROUPS and PLAIN_NAME.fullmatch(word) is not None and now != word
+        if is_other:
+            raise UserError(f"{folder / 'config.yaml'}: damaged or edited, it has {key}={now.strip() or repr(now)}, "
+                            f"but the job was started with {key}={word}; {stored_files.RESTORE}")
