@@ -162,7 +162,7 @@ def read_job(run_dir: RunDir, given: dict[str, str], keys: Iterable[str], values
         error = (stored_files.read_text(file).splitlines() or ["unfinished"])[0] if file.is_file() else ""
         run_pause.read(run_dir.path)
         used = values.read(run_dir.path, keys)
-        refuse_other_values(run_dir.path, used, given)
+        refuse_other_values(run_dir.path, used, {key: word for key, word in given.items() if key not in NOT_IN_ID})
         return Job(run_dir, {} if error else run_dir.read_result(), used or given, error)
     except UserError as damage:
         return Job(run_dir, {}, given, str(damage))

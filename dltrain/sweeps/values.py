@@ -20,7 +20,6 @@ from dltrain.config.schema import format_value
 from dltrain.dotted import flatten
 from dltrain.errors import UserError
 from dltrain.run_links import stray_file
-from dltrain.sweeps.jobs import NOT_IN_ID
 
 LINE = re.compile(r"^( *[A-Za-z_]\w*: )(.*?)(  # .*)$", re.MULTILINE)  # of a key with a comment
 WORD = re.compile(r"[\w.+/-]*\w")
@@ -93,10 +92,9 @@ def changed(known: Known, words: list[str]) -> dict[str, str] | None:
 
 
 def refuse_other_values(folder: Path, used: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Raises UserError where the config of a job has another number or another choice than the words of its command.
-    What changes neither weights nor metrics may be another in a later command."""
+    """Raises UserError where the config of a job has another number or another choice than the words of its command."""
     for key, word in given.items():
-        now = word if key in NOT_IN_ID else used.get(key, word)
+        now = used.get(key, word)
         if NUMBER.fullmatch(word):
             is_other = not NUMBER.fullmatch(now) or float(now) != float(word)
         else:
