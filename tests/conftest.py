@@ -1,5 +1,6 @@
 """Shared by the tests: a config as the command line would compose it, and runs that take less than a second."""
 
+import gc
 import os
 import shutil
 import sys
@@ -44,6 +45,7 @@ collect_after_imports()
 
 def pytest_collection_finish() -> None:
     leave_out_imports()
+    gc.set_threshold(50_000, 20, 20)  # a twentieth of the time of all tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

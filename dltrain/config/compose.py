@@ -87,11 +87,7 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
     choices of all its jobs are checked. `files_of`: keeps what the next jobs of a sweep need. `samples`: the sweep
     may take values from interval(). Raises UserError for whatever the user can correct."""
-    try:
-        composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of, samples)
-    except RecursionError:
-        raise UserError(f"the defaults lists lead in a circle: of {', '.join(words[:8])} one names a yaml file whose "
-                        "`defaults` name that file again; take it out there") from None
+    composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of, samples)
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
     checks.check_recipe(composed.config, composed.chosen, composed.places)
@@ -186,11 +182,15 @@ def is_choice(override: Override, repo: CachingConfigRepository) -> bool:
 
 
 def list_defaults(repo: CachingConfigRepository, overrides: list[Override]) -> DefaultsList:
-    """The yaml files to merge, in their order."""
+    """The yaml files to merge, in their order. Raises UserError where they lead in a circle."""
     keys: dict[str, Any] = {"repo": repo, "config_name": CONFIG_NAME, "overrides_list": overrides,
                             "skip_missing": False}
     try:
         return create_defaults_list(**keys, prepend_hydra=False)
+    except RecursionError:
+        words = ", ".join(str(override.input_line) for override in overrides[:8])
+        raise UserError(f"the defaults lists lead in a circle: of {words} one names a yaml file whose `defaults` name "
+                        "that file again; take it out there") from None
     except ConfigCompositionException as error:
         if "hydra/" not in str(error):
             raise

@@ -7,6 +7,7 @@ an optional `# @package` line, describes the choice.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,24 +94,32 @@ def bases(path: Path) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
+def lineage(path: Path, *above: Path) -> Iterator[Path]:
+    """The file and its bases, the last one first, each before its own. Raises UserError where they lead in a circle."""
+    if path in above:
+        raise UserError(f"{path}: the defaults lists lead in a circle: it includes itself")
+    yield path
+    for base in reversed(bases(path)):
+        yield from lineage(base, *above, path)
+
+
 def chosen_by(path: Path, group: str) -> str | None:
     """What a config's defaults list, or that of its bases, chooses of `group`: `- override /data: digits` chooses
     'digits'."""
-    for entry in reversed(content(path).get("defaults", [])):
-        for key, value in entry.items() if type(entry) is dict else ():
-            if key.removeprefix("override ").lstrip("/") == group:
-                return value
-    return next((choice for base in reversed(bases(path)) if (choice := chosen_by(base, group))), None)
+    entries = (entry for file in lineage(path) for entry in reversed(content(file).get("defaults", [])))
+    return next((value for entry in entries if type(entry) is dict for key, value in entry.items()
+                 if key.removeprefix("override ").lstrip("/") == group and value), None)
 
 
 def stated(path: Path, *keys: str) -> Any:
     """The value at nested `keys` in a config, or else in its bases; None where none states it."""
-    node: Any = content(path)
-    for key in keys:
-        node = node.get(key) if type(node) is dict else None
-    if node is not None:
-        return node
-    return next((value for base in reversed(bases(path)) if (value := stated(base, *keys)) is not None), None)
+    for file in lineage(path):
+        node: Any = content(file)
+        for key in keys:
+            node = node.get(key) if type(node) is dict else None
+        if node is not None:
+            return node
+    return None
 
 
 def matching_data(batch_type: str, *folders: Path) -> list[str]:

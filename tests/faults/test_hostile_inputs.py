@@ -136,12 +136,18 @@ def test_a_cached_text_with_a_flipped_bit_is_read_anew(tmp_path, monkeypatch):
     assert (again.indices.tolist(), again.train, again.others) == (expected, first.train, first.others)
 
 
-def test_defaults_that_name_one_another_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_defaults_that_name_one_another_are_one_line(tmp_path, dltrain):
     Path("conf/experiment").mkdir(parents=True)
     Path("conf/experiment/evil.yaml").write_text("# @package _global_\ndefaults: [evil]\n")
-    with pytest.raises(UserError, match=r"the defaults lists lead in a circle: of experiment=evil one names"):
-        compose(["experiment=evil"], "conf")
+    for verb in (["why", "seed"], ["--cfg", "job"], ["-m", "seed=1,2"], ["bench"]):
+        assert dltrain("--config-dir", "conf", *verb, "experiment=evil")[::2] == (
+            2, "dltrain: error: conf/experiment/evil.yaml: the defaults lists lead in a circle: it includes itself\n")
+    Path("conf/experiment/evil.yaml").write_text("# @package _global_\ndefaults: [/recipe/evil]\n")
+    Path("conf/recipe").mkdir()
+    Path("conf/recipe/evil.yaml").write_text("# @package _global_\ndefaults: [/experiment/evil]\n")
+    code, _, err = dltrain("--config-dir", "conf", "why", "seed", "experiment=evil")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the defaults lists lead in a circle" in err
 
 
 @pytest.mark.parametrize("text", [
