@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
+from dltrain.config import schema
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.texts import read_names, read_pieces, read_text, read_word_vectors
 from dltrain.data.voc import read_xml
-from dltrain.errors import DataError
+from dltrain.errors import DataError, UserError
 from tests import fuzzing
 from tests.test_leaks import classes, load, sizes
 
@@ -172,3 +174,10 @@ def test_the_name_of_a_photo_may_be_no_unicode_but_not_that_of_a_class_or_a_root
     code, _, err = dltrain(*words[:2], "data.root=in\udcff")
     assert (code, err) == (2, "dltrain: error: 'data.root=in\\udcff': is no Unicode; rename the file or folder, or "
                               "make a link to it\n")
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["a", "\ud800"], {"é": "\ud800"}, ["é\udcff"]])
+def test_what_config_yaml_could_not_give_back_is_refused(value):
+    with pytest.raises(UserError, match="is no Unicode, which config.yaml cannot hold$"):
+        schema.dump({"class_names": value, "a": 1} if type(value) is not dict else {"a": [value]}, {})
+    assert yaml.safe_load(schema.dump({"a": ["é", "\\ud800"]}, {})) == {"a": ["é", "\\ud800"]}

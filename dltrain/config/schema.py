@@ -11,6 +11,7 @@ checked. This module imports neither Hydra nor torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.yaml_text import FASTEST, FASTEST_DUMPER, on_one_line
-from dltrain.errors import UserError
+from dltrain.errors import UserError, is_unicode
 
 
 class Loader(FASTEST):
@@ -110,8 +111,10 @@ def dump(config: Mapping[str, object], comments: Mapping[str, str], prefix: str 
 
 
 def yaml_scalar(value: object) -> str:
-    """A plain value on one line of yaml."""
+    """A plain value on one line of yaml. Raises UserError for text that is no Unicode, as names that own code reads."""
     style = '"' if type(value) is str and "\n" in value else None
+    if not is_unicode(json.dumps(value, ensure_ascii=False, default=str)):
+        raise UserError(f"{value!r}: is no Unicode, which config.yaml cannot hold")
     dumper = FASTEST_DUMPER if repr(value).isascii() else yaml.SafeDumper  # libyaml escapes what lies beyond the BMP
     text = yaml.dump(value, Dumper=dumper, default_flow_style=True, default_style=style, width=2**31 - 1,
                      allow_unicode=True)

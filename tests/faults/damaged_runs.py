@@ -8,6 +8,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +19,7 @@ import yaml
 from dltrain import build
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.config import schema
+from dltrain.errors import UserError
 from tests.fuzzing import ODD_VALUES
 
 # A run of pictures and one of text, each of six steps in two epochs
@@ -148,8 +150,11 @@ def change_yaml(path: Path, rng: random.Random) -> str:
     comments = {key: line.comment for key, line in schema.assignments(path).items()}
     with_rules = rng.random() < 0.5
     done = change_node(config, rng, ODD_VALUES)
-    path.write_bytes((schema.dump(config, comments) if with_rules and isinstance(config, dict)
-                      else yaml.safe_dump(config)).encode("utf-8", "surrogatepass"))
+    text = yaml.safe_dump(config)
+    if with_rules and isinstance(config, dict):
+        with suppress(UserError):  # text that is no Unicode
+            text = schema.dump(config, comments)
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
     return done
 
 
