@@ -178,6 +178,6 @@ def test_the_name_of_a_photo_may_be_no_unicode_but_not_that_of_a_class_or_a_root
 
 @pytest.mark.parametrize("value", ["\udcff", ["a", "\ud800"], {"é": "\ud800"}, ["é\udcff"]])
 def test_what_config_yaml_could_not_give_back_is_refused(value):
-    with pytest.raises(UserError, match="is no Unicode, which config.yaml cannot hold$"):
+    with pytest.raises(UserError, match=r"is no Unicode, which config\.yaml cannot hold$"):
         schema.dump({"class_names": value, "a": 1} if type(value) is not dict else {"a": [value]}, {})
     assert yaml.safe_load(schema.dump({"a": ["é", "\\ud800"]}, {})) == {"a": ["é", "\\ud800"]}
