@@ -23,10 +23,13 @@ is_caught = threading.Event()  # set while this process handles signals
 
 class Signals:
     """Context manager. From `record` on, the first signal is stored in `received`, so that the run can save a
-    checkpoint after the current step. A SIGINT after it ends the process at once."""
+    checkpoint after the current step. A SIGINT after it ends the process at once.
+
+    `is_own`: whether this process got one itself. Another process of the run may tell of the same Ctrl-C earlier."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.is_own = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Signals:
@@ -42,16 +45,18 @@ class Signals:
     def record(self) -> None:
         self._stack.enter_context(caught())
         self.received = next((other.received for other in recorders if other.received is not None), None)
+        self.is_own = any(other.is_own for other in recorders)
         recorders.append(self)
         self._stack.callback(recorders.remove, self)
 
 
 def deliver(signum: int) -> None:
     """Hands a signal to all recorders, or ends the process."""
-    is_second = signum == signal.SIGINT and any(recorder.received is not None for recorder in recorders)
+    is_second = signum == signal.SIGINT and any(recorder.is_own for recorder in recorders)
     if is_second or not recorders:
         end_process(signum, f"{signal.Signals(signum).name}: stopped{' at once' if is_second else ''}")
     for recorder in recorders:
+        recorder.is_own = True
         if recorder.received is None:
             recorder.received = signum
 

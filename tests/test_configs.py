@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.commands.why import explain
 from dltrain.config import groups, schema
-from dltrain.config.compose import Composed, compose, to_plain
+from dltrain.config.compose import Composed, Sources, compose, to_plain
 from dltrain.config.yaml_files import YamlFolder
 from dltrain.errors import UserError
 from dltrain.run import StudyContext
@@ -329,3 +329,13 @@ def test_yaml_is_read_as_omegaconf_reads_it(tmp_path):
         expected = OmegaConf.to_container(OmegaConf.load(file))
         folder = YamlFolder("test", str(file.parent))
         assert repr(OmegaConf.to_container(folder.load_config(file.stem).config)) == repr(expected), file
+
+
+def test_jobs_of_a_sweep_are_composed_as_if_each_were_alone():
+    """Hydra notes in what it has read from the files which choices led there."""
+    sources = Sources()
+    for words in (["model=resnet20"], ["model=captioner"], ["model=char_rnn"], ["model=resnet20", "data=cifar10"],
+                  ["model=resnet20", "seed=3"], ["model=captioner", "recipe=none"], ["model=resnet20"]):
+        shared, alone = (compose(words, sources=kept) for kept in (sources, None))
+        assert to_plain(shared.job_config()) == to_plain(alone.job_config())
+        assert (shared.places, shared.words, shared.reasons) == (alone.places, alone.words, alone.reasons)

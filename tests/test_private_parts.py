@@ -14,10 +14,11 @@ import dltrain
 # where they are used for what has no public counterpart: "module:name.of.attribute"
 PRIVATE = [
     "hydra._internal.config_loader_impl:ConfigLoaderImpl",
-    "hydra._internal.config_loader_impl:ConfigLoaderImpl._parse_overrides_and_create_caching_repo",
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl._process_config_searchpath",
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list",
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._apply_overrides_to_config",
     "hydra._internal.config_repository:CachingConfigRepository",
+    "hydra._internal.config_repository:IConfigRepository",
     "hydra._internal.callbacks:Callbacks",
     "hydra._internal.core_plugins.basic_sweeper:BasicSweeper",
     "hydra._internal.core_plugins.file_config_source:FileConfigSource",

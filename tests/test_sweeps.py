@@ -90,6 +90,13 @@ def test_a_plan_starts_nothing(dltrain):
     assert len(names_in(Path("outputs/s"))) == 1
 
 
+def test_what_a_study_takes_is_not_guessed(dltrain):
+    code, out, err = dltrain("-m", "experiment=rcnn_family", "seed=1,2", "plan=true")
+    assert (code, err) == (0, "")
+    assert out.count("not known  not known  not known  to do") == 2
+    assert out.endswith("left: 2 jobs; what a study takes is not known before it runs\n")
+
+
 @pytest.mark.parametrize(("word", "message"), [
     ("plan=yes", "plan=yes: must be true or false"), ("max_jobs=0", "max_jobs=0: must be an integer >= 1"),
     ("max_hours=x", "max_hours=x: must be a number > 0"), ("seed=1,2,x", "seed='x': must be an integer")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from dltrain.config.interpolations import to_plain
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import search_words
+from dltrain.sweeps.cost import Shape, shape_of
 from dltrain.sweeps.jobs import Job, job_id
 from dltrain.sweeps.limits import limits_of
 from dltrain.sweeps.planning import Planner, describe
@@ -154,14 +155,20 @@ def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_dat
     root, name = Path(composed.config.output_dir), composed.config.name
     combinations, swept = loader.combinations(composed.words) if launch.is_grid(hydra) else ([], [])
 
+    shapes: dict[str, Shape] = {}  # by id
+
     def identify(words: list[str]) -> tuple[str, str]:
         job = loader.compose_job(words)
-        return job_id(to_plain(job.config)), title(job)
+        config = to_plain(job.config)
+        id_ = job_id(config)
+        if limits.plan:
+            shapes[id_] = shape_of(config)
+        return id_, title(job)
 
     planner = Planner(root / (name or "sweeps/new"), swept, identify)
     planned = planner.plan(combinations)
     if limits.plan:
-        return print_plan(planned, planner.folder, loader)
+        return print_plan(planned, planner.folder, loader, shapes)
     folder = (RunDir.named(root, name) if name else RunDir.timed(root / "sweeps")).path
     heading = heading_of(composed) or folder.name
     if launch.is_grid(hydra):
@@ -172,16 +179,16 @@ def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_dat
                           partial(finish, folder, heading))
 
 
-def print_plan(planned: Sequence[Job], folder: Path, loader: launch.SweepLoader) -> int:
+def print_plan(planned: Sequence[Job], folder: Path, loader: launch.SweepLoader, shapes: Mapping[str, Shape]) -> int:
+    """`shapes`: by the id of the job."""
     from dltrain.commands.bench import StatusLine, prepare
     from dltrain.reporting import report
     from dltrain.sweeps.costs import costs_of
 
     def measure() -> None:
         line = StatusLine()
-        configs = [loader.compose_job(job.words).job_config() for job in planned]
-        costs = costs_of([(RunDir(folder / job.name), config, to_plain(config))
-                          for job, config in zip(planned, configs, strict=True)], lambda config: prepare(config, line))
+        costs = costs_of([(RunDir(folder / job.name), shapes[job.id], job.words) for job in planned],
+                         lambda words: prepare(loader.compose_job(words).job_config(), line))
         line("")
         print(describe(planned, folder, costs))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from dltrain.config import checks, groups, launch, schema
-from dltrain.config.compose import Composed, compose_unchecked
+from dltrain.config.compose import Composed, Sources, compose_unchecked
 from dltrain.config.words import full_key
 from dltrain.errors import UserError, suggest
 
@@ -40,7 +40,7 @@ def run(words: list[str]) -> int:
 def explain(key: str, words: list[str], config_dir: str | None = None) -> str:
     """The answer, as printed. Raises UserError for an unknown key or choice."""
     key = full_key(key)
-    composed = compose_unchecked(words, config_dir, multirun=False, files_of={})
+    composed = compose_unchecked(words, Sources(config_dir))
     if key in groups.GROUPS or key == "task":
         answer = format_sources(key, composed.chosen.get(key) or "none", sources_of_choice(composed, key))
         has_keys = OmegaConf.select(composed.config, key.replace("/", ".")) is not None

@@ -17,6 +17,7 @@ from dltrain import trust
 from dltrain.config import groups, renamed, schema
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.config.yaml_text import read_yaml_text
+from dltrain.dotted import select
 from dltrain.errors import UserError, suggest
 
 Place = tuple[Path, str]  # a yaml file and the package that its keys stand under
@@ -167,14 +168,17 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
     rules = stated_rules(config, places)
     refuse_value_for_node(config, rules, overrides)
     refuse_added_keys(config, places, overrides)
+    written = OmegaConf.to_container(config)
     for key, rule in rules.items():
         if key.startswith("hydra."):
             continue
         try:
-            value = OmegaConf.select(config, key)
+            is_there, plain = select(written, key)
+            if not is_there or is_unsettled(plain):  # as below a node that is an interpolation
+                value = OmegaConf.select(config, key)
+                plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {one_line(error)}") from None
-        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if fault := schema.violation(rule, plain):
             raise UserError(f"{key}={quote(plain)}: {fault}{set_by(key, places, overrides)}")
     name = config.get("name")
@@ -182,6 +186,11 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
         raise UserError(f"name='{name}': must be letters, digits, '.', '_' and '-', with '/' between folders")
     if name is not None and {"..", "."} & {*name.split("/")}:
         raise UserError(f"name='{name}': must stay below output_dir; choose another output_dir= for another place")
+
+
+def is_unsettled(value: object) -> bool:
+    """Whether it is an interpolation, or must be given."""
+    return type(value) is str and ("${" in value or value == "???")
 
 
 def refuse_value_for_node(config: DictConfig, rules: Mapping[str, str], overrides: list[Override]) -> None:

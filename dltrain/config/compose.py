@@ -15,10 +15,11 @@ from typing import Any, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -35,6 +36,7 @@ from dltrain.config.yaml_files import read_by_libyaml
 from dltrain.errors import UserError
 
 CONFIG_NAME = "train"  # configs/train.yaml
+SEARCH_PATH = "hydra.searchpath"  # further folders of configs
 SWEPT_KEY = re.compile(r"\+{0,2}(?!hydra\b|trust\b)[A-Za-z_][\w./@-]*")
 
 
@@ -79,15 +81,39 @@ class Files:
         return config
 
 
-FilesOf = dict[tuple[str, ...], Files]  # by the words of the choices
+class Sources:
+    """What the jobs of a sweep have in common: Hydra's loader over dltrain's configs and the user's `config_dir`, and
+    the files of each set of choices. Raises UserError if `config_dir` is no folder."""
+
+    def __init__(self, config_dir: str | None = None):
+        self.config_dir, self.loader = config_dir, config_loader(config_dir)
+        self.files: dict[tuple[str, ...], Files] = {}  # by the words of the choices
+
+    def repository(self, overrides: list[Override]) -> IConfigRepository:
+        """Where the yaml files are, with the folders that the overrides add."""
+        if all(override.key_or_group != SEARCH_PATH for override in overrides):
+            return self.loader.repository
+        repo = CachingConfigRepository(self.loader.repository)
+        self.loader._process_config_searchpath(CONFIG_NAME, overrides, repo)
+        return repo
+
+    def select(self, overrides: list[Override], repo: IConfigRepository) -> Files:
+        """`repo`: where the files are. A cache of them is for one set of choices, and for what automatic.py adds to it:
+        Hydra notes the choices in it."""
+        choices = [override for override in overrides if is_choice(override, repo)]
+        words = tuple(str(override.input_line) for override in choices)
+        if words not in self.files:
+            cache = repo if isinstance(repo, CachingConfigRepository) else CachingConfigRepository(repo)
+            self.files[words] = Files(self.loader, cache, choices)
+        return self.files[words]
 
 
-def compose(words: list[str], config_dir: str | None = None, multirun: bool = False, files_of: FilesOf | None = None,
+def compose(words: list[str], config_dir: str | None = None, multirun: bool = False, sources: Sources | None = None,
             samples: bool = True) -> Composed:
     """The composed and checked config of `words`, which are Hydra overrides. Of a sweep: that of its first job; the
-    choices of all its jobs are checked. `files_of`: keeps what the next jobs of a sweep need. `samples`: the sweep
-    may take values from interval(). Raises UserError for whatever the user can correct."""
-    composed = compose_unchecked(words, config_dir, multirun, {} if files_of is None else files_of, samples)
+    choices of all its jobs are checked. `sources`: those of `config_dir`, which the jobs of a sweep share. `samples`:
+    the sweep may take values from interval(). Raises UserError for whatever the user can correct."""
+    composed = compose_unchecked(words, sources or Sources(config_dir), multirun, samples)
     checks.check_values(composed.config, composed.places, composed.overrides)
     checks.check_pair(composed.config, composed.chosen, composed.folders)
     checks.check_recipe(composed.config, composed.chosen, composed.places)
@@ -98,14 +124,13 @@ def compose(words: list[str], config_dir: str | None = None, multirun: bool = Fa
     return composed
 
 
-def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, files_of: FilesOf, samples: bool = True
-                      ) -> Composed:
+def compose_unchecked(words: list[str], sources: Sources, multirun: bool = False, samples: bool = True) -> Composed:
     """Hydra's own steps without its `hydra` node: in a third of the time, and with the list of files at hand."""
-    loader = config_loader(config_dir)
     words = expand(trust.take(words))
-    refuse_bare_words(words, *([Path(config_dir)] if config_dir else []))
-    overrides, repo = parse(loader, words)
-    folders = user_folders(config_dir, overrides)
+    refuse_bare_words(words, *([Path(sources.config_dir)] if sources.config_dir else []))
+    overrides = parse(words)
+    repo = sources.repository(overrides)
+    folders = user_folders(sources.config_dir, overrides)
     own_modules.put_last(folders)
     for override in overrides:
         checks.refuse_hydra_key(override)
@@ -114,17 +139,17 @@ def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, 
         checks.refuse_unknown_choice(override, folders)
     if (experiment_sweep := sweep_of_experiment(overrides, folders)) is not None:
         multirun, words = True, [f"{key}={value}" for key, value in experiment_sweep.items()] + words
-        overrides = parse(loader, words)[0]
+        overrides = parse(words)
     first_words = [first_of_sweep(override) for override in overrides] if multirun else words
     if multirun:
-        overrides = loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, first_words)[0]
+        overrides = parse(first_words)
     own = [override for override in overrides if not override.key_or_group.startswith("hydra")]
     try:
-        loader.validate_sweep_overrides_legal(overrides=overrides, run_mode=RunMode.RUN, from_shell=True)
-        files = select_files(loader, repo, own, files_of)
+        sources.loader.validate_sweep_overrides_legal(overrides=overrides, run_mode=RunMode.RUN, from_shell=True)
+        files = sources.select(own, repo)
         if reasons := automatic.choose(files.defaults.overrides.known_choices, own, folders):
-            own += loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, list(reasons))[0]
-            files = select_files(loader, repo, own, files_of)
+            own += parse(list(reasons))
+            files = sources.select(own, files.repo)
             words = words if multirun else [*words, *reasons]
         config = files.config.copy()
     except MissingConfigException as error:
@@ -134,7 +159,8 @@ def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, 
         raise checks.refused_defaults(error, folders) from None
     OmegaConf.set_struct(config, True)
     try:
-        loader._apply_overrides_to_config([override for override in own if not is_choice(override, repo)], config)
+        assignments = [override for override in own if not is_choice(override, repo)]
+        sources.loader._apply_overrides_to_config(assignments, config)
     except (HydraException, OmegaConfBaseException) as error:
         raise checks.unknown_key(error, config, own) from None
     places = merged_files(files.defaults, folders)
@@ -143,10 +169,10 @@ def compose_unchecked(words: list[str], config_dir: str | None, multirun: bool, 
                     experiment_sweep, multirun, folders)
 
 
-def parse(loader: ConfigLoaderImpl, words: list[str]) -> tuple[list[Override], CachingConfigRepository]:
-    """Hydra's reading of the words, and its cache of yaml files. Raises UserError for a word that is no override."""
+def parse(words: list[str]) -> list[Override]:
+    """Hydra's reading of the words. Raises UserError for a word that is no override."""
     try:
-        return loader._parse_overrides_and_create_caching_repo(CONFIG_NAME, words)
+        return OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise UserError(f"cannot read '{error.override}': an override is key=value, as in task.optimizer.lr=0.05 "
                         f"(quote blanks and commas: 'key=\"a b\"')") from None
@@ -167,16 +193,7 @@ def config_loader(config_dir: str | None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def select_files(loader: ConfigLoaderImpl, repo: CachingConfigRepository, overrides: list[Override], files_of: FilesOf
-                 ) -> Files:
-    choices = [override for override in overrides if is_choice(override, repo)]
-    words = tuple(str(override.input_line) for override in choices)
-    if words not in files_of:
-        files_of[words] = Files(loader, repo, choices)
-    return files_of[words]
-
-
-def is_choice(override: Override, repo: CachingConfigRepository) -> bool:
+def is_choice(override: Override, repo: IConfigRepository) -> bool:
     """As Hydra decides it: a group is overridden with a name, or with a mapping of values."""
     return repo.group_exists(override.key_or_group) and type(override.value()) is not dict
 

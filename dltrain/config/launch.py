@@ -81,10 +81,10 @@ class SweepLoader(ConfigLoaderImpl):
     """Hydra's loader. The config of a sweep's job is that of `compose`, with the sweep's `hydra` node."""
 
     def __init__(self, config_dir: str | None):
-        super().__init__(compose.config_loader(config_dir).config_search_path)
+        self.sources = compose.Sources(config_dir)
+        super().__init__(self.sources.loader.config_search_path)
         self.config_dir = config_dir
         self.jobs: dict[tuple[str, ...], compose.Composed] = {}
-        self.files_of: compose.FilesOf = {}
         self.folder_of: Callable[[list[str]], str] = " ".join  # of a job, below that of the sweep
 
     def __reduce__(self) -> tuple[type[SweepLoader], tuple[str | None]]:
@@ -97,7 +97,7 @@ class SweepLoader(ConfigLoaderImpl):
         if key not in self.jobs:
             while len(self.jobs) >= MOST_KEPT:
                 del self.jobs[next(iter(self.jobs))]
-            self.jobs[key] = compose.compose(words, self.config_dir, files_of=self.files_of)
+            self.jobs[key] = compose.compose(words, self.config_dir, sources=self.sources)
         return self.jobs[key]
 
     def overrides(self, words: Sequence[str]) -> list[Override]:

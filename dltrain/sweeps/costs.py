@@ -3,35 +3,17 @@ steps of one job of each shape that are measured here."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from omegaconf import DictConfig
+from collections.abc import Callable, Iterable
 
 from dltrain.benchmark.measure import Bench
 from dltrain.benchmark.peaks import peak_mb
 from dltrain.build import planned_steps
 from dltrain.run_dir import RunDir
-from dltrain.sweeps.cost import MB, Cost
+from dltrain.sweeps.cost import MB, UNKNOWN, Cost, Shape
 
 STEPS = 6  # that are measured
 FORWARD_SHARE = 1 / 3  # of the time of a training step, without gradients
 STATES = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}  # tensors that an optimizer keeps for each weight
-
-
-def shape_of(config: Mapping[str, Any]) -> str:
-    """Equal for jobs whose steps take the same: they differ in the seed, the optimizer's numbers or the length."""
-    task = {key: value for key, value in config["task"].items() if key not in ("optimizer", "schedule")}
-    trainer = {key: value for key, value in config["trainer"].items() if not key.startswith("max_")}
-    kinds = [config["model"], config["data"], config.get("augment"), task, trainer, config["task"]["optimizer"]["name"]]
-    return json.dumps(kinds, sort_keys=True, default=str)
-
-
-def length_of(config: Mapping[str, Any]) -> float:
-    """A number in proportion to the steps, among jobs of one shape."""
-    trainer = config["trainer"]
-    return float(trainer.get("max_steps") or trainer.get("max_epochs") or 1)
 
 
 def spent(run_dir: RunDir) -> Cost:
@@ -59,18 +41,19 @@ def measure(bench: Bench) -> Cost:
                 is_estimate=True)
 
 
-def costs_of(jobs: Sequence[tuple[RunDir, DictConfig, Mapping[str, Any]]], prepare: Callable[[DictConfig], Bench]
-             ) -> list[Cost]:
-    """A job: its folder, its config, and that as plain values. One of each shape is measured."""
+def costs_of(jobs: Iterable[tuple[RunDir, Shape, list[str]]], prepare: Callable[[list[str]], Bench]) -> list[Cost]:
+    """A job: its folder, its shape and its words. One of each kind is measured."""
     measured: dict[str, tuple[float, Cost]] = {}
     costs = []
-    for run_dir, config, plain in jobs:
+    for run_dir, shape, words in jobs:
         if run_dir.is_finished:
             costs.append(spent(run_dir))
             continue
-        shape, length = shape_of(plain), length_of(plain)
-        if shape not in measured:
-            measured[shape] = length, measure(prepare(config))
-        first_length, first = measured[shape]
-        costs.append(first._replace(seconds=first.seconds * length / first_length))
+        if not shape.kind:
+            costs.append(UNKNOWN)
+            continue
+        if shape.kind not in measured:
+            measured[shape.kind] = shape.length, measure(prepare(words))
+        first_length, first = measured[shape.kind]
+        costs.append(first._replace(seconds=first.seconds * shape.length / first_length))
     return costs

@@ -212,6 +212,23 @@ def test_row_05_a_second_interrupt_ends_at_once(exits, capfd):
     row_05(exits, capfd)
 
 
+def test_row_05_another_process_of_the_run_may_tell_of_an_interrupt_before_it_arrives(exits):
+    """Ctrl-C reaches all processes of a group: one of them telling the command of it does not make the command's own
+    a second one."""
+    with Signals() as recorder:
+        recorder.record()
+        events: queue.Queue[processes.Event] = queue.Queue()
+        watch = processes.Watch([], events, recorder, 900)
+        watch.handle(processes.Event(1, {"signal": signal.SIGINT}))
+        assert (recorder.received, recorder.is_own) == (signal.SIGINT, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: recorder.is_own or exits)
+        assert exits == []
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: exits)
+    assert exits == [130]
+
+
 def test_row_05_control(monkeypatch, exits, capfd):
     monkeypatch.setattr(signals, "end_process", lambda *_: None)
     with pytest.raises(AssertionError):
