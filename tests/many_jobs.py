@@ -43,7 +43,17 @@ def simulate(folder: Path, count: int, epochs: int = 30, readings: int = 10,
 
 
 def write_job(folder: Path, job: jobs.Job, given: dict[str, str], config: str, epochs: int, readings: int) -> None:
-    draw = random.Random(job.id)
+    folder.mkdir()
+    for key, value in given.items():
+        config = re.sub(rf"(?m)^( *{key.rpartition('.')[2]}: )\S+", rf"\g<1>{value}", config, count=1)
+    (folder / "config.yaml").write_text(config)
+    (folder / jobs.OVERRIDES).write_text("\n".join(job.words) + "\n")
+    write_results(folder, given, epochs, readings)
+
+
+def write_results(folder: Path, given: dict[str, str], epochs: int = 30, readings: int = 10) -> None:
+    """metrics.csv and result.json of a run that is done."""
+    draw = random.Random(folder.name)
     rate, decay = float(given.get("task.optimizer.lr", 0.1)), float(given.get("task.optimizer.weight_decay", 1e-4))
     best = 0.95 - 0.08 * math.log10(rate / 0.1) ** 2 - 0.02 * abs(math.log10((decay + 1e-6) / 1e-4))
     best += draw.gauss(0, 0.01)
@@ -54,11 +64,6 @@ def write_job(folder: Path, job: jobs.Job, given: dict[str, str], config: str, e
         rows.append(f"{step},{epoch},{2.3 * (1 - level):.6g},{level:.6g},{rate:.6g},{draw.uniform(9, 11) * 1e3:.6g},,")
         if step % readings == 0:
             rows.append(f"{step},{epoch},,,,,{level - 0.02:.6g},{2.4 * (1 - level):.6g}")
-    folder.mkdir()
-    for key, value in given.items():
-        config = re.sub(rf"(?m)^( *{key.rpartition('.')[2]}: )\S+", rf"\g<1>{value}", config, count=1)
-    (folder / "config.yaml").write_text(config)
-    (folder / jobs.OVERRIDES).write_text("\n".join(job.words) + "\n")
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     (folder / "result.json").write_text(json.dumps({
         "test/accuracy": best - 0.03, "val/accuracy": best - 0.02, "test/loss": 0.2, "best_epoch": epochs,

@@ -331,6 +331,12 @@ def test_yaml_is_read_as_omegaconf_reads_it(tmp_path):
         assert repr(OmegaConf.to_container(folder.load_config(file.stem).config)) == repr(expected), file
 
 
+@pytest.mark.parametrize("word", ["output_dir=s3://bucket/runs", "data.root=gs://bucket/photos"])
+def test_an_address_is_no_folder(word):
+    with pytest.raises(UserError, match=rf"^{re.escape(word)}: must be a folder of a file system; mount the store"):
+        compose(["model=resnet20", "data=image_folder", word])
+
+
 def test_jobs_of_a_sweep_are_composed_as_if_each_were_alone():
     """Hydra notes in what it has read from the files which choices led there."""
     sources = Sources()

@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from dltrain.signals import Signals
 from dltrain.sweeps import launchers, remote_job, submitit_launcher
 from dltrain.sweeps.launchers import LOST, JoblibLauncher
 from dltrain.sweeps.ray_launcher import RayLauncher
+from dltrain.sweeps.remote_job import RemoteJob
 from dltrain.sweeps.submitit_launcher import SubmititLauncher
 from tests.remote_calls import end_or_answer
 
@@ -81,6 +85,32 @@ def test_lines_of_a_job_begin_with_its_name():
         lines.write(text)
     assert stream.getvalue() == "a: one\na: two\na: three\n"
     assert not lines.isatty()
+
+
+def test_slurm_gets_arrays_of_a_size_that_it_takes(monkeypatch, tmp_path):
+    arrays: list[int] = []
+
+    class Executor(SimpleNamespace):
+        def update_parameters(self, **parameters):
+            pass
+
+        @contextmanager
+        def batch(self):
+            arrays.append(0)
+            yield
+
+        def submit(self, job, *call):
+            arrays[-1] += 1
+            return SimpleNamespace(done=lambda: True, result=lambda: call)
+
+    library = SimpleNamespace(AutoExecutor=lambda *_, **keys: Executor())
+    errors = SimpleNamespace(FailedJobError=OSError, UncompletedJobError=OSError)
+    for name, module in {"submitit": library, "submitit.core": None, "submitit.core.utils": errors}.items():
+        monkeypatch.setitem(sys.modules, name, module or SimpleNamespace())
+    monkeypatch.setattr(submitit_launcher, "MOST_IN_ARRAY", 3)
+    job, calls = SimpleNamespace(folder=str(tmp_path)), [([str(number)], "") for number in range(7)]
+    assert SubmititLauncher().call(cast(RemoteJob, job), calls) == calls
+    assert arrays == [3, 3, 1]
 
 
 @pytest.mark.parametrize("name", ["joblib", "ray", "submitit_slurm"])

@@ -25,6 +25,8 @@ HYDRA_KEYS = ("hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launche
               "hydra.sweep.subdir")  # those of which a command may set values
 REQUIRED = ("model", "data", "augment", "trainer")
 PACKAGE_LINE = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
+FOLDERS = ("output_dir", "data.root")  # keys
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]+://")  # of an object store
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
 
@@ -179,6 +181,9 @@ def check_values(config: DictConfig, places: list[Place], overrides: list[Overri
                 plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {one_line(error)}") from None
+        if type(plain) is str and key.endswith(FOLDERS) and ADDRESS.match(plain):
+            raise UserError(f"{key}={plain}: must be a folder of a file system{set_by(key, places, overrides)}; mount "
+                            "the store, or copy from and to it")
         if fault := schema.violation(rule, plain):
             raise UserError(f"{key}={quote(plain)}: {fault}{set_by(key, places, overrides)}")
     name = config.get("name")

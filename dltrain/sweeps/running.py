@@ -117,7 +117,6 @@ class SweepJob:
             write_text(run_dir.path / jobs.OVERRIDES, "\n".join(words) + "\n")
         self.train_run(config, run_dir, words)
 
-
     def fix_threads(self, config: DictConfig, run_dir: RunDir) -> None:
         """The threads that a job begins with stand in its config: it keeps them, whatever process continues it."""
         import torch

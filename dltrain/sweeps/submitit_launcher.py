@@ -17,6 +17,7 @@ from dltrain.sweeps.launchers import LOST, Call, RemoteLauncher
 from dltrain.sweeps.remote_job import RemoteJob
 
 POLL_SECONDS = 0.2
+MOST_IN_ARRAY = 1000  # jobs; Slurm's MaxArraySize is 1001 unless its administrator has set another
 FOR_ALL = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "nodes", "tasks_per_node", "name"}
 TIMES_OUT_OF_TIME = 1000  # so often a job that runs out of its time is started again
 
@@ -40,8 +41,10 @@ class SubmititLauncher(RemoteLauncher):
         executor = submitit.AutoExecutor(Path(job.folder) / ".submitit/%j", cluster=self.cluster,
                                          slurm_max_num_timeout=TIMES_OUT_OF_TIME)
         executor.update_parameters(**self.parameters)
-        with executor.batch():
-            submitted = [executor.submit(job, *call) for call in calls]
+        submitted: list[Any] = []
+        for first in range(0, len(calls), MOST_IN_ARRAY):
+            with executor.batch():
+                submitted += [executor.submit(job, *call) for call in calls[first : first + MOST_IN_ARRAY]]
         if self.cluster != "debug":
             print(f"{format_count(len(calls), 'job')} submitted; what they print: {job.folder}/.submitit", flush=True)
             self.wait(submitted, job)
