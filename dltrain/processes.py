@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import trust
-from dltrain.errors import InterruptedRun, UserError
+from dltrain.errors import InterruptedRun, UserError, printable
 from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
 
@@ -48,6 +48,10 @@ class RankError(UserError):
         self.exit_code = exit_code
         if details:
             self.add_note(details)
+
+    def __str__(self) -> str:
+        """Below the message may be the line of the user's code that it comes from."""
+        return "\n".join(map(printable, str(self.args[0]).split("\n")))
 
 
 class Channel:

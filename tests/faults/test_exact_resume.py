@@ -187,13 +187,14 @@ def start(words: list[str], cwd: Path, **environment: str) -> subprocess.Complet
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TWO_PROCESSES)
 def test_row_01_e_two_processes_continue_to_the_same_bits(model, tmp_path):
-    """A run of two processes, both killed inside a random step, ends in the same bits by the same command."""
+    """A run of two processes, both killed inside a random step, ends in the same bits by the same command. Inside the
+    second step the first save may still be under way."""
     write_texts(tmp_path)
     words = [*words_of(model, tmp_path), "trainer.devices=2", "data.batch_size=1",
              "trust=[tests]", "trainer.callbacks=[{_target_: tests.faults.test_exact_resume.KillAtStep}]"]
     straight = start([*words, "name=straight"], tmp_path)
     assert straight.returncode == 0, straight.stderr
-    step = random.Random(model).randrange(1, 6)
+    step = random.Random(model).randrange(2, 6)
     killed = start([*words, "name=killed"], tmp_path, DLTRAIN_TEST_KILL_AT=str(step))
     assert (killed.returncode, "killed by SIGKILL" in killed.stderr) == (MachineError.exit_code, True)
     again = start([*words, "name=killed"], tmp_path)

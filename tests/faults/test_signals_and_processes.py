@@ -705,6 +705,11 @@ def test_row_22_d_a_signal_to_two_processes(to, tmp_path):
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+def test_the_line_of_own_code_stands_below_the_error_of_a_rank():
+    error = RankError("rank 1: KeyError: 'a\x1b[2J'\n  mine.py:3, in read\n    raise", 8)
+    assert str(error) == "rank 1: KeyError: 'a\\x1b[2J'\n  mine.py:3, in read\n    raise"
+
+
 class Hanging(FewDigits):
     """Rank 1 hangs in its second batch."""
 
