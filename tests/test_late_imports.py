@@ -115,6 +115,8 @@ def test_only_the_import_of_torchmetrics_is_changed(monkeypatch):
 
 
 def test_garbage_is_collected_again_after_the_imports_and_only_those_are_left_out(monkeypatch):
+    thresholds = gc.get_threshold()  # those of the tests
+    gc.set_threshold(*USUAL_THRESHOLDS)
     try:
         gc.unfreeze()  # what the tests have imported
         collect_after_imports()  # torch is there already
@@ -134,4 +136,4 @@ def test_garbage_is_collected_again_after_the_imports_and_only_those_are_left_ou
         assert len(kept) == 1000
     finally:
         gc.unfreeze()
-        gc.set_threshold(*USUAL_THRESHOLDS)
+        gc.set_threshold(*thresholds)
