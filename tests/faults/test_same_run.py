@@ -163,6 +163,7 @@ def test_row_02_killed_in_every_validation(monkeypatch, tmp_path, reference):
     assert read_metrics(tmp_path / "killed") == read_metrics(reference.path)
 
 
+@pytest.mark.slow
 def test_row_02_b_killed_after_many_steps(monkeypatch, tmp_path, reference):
     """A run that is killed after one step after the other, and after its last one, ends in the same bits."""
     row_02(monkeypatch, tmp_path / "killed", reference, "on_train_batch_end", [1, 2, 3, 4, 6, STEPS])
