@@ -34,7 +34,7 @@ def write(folder: Path, paused: Paused) -> None:
 
 
 def forget(folder: Path) -> None:
-    """To be called when the training goes on."""
+    """To be called when the training continues."""
     (folder / FILE).unlink(missing_ok=True)
 
 

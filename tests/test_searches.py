@@ -1,4 +1,4 @@
-"""Searches: jobs that are proposed as results come, or stopped early; what goes on ends in the same bits."""
+"""Searches: jobs that are proposed as results come, or stopped early; what continues ends in the same bits."""
 
 import math
 import os

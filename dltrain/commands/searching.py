@@ -1,4 +1,4 @@
-"""`dltrain -m search=...`: a sweep whose jobs are chosen as it goes."""
+"""`dltrain -m search=...`: a sweep whose jobs are chosen from the results so far."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Picture(NamedTuple):
 
 
 def pictures_of(folder: Path) -> list[Picture]:
-    """Of the test first, then those of the validation; without those of training, which show what goes in."""
+    """Of the test first, then those of the validation; without those of training, which show the inputs."""
     from tensorboard.compat.proto.event_pb2 import Event
 
     last: dict[str, tuple[int, bytes, str]] = {}

@@ -5,7 +5,7 @@ arXiv:1502.07943, figure 3. L. Li, K. Jamieson, G. DeSalvo, A. Rostamizadeh, A. 
 Bandit-Based Approach to Hyperparameter Optimization, 2018, arXiv:1603.06560, algorithm 1.
 
 A job of a rung is trained on the schedule of its full length and stopped after the epochs of the rung; in the next
-rung it goes on from there. So the survivor is the run that it would have been alone, to the bit.
+rung it continues from there. So the survivor is the run that it would have been alone, to the bit.
 """
 
 from __future__ import annotations
@@ -62,6 +62,6 @@ def hyperband(max_epochs: int, min_epochs: int, factor: int) -> list[list[Rung]]
 
 
 def total_epochs(rungs: list[Rung]) -> int:
-    """What is trained if a job goes on from where it was stopped."""
+    """What is trained if a job continues from where it was stopped."""
     before = [0, *(rung.epochs for rung in rungs)]
     return sum(rung.jobs * (rung.epochs - start) for rung, start in zip(rungs, before, strict=False))

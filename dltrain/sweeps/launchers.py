@@ -74,7 +74,7 @@ class JoblibLauncher(RemoteLauncher):
         return max(1, usable_cores() // self.jobs_at_once(num_jobs))
 
     def call(self, job: Callable[[list[str], str], Any], calls: list[Call]) -> list[Any]:
-        """A process that is killed ends the others of its pool: what is missing goes into a new one, as long as each
+        """A process that is killed ends the others of its pool: what is missing runs in a new one, as long as each
         finishes a job, and then each into a pool of its own."""
         values: dict[int, Any] = {}
         while missing := {number: call for number, call in enumerate(calls) if number not in values}:

@@ -40,8 +40,8 @@ def draw(groups: Mapping[Group, Sequence[Done]], headline: str, mode: str, keys:
     every = [(group, float(job.result[headline])) for group, jobs in groups.items() for job in jobs]
     finite = [(group, result) for group, result in every if math.isfinite(result)]
     rows, results = [group for group, _ in finite], [result for _, result in finite]
-    shown = strongest(keys, rows, results) if len(keys) >= 2 and rows else []
-    columns = {key: [row[place] for row in rows] for place, key in enumerate(keys) if key in shown}
+    used = strongest(keys, rows, results) if len(keys) >= 2 and rows else []
+    columns = {key: [row[place] for row in rows] for place, key in enumerate(keys) if key in used}
     across = min(len(columns), MOST_ACROSS)
     down = -(-len(columns) // across) if columns else 0
     first = 4.2 if axis_of(groups, keys) is not None else max(4.2, 1.4 + 0.26 * min(len(groups), MOST_BARS))
@@ -52,7 +52,7 @@ def draw(groups: Mapping[Group, Sequence[Done]], headline: str, mode: str, keys:
     left, right = next(panels).subplots(1, 2)
     draw_curves(left, groups, headline, keys)
     draw_test(right, groups, headline.partition("/")[2], keys)
-    note = (f", the strongest {len(shown)} of {len(keys)} keys" * (len(shown) < len(keys))
+    note = (f", the strongest {len(used)} of {len(keys)} keys" * (len(used) < len(keys))
             + f"; {len(every) - len(finite)} of {len(every)} have no finite {headline}" * (len(finite) < len(every)))
     if down:
         panel = next(panels)

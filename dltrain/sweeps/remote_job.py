@@ -197,10 +197,10 @@ class NamedLines(TextIOBase):
     """A stream whose lines begin with the name of the job: several jobs write to the same terminal."""
 
     def __init__(self, stream: TextIO, name: str):
-        self.stream, self.name, self.begun = stream, name, ""
+        self.stream, self.name, self.unfinished = stream, name, ""
 
     def write(self, text: str) -> int:
-        *lines, self.begun = f"{self.begun}{text}".split("\n")
+        *lines, self.unfinished = f"{self.unfinished}{text}".split("\n")
         named = [line if line.startswith(f"{self.name}: ") else f"{self.name}: {line}" for line in lines if line]
         self.stream.write("".join(f"{line}\n" for line in named))
         return len(text)

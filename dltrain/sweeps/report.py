@@ -127,11 +127,11 @@ def rounded(value: float) -> float | None:
 
 def pictures(run_dirs: Iterable[RunDir]) -> list[list[Content]]:
     """Of the first runs, until the page has enough."""
-    shown, size = [], 0
+    of_runs, size = [], 0
     for run_dir in [*run_dirs][:NUM_PICTURED]:
         of_run = [picture._asdict() for picture in pictures_of(run_dir.path)]
         size += sum(len(picture["address"]) for picture in of_run)
         if size > PICTURE_BYTES:
             break
-        shown.append(of_run)
-    return shown
+        of_runs.append(of_run)
+    return of_runs

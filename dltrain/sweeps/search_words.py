@@ -1,4 +1,4 @@
-"""The words of a sweep that have its jobs chosen as it goes: search=tpe trials=20, search=halving, search=hyperband."""
+"""The words of a sweep that have its jobs chosen from the results so far: search=tpe trials=20, search=hyperband."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_TRIALS = 20
 
 class Search(NamedTuple):
     """`trials`: the jobs that are proposed; None: as many as the method takes. `prune`: of tpe. `factor`, `min_epochs`:
-    of halving and hyperband, 1 job of `factor` goes on after each rung, the first of which is `min_epochs` long."""
+    of halving and hyperband, 1 job of `factor` continues after each rung, the first of which is `min_epochs` long."""
 
     method: str
     trials: int | None = None

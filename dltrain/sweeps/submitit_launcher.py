@@ -57,7 +57,7 @@ class SubmititLauncher(RemoteLauncher):
         return values
 
     def wait(self, submitted: list[Any], job: RemoteJob) -> None:
-        """Until all have ended. After a signal, those that have not begun are taken out of the queue."""
+        """Until all have ended. After a signal, those that have not started are taken out of the queue."""
         while waiting := [each for each in submitted if not each.done()]:
             for each in waiting if job.stopped_by() is not None else ():
                 if each.state == "PENDING":

@@ -45,7 +45,7 @@ class Values:
         self.known: dict[str, Known] = {}
 
     def read(self, folder: Path, keys: Iterable[str]) -> dict[str, str]:
-        """The values of these keys that the job of this folder is trained with; empty if it has not begun. Raises
+        """The values of these keys that the job of this folder is trained with; empty if it has not started. Raises
         UserError for a damaged config."""
         file = folder / "config.yaml"
         if not file.is_file():
