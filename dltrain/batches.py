@@ -13,6 +13,7 @@ F features of a time step, N boxes of an image.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -55,6 +56,23 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+class Lengths:
+    """Those of one process's rows, to be read like a tuple. `shortest`: of the batch of all processes, which decides
+    how a recurrent net reads it. It is no tuple, since what converts batches builds tuples anew."""
+
+    def __init__(self, own: tuple[int, ...], shortest: int):
+        self.own, self.shortest = own, shortest
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, row: int) -> int:
+        return self.own[row]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.own)
 
 
 class ClassificationBatch(NamedTuple):

@@ -38,6 +38,11 @@ def check_device(keys: DictConfig) -> None:
         raise MachineError("trainer.precision=64-true: Apple's GPUs have no such numbers; use trainer.accelerator=cpu")
 
 
+def on_gpu(keys: DictConfig) -> bool:
+    """Whether the trainer's device is a CUDA GPU."""
+    return keys.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+
+
 @contextmanager
 def threads_of(keys: DictConfig) -> Iterator[None]:
     """Inside it torch computes with as many threads as the trainer's `keys` say; older runs do not have the key."""

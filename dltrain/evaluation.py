@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain import same_data, training_state
 from dltrain.build import build_data, build_task, check_first_step
@@ -55,13 +55,18 @@ class Evaluation(NamedTuple):
     weights: dict[str, str | int]
 
 
+def use_one_process(config: DictConfig) -> None:
+    OmegaConf.update(config, "trainer.nodes", 1, force_add=True)
+    config.trainer.devices = 1
+
+
 def evaluate(config: DictConfig, run_dir: RunDir, split: str, checkpoint: str = "best", progress_bar: bool = False
              ) -> Evaluation:
     """Measures the `best` or `last` weights of a run on the `train`, `val` or `test` split, on one device."""
     step = training_state.load_checkpoint(run_dir, checkpoint)["global_step"]
     keep_freed_memory()
     set_up_device(config.trainer)
-    config.trainer.devices = 1
+    use_one_process(config)
     data = build_data(config, run_dir.read_vocabularies())
     run_dir.check_class_names(data.class_names)
     if line := same_data.describe_measured(run_dir, data, split):
@@ -80,7 +85,7 @@ def load_data(config: DictConfig) -> DataModule:
     config."""
     keep_freed_memory()
     set_up_device(config.trainer)
-    config.trainer.devices = 1
+    use_one_process(config)
     data = build_data(config)
     choose_anchors(config, data)
     config.class_names = data.class_names

@@ -1,7 +1,8 @@
 """Several processes on one run, each a rank from 0 on.
 
-The command starts them with `python -m dltrain.rank` and watches them; it does not train itself. Each rank has a socket
-to the command: it brings the work, and takes signals, failures and stacks. So the command alone decides:
+The command, on each node where there are several, starts them with `python -m dltrain.rank` and watches them; it does
+not train itself. Each rank has a socket to the command: it brings the work, and takes signals, failures and stacks. So
+the command alone decides:
 
 - a signal to any of them reaches rank 0, which saves and stops. All ranks have the same weights after a step, and a
   step needs them all: nothing is lost when the others are killed then;
@@ -29,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain import trust
 from dltrain.errors import InterruptedRun, UserError, printable
+from dltrain.ranks import this_node, world_size
 from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
 
@@ -79,9 +81,11 @@ class Event(NamedTuple):
 class Rank:
     """A process of the run, as the command sees it."""
 
-    def __init__(self, number: int, environment: Mapping[str, str], events: queue.Queue[Event]):
+    def __init__(self, number: int, local: int, environment: Mapping[str, str], events: queue.Queue[Event]):
+        """`number`: among all processes of the run, `local`: among those of this node."""
         mine, its = socket.socketpair()
-        variables = {**os.environ, **environment, "LOCAL_RANK": str(number), CHANNEL: str(its.fileno())}
+        variables = {**os.environ, **environment, "RANK": str(number), "LOCAL_RANK": str(local),
+                     CHANNEL: str(its.fileno())}
         self.number, self.events, self.channel = number, events, Channel(mine)
         self.process = subprocess.Popen([sys.executable, "-m", "dltrain.rank"], env=variables,
                                         pass_fds=[its.fileno()])
@@ -100,7 +104,7 @@ class Rank:
 
 def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | None, command: list[str] | None,
           until_epoch: int | None = None) -> None:
-    """run.train in trainer.devices processes. Raises InterruptedRun after a signal, and RankError."""
+    """run.train in the processes of this node. Raises InterruptedRun after a signal, and RankError."""
     train_in_ranks(config, run_dir, comments=comments, command=sys.argv[1:] if command is None else command,
                    until_epoch=until_epoch)
 
@@ -109,22 +113,21 @@ def train_in_ranks(config: DictConfig, run_dir: RunDir, **work: object) -> None:
     """`work`: the other arguments of rank.train, plain values. Raises InterruptedRun after a signal, and RankError."""
     from dltrain.strategy import dist_timeout_of
 
-    watch(config.trainer.devices, dist_timeout_of(config.trainer), {
+    watch(config.trainer, dist_timeout_of(config.trainer), {
         "run_dir": str(run_dir), "config": OmegaConf.to_yaml(config), "words": trust.command_words(),
         "accepts_changed_data": run_dir.accepts_changed_data, **work})
 
 
-def watch(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> None:
-    """Starts so many ranks, which get `work`, see rank.py, and waits for their end."""
+def watch(keys: Mapping[str, Any], timeout_seconds: float, work: Mapping[str, object]) -> None:
+    """Starts the ranks of this node, which get `work`, see rank.py, and waits for their end. `keys`: the trainer's."""
     events: queue.Queue[Event] = queue.Queue()
+    node = this_node(keys.get("nodes", 1))
     with Signals() as signals:
         signals.record()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0",
-                       "WORLD_SIZE": str(devices)}
-        ranks = [Rank(number, environment, events) for number in range(devices)]
+        environment = {"MASTER_ADDR": node.address, "MASTER_PORT": str(node.port or free_port()),
+                       "NODE_RANK": str(node.number), "WORLD_SIZE": str(world_size(keys))}
+        ranks = [Rank(node.number * keys["devices"] + local, local, environment, events)
+                 for local in range(keys["devices"])]
         try:
             for rank in ranks:
                 rank.channel.send(**work)
@@ -134,15 +137,21 @@ def watch(devices: int, timeout_seconds: float, work: Mapping[str, object]) -> N
                 rank.kill()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class Watch:
-    """Waits until all ranks have ended, or until it is clear what ends the run."""
+    """Waits until all ranks of this node have ended, or until it is clear what ends the run."""
 
     def __init__(self, ranks: list[Rank], events: queue.Queue[Event], signals: Signals, timeout_seconds: float):
         self.ranks, self.events, self.signals = ranks, events, signals
         self.timeout_seconds = timeout_seconds
         self.lost: dict[int, Message] = {}  # the failures of ranks that could not reach another one
         self.ended: set[int] = set()
-        self.is_stopping = False
+        self.is_stopping = self.is_done = False  # done: by the first rank
         self.deadline: float | None = None
 
     def run(self) -> None:
@@ -151,11 +160,20 @@ class Watch:
                 self.handle(self.events.get(timeout=POLL_SECONDS))
             if self.signals.received is not None and not self.is_stopping:
                 self.is_stopping = True
-                self.ranks[0].channel.send(stop=self.signals.received)
+                if self.is_on_first_node():
+                    self.ranks[0].channel.send(stop=self.signals.received)
+                else:  # the first node gets the signal too, saves and stops
+                    self.deadline = time.monotonic() + SECONDS_TO_END
             if self.deadline is not None and time.monotonic() > self.deadline:
-                if self.lost:
-                    raise self.blame()
-                return
+                break
+        if self.is_stopping and not self.is_on_first_node():
+            raise InterruptedRun(self.signals.received or 0, f"{signal.Signals(self.signals.received or 0).name}: "
+                                 "stopped; the first node saves")
+        if self.lost and not self.is_done:
+            raise self.blame()
+
+    def is_on_first_node(self) -> bool:
+        return self.ranks[0].number == 0
 
     def handle(self, event: Event) -> None:
         rank, message = event
@@ -174,7 +192,8 @@ class Watch:
     def handle_end(self, rank: int, code: int) -> None:
         self.ended.add(rank)
         if code == 0:
-            if rank == 0:
+            if rank == self.ranks[0].number:
+                self.is_done = True
                 self.deadline = self.deadline or time.monotonic() + SECONDS_TO_END
         elif self.is_stopping and code == 128 + (self.signals.received or 0):
             raise InterruptedRun(code - 128, f"{signal.Signals(code - 128).name}: stopped")

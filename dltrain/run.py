@@ -28,7 +28,7 @@ from dltrain.hyperparameters import log_hyperparameters
 from dltrain.memory import keep_freed_memory
 from dltrain.monitored import check_monitored
 from dltrain.pretrained import nodes, pretrained_of
-from dltrain.ranks import is_first_process, is_rank
+from dltrain.ranks import is_first_process, is_rank, world_size
 from dltrain.run_code import describe_changed_code, write_own_code
 from dltrain.run_device import describe_other_device
 from dltrain.run_dir import RunDir
@@ -57,10 +57,11 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         print(run_dir.describe_finished())
         return run_dir.read_result()
     same_config.keep_threads(run_dir, config)
-    if config.trainer.devices > 1 and not is_rank():
+    same_config.keep_processes(run_dir, config)
+    if world_size(config.trainer) > 1 and not is_rank():
         check_device(config.trainer)
         processes.train(config, run_dir, comments, command, until_epoch)
-        return run_dir.read_result()
+        return run_dir.read_result() if run_dir.is_finished else {}  # of other nodes the first one writes it
     keep_freed_memory()
     first = is_first_process()
     log_file = run_dir.path / "log.txt" if first else None
@@ -224,8 +225,10 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
 def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
     length = f"{format_count(task.total_steps, 'step')} in {format_count(task.total_epochs, 'epoch')}"
     held_out = f", {' and '.join(data.held_out)} held out of train" if data.held_out else ""
+    many = trainer.world_size
+    together = f"; {many} processes, together batches of {many * data.batch_size}" if many > 1 else ""
     return (f"{num_parameters(task.model):,} parameters; {data.describe()}{held_out}; {length} on "
-            f"{device_name(trainer.strategy.root_device)}")
+            f"{device_name(trainer.strategy.root_device)}{together}")
 
 
 def num_parameters(model: nn.Module) -> int:

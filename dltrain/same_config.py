@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.free_keys import DERIVED, EARLIER, FREE, READ_FROM_FILES
 from dltrain.config.interpolations import to_plain
 from dltrain.errors import DataError, UserError
+from dltrain.ranks import world_size
 from dltrain.run_dir import RunDir
 
 LONGEST_VALUE = 60  # characters, in a message
@@ -54,6 +55,7 @@ def changes(run_dir: RunDir, requested: DictConfig) -> list[Change]:
         if OmegaConf.select(config, place) is None and (size := stored.get("data", {}).get(key)) is not None:
             OmegaConf.update(config, place, size)
     keep_anchors(run_dir, config)
+    keep_processes(run_dir, config)
     return [change for change in differences(stored, to_plain(config)) if change.key.partition(".")[0] not in DERIVED]
 
 
@@ -61,6 +63,15 @@ def keep_anchors(run_dir: RunDir, config: DictConfig) -> None:
     """A run that continues has the anchors it began with, whatever the training boxes are now."""
     if OmegaConf.select(config, "model.anchors") == "auto" and run_dir.has_config:
         config.model.anchor_boxes = run_dir.read_config()["model"].get("anchor_boxes")
+
+
+def keep_processes(run_dir: RunDir, config: DictConfig) -> None:
+    """A run of several processes that continues trains as it began, in earlier versions not as one. A run of one
+    process does not depend on it."""
+    if "trainer" in config and run_dir.has_config:
+        stored = run_dir.read_config().get("trainer", {})
+        if "as_one" not in stored or world_size(config.trainer) == 1:
+            config.trainer.as_one = stored.get("as_one", False)
 
 
 def keep_threads(run_dir: RunDir, config: DictConfig) -> None:

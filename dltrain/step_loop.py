@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ class StepLoop(_TrainingEpochLoop):
         schedules = self.trainer.lr_scheduler_configs
         if (not task.automatic_optimization or defines(task, "optimizer_step", pl.LightningModule)
                 or any(s.interval != "step" or s.frequency != 1 or s.reduce_on_plateau for s in schedules)):
+            cast(Any, task).as_one = None  # several processes with one gradient, each with random numbers of its own
             super().run(data_fetcher)
             return
         self.reset()
@@ -73,6 +75,9 @@ class StepLoop(_TrainingEpochLoop):
         self.scaler: torch.amp.GradScaler | None = vars(self.precision).get("scaler")  # with trainer.precision=16-mixed
         self.many, self.accumulates = trainer.accumulate_grad_batches, False
         self.num_batches = trainer.num_training_batches
+        if (as_one := vars(self.task).get("as_one")) is not None:
+            self.training_step = partial(as_one.training_step, self.training_step, vars(self.task)["step_sums"],
+                                         trainer.train_dataloader)
         takes_index = is_param_in_hook_signature(self.task.training_step, "batch_idx", min_args=2)
         self.num_arguments = 2 if takes_index else 1
         self.hooks: dict[str, list[Callable[..., Any]]] = {

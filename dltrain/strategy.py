@@ -7,6 +7,8 @@ from datetime import timedelta
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from dltrain.ranks import world_size
+
 
 def dist_timeout_of(keys: DictConfig) -> float:
     """Seconds. `keys`: the trainer's, of which older runs do not have it."""
@@ -16,7 +18,7 @@ def dist_timeout_of(keys: DictConfig) -> float:
 def strategy_of(keys: DictConfig, has_unused_parameters: bool) -> Strategy | str:
     """`keys`: the trainer's. `has_unused_parameters`: whether some have no gradient in some steps, as those of frozen
     stages that unfreeze later, and of blocks that are dropped."""
-    if keys.devices == 1:
+    if world_size(keys) == 1:
         return "auto"
     return RanksStrategy(find_unused_parameters=has_unused_parameters,
                          timeout=timedelta(seconds=dist_timeout_of(keys)))

@@ -62,8 +62,8 @@ def test_boxes_are_coded_in_units_of_the_windows_side():
 def test_losses_are_those_of_the_sampled_windows(monkeypatch):
     model, images = build_detector(), [torch.randn(3, 64, 64, generator=generator("i", i)) for i in range(2)]
     logits, codes, windows = model.slide(images)
-    monkeypatch.setattr(model, "sample", lambda labels: torch.cat(
-        [(labels == 7).nonzero()[:2, 0], (labels == 10).nonzero()[:3, 0]]))
+    monkeypatch.setattr(model, "window_sampler", lambda kinds: (
+        [(one == 1).nonzero()[:2, 0] for one in kinds], [(one == 0).nonzero()[:3, 0] for one in kinds]))
     target = {name: value[:1] for name, value in TARGET.items()}
     losses = model(images, [target, NO_OBJECTS])
     labels, _ = model.match(windows, target)
@@ -79,11 +79,11 @@ def test_losses_are_those_of_the_sampled_windows(monkeypatch):
 
 
 def test_a_quarter_of_the_sampled_windows_has_objects():
-    sampled = build_detector().sample(torch.tensor([7] * 20 + [10] * 30 + [-1] * 9))
+    sampled, few = (torch.cat(chosen) for chosen in zip(*build_detector().window_sampler(
+        [torch.tensor([1] * 20 + [0] * 30 + [-1] * 9), torch.tensor([1] * 2 + [0] * 30)]), strict=True))
     assert len(sampled) == len(set(sampled.tolist())) == 16
     assert (sampled < 20).sum() == 4
     assert (sampled < 50).all()
-    few = build_detector().sample(torch.tensor([7] * 2 + [10] * 30))
     assert len(few) == 16
     assert {0, 1} <= {*few.tolist()}
 

@@ -238,11 +238,29 @@ def test_shakespeare_is_checked_by_its_checksum(tmp_path, monkeypatch):
         Shakespeare(root=str(tmp_path / "no"), download=False, window=5, batch_size=2).texts()
 
 
-def test_several_devices_are_refused():
-    data = files_at(None)
-    data.world_size = 2
-    with pytest.raises(DataError, match=r"a text .* trains on one device: trainer.devices=1"):
-        data.load()
+def shared_streams(root, rank, world_size, batch_size):
+    data = files_at(str(root))
+    data.rank, data.world_size, data.batch_size = rank, world_size, batch_size
+    data.load()
+    return data
+
+
+def test_processes_share_the_streams_of_one(tmp_path):
+    """Those of training and of a held-out split; here that has fewer streams than there are processes."""
+    (tmp_path / "a.txt").write_text(SENTENCE * 90)
+    alone, shares = shared_streams(tmp_path, 0, 1, 6), [shared_streams(tmp_path, rank, 3, 2) for rank in range(3)]
+    for batch, *own in zip(alone.train_dataloader(), *(data.train_dataloader() for data in shares), strict=True):
+        assert torch.equal(torch.stack([one.tokens for one in own], 1).flatten(0, 1), batch.tokens)
+        assert torch.equal(torch.stack([one.targets for one in own], 1).flatten(0, 1), batch.targets)
+    streams = len(alone.tokens["val"])
+    assert streams < 3
+    for batch, *own in zip(alone.val_dataloader(), *(data.val_dataloader() for data in shares), strict=True):
+        scored = torch.cat([one.targets[one.targets != IGNORED_LABEL] for one in own])
+        assert len(scored) == (batch.targets != IGNORED_LABEL).sum()
+        assert all((one.targets == IGNORED_LABEL).all() for one in own[streams:])
+    shares[0].as_one = False
+    with pytest.raises(DataError, match=r"trainer.as_one=true"):
+        shares[0].load()
 
 
 def test_a_batch_that_breaks_its_promise_is_refused():

@@ -15,8 +15,8 @@ from dltrain.batches import seed_of
 
 class StepSeeds(pl.Callback):
     """Before each training step: seeds the global generators of torch and, with `all_generators`, of Python and NumPy,
-    and sets the task's `position` to (seed, epoch, batch index, process rank). dltrain itself draws from torch's only;
-    code of the user's may draw from any."""
+    and sets the task's `position` to (seed, epoch, batch index, process rank); processes that train as one have rank 0.
+    dltrain itself draws from torch's only; code of the user's may draw from any."""
 
     def __init__(self, seed: int, all_generators: bool = True):
         self.seed, self.all_generators = seed, all_generators
@@ -25,7 +25,8 @@ class StepSeeds(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
                              ) -> None:
         if batch_idx == 0 or self.epoch is None:
-            self.epoch, self.rank = trainer.current_epoch, trainer.global_rank
+            self.epoch = trainer.current_epoch
+            self.rank = trainer.global_rank if vars(pl_module).get("as_one") is None else 0
             self.device = pl_module.device.type
         position = (self.seed, self.epoch, batch_idx, self.rank)
         vars(pl_module)["position"] = position  # past Module.__setattr__, which looks for parameters

@@ -95,6 +95,8 @@ def open_run_dir(composed: compose.Composed) -> RunDir:
     """A new folder, that of `name=`, or that of the same run in this Slurm job before a requeue. Raises UserError if
     the run of `name=` began with another config."""
     config, root = composed.job_config(), Path(composed.config.output_dir)
+    if "trainer" in config and config.trainer.get("nodes", 1) > 1 and not config.name:
+        raise UserError(f"trainer.nodes={config.trainer.nodes}: needs name=NAME, one folder for all their commands")
     for folder in [] if config.name else slurm.folders_of_job(root / title(composed)):
         with suppress(UserError):
             same_config.refuse_other_config(RunDir(folder), config)
@@ -144,6 +146,8 @@ def sweep(composed: compose.Composed, config_dir: str | None, accept_changed_dat
 
     search_by, others = search_words.split_words(limit_words)
     limits = limits_of(others)
+    if OmegaConf.select(composed.config, "trainer.nodes", default=1) > 1:
+        raise UserError("trainer.nodes: a sweep runs on one node; give each job of several a command of its own")
     loader = launch.SweepLoader(config_dir)
     hydra = launch.load_sweep(composed.words, loader)
     if limit_words and not launch.is_grid(hydra):

@@ -110,10 +110,18 @@ class CaptionedImages(DataModule[CaptionBatch, Tensor]):
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
         """An index of -1 gives the first image without captions."""
-        for indices, images in zip(batches, self.read_images(split, [batch.clamp_min(0) for batch in batches]),
-                                   strict=True):
-            captions = [self.captions[split][i] if i >= 0 else [] for i in indices.tolist()]
-            yield CaptionBatch(images, stack_captions(captions), indices)
+        images = self.read_images(split, [batch.clamp_min(0) for batch in batches])
+        for indices, pixels in zip(batches, images, strict=True):
+            yield CaptionBatch(pixels, self.stack(split, indices), indices)
+
+    def read_rows(self, split: str, batches: list[Tensor]) -> Iterator[CaptionBatch]:
+        """The captions are padded to the longest of the batch of all."""
+        images = self.read_images(split, [self.own_rows(batch) for batch in batches])
+        for indices, pixels in zip(batches, images, strict=True):
+            yield CaptionBatch(pixels, self.own_rows(self.stack(split, indices)), self.own_rows(indices))
+
+    def stack(self, split: str, indices: Tensor) -> Tensor:
+        return stack_captions([self.captions[split][i] if i >= 0 else [] for i in indices.tolist()])
 
     def training_pixels(self, at_most: int) -> Tensor:
         return torch.cat(list(self.pixel_batches(at_most)))

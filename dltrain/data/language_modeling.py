@@ -1,8 +1,8 @@
 """Running text as streams of characters for a language model: the base class of its data sets.
 
-The training split is cut into `batch_size` streams of equal length that run side by side, a held-out split into
-EVAL_STREAMS, whatever the batch size. A batch is a window of `window` symbols of each stream, and the next batch
-continues where it ends, so that the hidden state can be carried over (truncated backpropagation through time).
+The training split is cut into `batch_size` streams of equal length for each process, which run side by side, a held-out
+split into EVAL_STREAMS, whatever the batch size. A batch is a window of `window` symbols of each stream, and the next
+batch continues where it ends, so that the hidden state can be carried over (truncated backpropagation through time).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class TextStreams(DataModule[TokenBatch, str]):
         raise NotImplementedError
 
     def load(self) -> None:
-        if self.world_size > 1:
-            raise DataError("a text continues from batch to batch, so it trains on one device: trainer.devices=1")
+        if self.world_size > 1 and not self.as_one:
+            raise DataError("the state of all streams is saved with trainer.as_one=true only, but it is false")
         is_fresh = "characters" not in self.vocabularies
         splits = self.encode_splits()
         symbols = self.vocabularies["characters"]
@@ -64,7 +64,8 @@ class TextStreams(DataModule[TokenBatch, str]):
             raise DataError(f"data.vocab_size={self.vocab_size}, but the training split has {len(symbols)} symbols")
         for split, indices in splits.items():
             length = len(indices)
-            streams = self.batch_size if split == "train" else max(1, min(EVAL_STREAMS, length // LEAST_STREAM))
+            held_out = max(1, min(EVAL_STREAMS, length // LEAST_STREAM))
+            streams = self.batch_size * self.world_size if split == "train" else held_out
             if length <= streams * 2:
                 raise DataError(f"the {split} split has {length:,} characters, too few for {streams} streams; "
                                 "needs a smaller data.batch_size or more text")
@@ -111,12 +112,15 @@ class TextStreams(DataModule[TokenBatch, str]):
         return -(-(self.tokens[split].shape[1] - 1) // self.window)
 
     def read(self, split: str, batches: list[Tensor]) -> Iterator[TokenBatch]:
-        """Each batch is one window of all streams; the last one of a split may be shorter."""
-        tokens = self.tokens[split]
+        """Each batch is one window of all streams of this process; the last one of a split may be shorter."""
+        tokens = self.own_rows(self.tokens[split])
+        is_filled_up = self.rank >= len(self.tokens[split])  # by a stream that another process has
         for indices in batches:
             start = int(indices[0]) * self.window
             window = tokens[:, start : start + self.window + 1].long()
-            yield TokenBatch(window[:, :-1].clamp_min(0).contiguous(), window[:, 1:].contiguous())
+            targets = window[:, 1:].contiguous()
+            yield TokenBatch(window[:, :-1].clamp_min(0).contiguous(),
+                             targets.fill_(IGNORED_LABEL) if is_filled_up else targets)
 
     def train_dataloader(self) -> TrainLoader[TokenBatch]:
         if self.train_loader is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -28,6 +28,7 @@ TIMEOUT = 600.0  # seconds, of data that do not have the key timeout_seconds
 SECONDS_TO_RAISE = 5.0  # after which a main thread that does not answer is ended with its process
 DEAD_WORKER = "DataLoader worker"  # in the message of torch's DataLoader about a process that died
 errors: list[MachineError] = []  # to be raised in the main thread
+RowsT = TypeVar("RowsT", Tensor, "list[Any]", "tuple[Any, ...]")
 Read = Callable[[list[Tensor]], Iterable[BatchT]]  # the sample indices of each coming batch -> those batches
 
 
@@ -107,19 +108,26 @@ class TrainLoader(Loader[BatchT]):
 
     `batches_done` counts the batches yielded since the start of the run. It is all that a resumed run needs: it
     continues with batch `batches_done % len(self)` of epoch `batches_done // len(self)`. Worker processes that read
-    ahead do not change it. Each of `world_size` processes takes every world_size-th sample of the common order; the
-    remainder is left out in that epoch.
-    With `bucket_keys` (N,), as lengths or aspect ratios, samples of similar keys share a batch, which reduces
-    padding.
+    ahead do not change it. With `bucket_keys` (N,), as lengths or aspect ratios, samples of similar keys share a batch,
+    which reduces padding.
+
+    Of `world_size` processes each takes every world_size-th sample of each batch of all, which is that of one process
+    with world_size * batch_size samples (`as_one`); `read` gets the batches of all. Earlier versions took every
+    world_size-th sample of the whole order, and left out the remainder in that epoch.
     """
 
     def __init__(self, read: Read[BatchT], num_samples: int, batch_size: int, seed: int, rank: int = 0,
                  world_size: int = 1, max_batches: int | None = None, shuffled: bool = True,
-                 bucket_keys: Tensor | None = None):
+                 bucket_keys: Tensor | None = None, as_one: bool = True):
         self.read, self.seed, self.rank, self.world_size = read, seed, rank, world_size
         self.shuffled, self.bucket_keys = shuffled, bucket_keys
         self.num_samples, self.batch_size = num_samples, batch_size
-        self.num_batches = -(-(num_samples // world_size) // batch_size)
+        self.shares = as_one and world_size > 1
+        if as_one:
+            self.rank, self.world_size, self.batch_size = 0, 1, batch_size * world_size
+        self.num_batches = -(-(num_samples // self.world_size) // self.batch_size)
+        self.rows_of_all: int | None = None  # samples in the present batch, where each process has some of them
+        self.is_cut = max_batches is not None and max_batches < self.num_batches  # a smoke run
         if max_batches is not None:
             self.num_batches = min(self.num_batches, max_batches)
         self.batches_done = 0
@@ -148,6 +156,8 @@ class TrainLoader(Loader[BatchT]):
         with waiting.limited(self.timeout_seconds):
             waiting.since = started = time.perf_counter()
             for batch in self.read(list(batches)):
+                if self.shares:
+                    self.rows_of_all = len(batches[self.batches_done - first])
                 self.batches_done += 1  # before the step: a checkpoint at the end of the step counts this batch as done
                 self.seconds_waiting += time.perf_counter() - started
                 waiting.since = None
@@ -212,6 +222,7 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         self.max_batches: int | None = None  # of every split, in a smoke run
         self.timeout_seconds: float | None = TIMEOUT  # to read a batch
         self.rank, self.world_size = 0, 1  # the index of this process, and how many train together
+        self.as_one = True  # how they do, see TrainLoader
         self.train_loader: TrainLoader[BatchT] | None = None
         self.send_ahead: Callable[[Iterable[BatchT]], Iterator[BatchT]] | None = None  # to a GPU, see ahead.py
 
@@ -226,19 +237,35 @@ class SplitLoaders(pl.LightningDataModule, Generic[BatchT]):
         """Yields the batch of each tensor of sample indices; an index of -1 gives a sample that is not scored."""
         raise NotImplementedError
 
+    def read_rows(self, split: str, batches: list[Tensor]) -> Iterator[BatchT]:
+        """As `read` for the batches of all processes: this one's rows of each."""
+        return self.read(split, [self.own_rows(batch) for batch in batches])
+
+    def own_rows(self, of_all: RowsT) -> RowsT:
+        """What this process has of a value for each sample of the batch of all: one sample at least."""
+        return of_all[self.rank if self.rank < len(of_all) else 0 :: self.world_size]
+
+    def fewest_rows(self, batch_size: int) -> int:
+        """Samples in the smallest batch of an epoch, with another batch size, of the process that has fewest."""
+        samples, processes = self.num_samples("train"), self.world_size
+        if not self.as_one:
+            return samples // processes % batch_size or batch_size
+        return max(1, (samples % (batch_size * processes) or batch_size * processes) // processes)
+
     def keep_on(self, device: torch.device, at_most: int) -> None:
         """Keeps all samples in the memory of a GPU, where they are whole tensors and take `at_most` bytes."""
 
     def read_ahead(self, split: str, batches: list[Tensor]) -> Iterable[BatchT]:
         """As `read`; on a GPU each batch is there before the step that takes it."""
-        samples = self.read(split, batches)
+        is_shared = split == "train" and self.world_size > 1 and self.as_one
+        samples = (self.read_rows if is_shared else self.read)(split, batches)
         return samples if self.send_ahead is None else self.send_ahead(samples)
 
     def train_dataloader(self) -> TrainLoader[BatchT]:
         if self.train_loader is None:
             self.train_loader = TrainLoader(partial(self.read_ahead, "train"), self.num_samples("train"),
                                             self.batch_size, self.seed, self.rank, self.world_size, self.max_batches,
-                                            self.shuffled, self.bucket_keys())
+                                            self.shuffled, self.bucket_keys(), self.as_one)
             self.limit(self.train_loader, "train")
         return self.train_loader
 

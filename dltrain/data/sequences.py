@@ -13,7 +13,7 @@ from typing import Generic, NotRequired, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from dltrain.batches import PAD, UNKNOWN
+from dltrain.batches import PAD, UNKNOWN, Lengths
 from dltrain.data.datamodule import SPLITS, DataKeys, DataModule
 from dltrain.data.loader import BatchT
 
@@ -52,6 +52,14 @@ class Sequences(DataModule[BatchT, str], Generic[BatchT, SampleT]):
         samples = self.samples[split]
         for indices in batches:
             yield self.collate([samples[i] if i >= 0 else self.hide_target(samples[0]) for i in indices.tolist()])
+
+    def read_rows(self, split: str, batches: list[Tensor]) -> Iterator[BatchT]:
+        """Padded to the longest sequence of the batch of all, since dropout draws numbers for the padding too."""
+        for batch in self.read(split, batches):
+            yield type(batch)(*map(self.share_of, batch))  # type: ignore[call-overload]  # a NamedTuple of rows
+
+    def share_of(self, field: Tensor | tuple[int, ...]) -> Tensor | Lengths:
+        return self.own_rows(field) if isinstance(field, Tensor) else Lengths(self.own_rows(field), min(field))
 
     def collate(self, samples: list[SampleT]) -> BatchT:
         raise NotImplementedError

@@ -140,7 +140,7 @@ class CifarResNet(nn.Module):
         x = F.relu(self.stem(images))
         survives = [True] * len(self.blocks)
         if self.training and self.drops_blocks:  # decided once a batch, for all blocks by one call on the CPU
-            uniform = torch.rand(len(self.blocks)).tolist()
+            uniform = torch.empty(len(self.blocks)).uniform_().tolist()  # not torch.rand: for no sample
             survives = [u < p for u, p in zip(uniform, self.survival_probabilities, strict=True)]
         for block, computed in zip(self.blocks, survives, strict=True):
             x = block(x, computed)

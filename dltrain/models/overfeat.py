@@ -55,6 +55,24 @@ class OverFeat(nn.Module):
         return convolve(maps, self.head, 1)
 
 
+class WindowSampler:
+    """Chooses at random which windows of each image are in the loss: up to a quarter of `windows` with objects, and
+    background."""
+
+    def __init__(self, windows: int):
+        self.windows = windows
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """`labels` of the windows of each image: 1 with an object, 0 background, -1 not sampled. Returns for each image
+        the indices of the windows with objects, and of those without."""
+        chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for of_image in labels:
+            objects, background = ((of_image == kind).nonzero()[:, 0] for kind in (1, 0))
+            chosen[0].append(objects[torch.randperm(len(objects))[: self.windows // 4]])
+            chosen[1].append(background[torch.randperm(len(background))[: self.windows - len(chosen[0][-1])]])
+        return chosen
+
+
 class OverFeatDetector(nn.Module):
     """`scales`: factors by which the image is scaled before the windows slide over it. `windows`: how many of an image
     are in the loss, at most a quarter of them with objects. A window has an object where its IoU with the object's
@@ -66,7 +84,8 @@ class OverFeatDetector(nn.Module):
     def __init__(self, num_classes: int, in_channels: int, width: int, hidden: int, window_px: int,
                  scales: Sequence[float], windows: int, score_threshold: float, nms: float):
         super().__init__()
-        self.num_classes, self.scales, self.windows = num_classes, tuple(scales), windows
+        self.num_classes, self.scales = num_classes, tuple(scales)
+        self.window_sampler = WindowSampler(windows)
         self.score_threshold, self.nms = score_threshold, nms
         self.net = OverFeat(num_classes + 1 + 4, in_channels, width, hidden, window_px)
         self.margin = window_px // 4  # px around the scaled image: windows may reach beyond its edge
@@ -91,10 +110,13 @@ class OverFeatDetector(nn.Module):
 
     def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         logits, codes, windows = self.slide(images)
+        matched = [self.match(windows, target) for target in targets]
+        samples = self.window_sampler([torch.where(labels < 0, -1, (labels < self.num_classes).long())
+                                       for labels, _ in matched])
         places, expected_labels, object_places, expected_codes = [], [], [], []  # a place: (image, window)
-        for index, target in enumerate(targets):
-            labels, objects = self.match(windows, target)
-            sampled = self.sample(labels)
+        for index, (target, (labels, objects), *sampled_windows) in enumerate(
+                zip(targets, matched, *samples, strict=True)):
+            sampled = torch.cat(sampled_windows)
             places.append(torch.stack([torch.full_like(sampled, index), sampled]))
             expected_labels.append(labels[sampled])
             with_object = sampled[labels[sampled] < self.num_classes]
@@ -117,14 +139,6 @@ class OverFeatDetector(nn.Module):
         overlap, objects = box_iou(windows, squares(target["boxes"])).max(1)
         labels[overlap >= 0.3] = -1
         return torch.where(overlap >= 0.5, target["labels"][objects], labels), objects
-
-    def sample(self, labels: Tensor) -> Tensor:
-        """Indices of the windows in the loss: up to a quarter with objects, the others background, at random."""
-        objects = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
-        background = (labels == self.num_classes).nonzero()[:, 0]
-        objects = objects[torch.randperm(len(objects))[: self.windows // 4]]
-        background = background[torch.randperm(len(background))[: self.windows - len(objects)]]
-        return torch.cat([objects, background])
 
     def detect(self, images: list[Tensor]) -> list[Target]:
         """At most 100 boxes (N, 4), labels and scores of each image, best first."""

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dltrain.batches import to_device
+from dltrain.batches import Lengths, to_device
 
 FUSED = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {  # what these modules call
@@ -87,7 +87,7 @@ class Recurrent(nn.Module):
                 ) -> tuple[Tensor, State]:
         """(B, T, F) to the states of the top layer (B, T, D * H), and the last state of all layers. `lengths`: B ints
         on the CPU; the states after the end of a sequence are zeros, and its last state is that at its end."""
-        if lengths is None or min(lengths) == x.shape[1]:
+        if lengths is None or (lengths.shortest if type(lengths) is Lengths else min(lengths)) == x.shape[1]:
             out, after = self.fused(x, state if state is None or self.cell == "lstm" else state[0])
             return out, after if self.cell == "lstm" else (after,)
         state = self.zeros(len(x)) if state is None else state

@@ -31,7 +31,7 @@ from dltrain.processes import RankError
 from dltrain.proof.first_steps import Verdict, changed_code, changed_environment, compare_steps, read_record
 from dltrain.proof.replay import Replay, StepWatch, read_step
 from dltrain.proof.stopping import EnoughSteps, StopAfter
-from dltrain.ranks import is_first_process
+from dltrain.ranks import is_first_process, world_size
 from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 from dltrain.signals import Signals
@@ -122,7 +122,7 @@ def train_in_processes(config: DictConfig, run_dir: RunDir, steps: Steps) -> Dat
     """As many as the run has. Returns the data, None where other processes have read them."""
     if steps.source and (run_dir.path / "metrics.csv").is_file():
         shutil.copyfile(run_dir.path / "metrics.csv", Path(steps.folder) / "metrics.csv")
-    if config.trainer.devices == 1:
+    if world_size(config.trainer) == 1:
         return train_steps(config, steps)
     processes.train_in_ranks(config, run_dir, steps=steps._asdict())
     return None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dltrain.config.free_keys import EARLIER, FREE
+from dltrain.config.free_keys import EARLIER, FREE, OF_SEVERAL_PROCESSES
 from dltrain.config.groups import GROUPS
 from dltrain.disk import write_text
 from dltrain.dotted import flatten
@@ -40,6 +40,8 @@ def job_id(config: Mapping[str, Any], sizes: Iterable[str] = ()) -> str:
     files, which a composed config does not have yet."""
     values = flatten(config)
     left_out = NOT_IN_ID | {f"data.{key}" for key in sizes}
+    if values.get("trainer.devices") == 1 and values.get("trainer.nodes", 1) == 1:
+        left_out |= OF_SEVERAL_PROCESSES
     if values.get("model.anchors") == "auto":
         left_out |= {"model.anchor_boxes"}
     kept = {key: plain(value) for key, value in values.items() if value not in (None, {}, []) and key not in left_out

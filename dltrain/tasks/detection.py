@@ -17,6 +17,8 @@ from dltrain.contracts import Detector, ProposalDetector, matches_on_host
 from dltrain.drawing.boxes import draw_boxes
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
+from dltrain.parallel.as_one import AsOne
+from dltrain.parallel.sampling import SamplerOfAll, share_samplers
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -45,8 +47,13 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         self.training_metrics = ("loss", *model.losses)
         super().__init__(model, augment, freezing, **keys)
         self.num_classes, self.matches_on_host = num_classes, matches_on_host(model)
+        self.samplers: list[SamplerOfAll] = []  # of the regions that a loss is a mean of
         self.coco_metric = MeanAveragePrecision()
         self.voc07_metric = Voc07AveragePrecision(num_classes)
+
+    def train_as_one(self, as_one: AsOne) -> None:
+        super().train_as_one(as_one)
+        self.samplers = share_samplers(self, as_one)
 
     def check(self, batch: DetectionBatch) -> None:
         batch.check(self.num_classes)
@@ -80,6 +87,8 @@ class Detection(ImageTask[Detector, DetectionBatch]):
             losses = self.model(images, targets)
         except ValueError as error:
             raise UserError(str(error)) from None
+        for name, weight in (pair for sampler in self.samplers for pair in sampler.weights.items()):
+            losses[name] = losses[name] * weight
         terms = torch.stack([losses[name] for name in self.model.losses])
         total = terms.sum()
         self.step_sums.append((total.detach() * batch.size, *(terms.detach() * batch.size), batch.size))

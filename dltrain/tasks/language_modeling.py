@@ -14,6 +14,7 @@ from dltrain.batches import END, IGNORED_LABEL, UNKNOWN, TokenBatch, generator
 from dltrain.contracts import InputEncoder, State, StatefulModel
 from dltrain.drawing.sequences import LINES, join_symbols
 from dltrain.errors import UserError
+from dltrain.parallel.as_one import AsOne
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
 
 SAMPLE_LENGTH = 300  # characters of the sample after each validation
@@ -36,11 +37,22 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
     def __init__(self, model: StatefulModel, vocab_size: int, batch_size: int, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.vocab_size = vocab_size
-        states = model.zeros(batch_size)
-        self.num_states = len(states)
+        self.hold_streams(batch_size)
+        self.register_load_state_dict_pre_hook(keep_other_streams)
+
+    def hold_streams(self, count: int) -> None:
+        """Sets the carried state of so many streams to zero."""
+        states = self.model.zeros(count)
+        self.num_states, self.num_streams = len(states), count
         for number, state in enumerate(states):
             self.register_buffer(f"state{number}", state)
-        self.register_load_state_dict_pre_hook(keep_other_streams)
+        self.stream_dims = [[two == one + 1 for one, two in zip(alone.shape, both.shape, strict=True)].index(True)
+                            for alone, both in zip(self.model.zeros(1), self.model.zeros(2), strict=True)]
+
+    def train_as_one(self, as_one: AsOne) -> None:
+        """Every process holds the state of all streams, so that the first one can save it at any time."""
+        super().train_as_one(as_one)
+        self.hold_streams(self.num_streams * as_one.processes)
 
     def count(self, batch: TokenBatch) -> int:
         return batch.tokens.numel()
@@ -57,14 +69,25 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
     def carried_state(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, f"state{number}") for number in range(self.num_states))
 
+    def own_state(self) -> tuple[Tensor, ...]:
+        """That of this process's streams."""
+        states = self.carried_state()
+        if self.as_one is None:
+            return states
+        return tuple(self.as_one.own(state, dim) for state, dim in zip(states, self.stream_dims, strict=True))
+
+    def carry(self, states: Sequence[Tensor]) -> None:
+        """Keeps the state of this process's streams, in new tensors: backward needs those before."""
+        for number, (state, dim) in enumerate(zip(states, self.stream_dims, strict=True)):
+            self._buffers[f"state{number}"] = state.clone() if self.as_one is None else self.as_one.join(state, dim)
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         if batch_idx == 0:
             for number, state in enumerate(self.carried_state()):
                 self._buffers[f"state{number}"] = torch.zeros_like(state)
-        before = self.carried_state()
+        before = self.own_state()
         logits, after = self.model(batch.tokens, before)
-        for number, (state, new) in enumerate(zip(before, after, strict=True)):  # copies: backward needs those before
-            self._buffers[f"state{number}"] = torch.empty_like(state).copy_(new.detach())
+        self.carry([state.detach() for state in after])
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
         count = batch.targets.numel()
         total = loss.detach() * count

@@ -21,6 +21,8 @@ from dltrain import optim, trust
 from dltrain.batches import Batch, to_device
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
+from dltrain.parallel.as_one import AsOne
+from dltrain.tasks.step_sums import StepSums
 
 ModelT = TypeVar("ModelT", bound=Model)
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -68,32 +70,6 @@ class TaskKeys(TypedDict):
     figures: NotRequired[Sequence[str]]
 
 
-class StepSums(list[tuple[Tensor | float, ...]]):
-    """The values of each training step, `size` scalars without a graph, and their sums in double precision. To append
-    the values of a step costs nothing; they are summed on the host when they are read or a checkpoint is saved, and
-    only then does the host wait for the device."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.totals = [0.0] * size
-
-    def settle(self) -> list[float]:
-        """The sums since the start or the last `read`."""
-        for index, values in enumerate(zip(*self, strict=True)):
-            tensors = [value for value in values if torch.is_tensor(value)]
-            numbers = [value for value in values if not torch.is_tensor(value)]
-            is_near = all(tensor.is_cpu for tensor in tensors)
-            numbers += [tensor.item() for tensor in tensors] if is_near else torch.stack(tensors).tolist()
-            self.totals[index] += sum(numbers)
-        self.clear()
-        return self.totals
-
-    def read(self) -> list[float]:
-        """As `settle`; the sums start anew."""
-        totals, self.totals = self.settle(), [0.0] * len(self.totals)
-        return totals
-
-
 class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     """Turns a batch of `batch_type` into a loss using a model. A subclass has `check`, `training_step`,
     `evaluation_step` and `evaluation_end`; `predict` and `figures` where there is something to predict and to draw.
@@ -111,6 +87,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     training_metrics: tuple[str, ...] = ("loss",)
     scales_loss = False  # whether gradients are those of a scaled loss until the optimizer's step: 16-bit floats
     validated_split = "val"  # or train: that which `dltrain eval split=train` measures
+    as_one: AsOne | None = None  # how several processes train; None: this one alone
     position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
     evaluation_loss: Tensor
@@ -130,6 +107,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))
         self.register_load_state_dict_pre_hook(read_gradients_of_earlier_version)
         self.register_buffer("evaluation_loss", torch.zeros(2), persistent=False)  # summed loss, scored targets
+
+    def train_as_one(self, as_one: AsOne) -> None:
+        """Called once, before any batch, where several processes train as one would."""
+        self.as_one = as_one
 
     def fit_statistics(self, data: Any) -> None:
         """Takes statistics of the training split before the first step."""

@@ -292,10 +292,10 @@ def test_the_command_sends_its_processes_the_steps(finished, tmp_path, monkeypat
     ends = socket.socketpair()
     started = []
 
-    def watch(devices: int, timeout_seconds: float, work: dict[str, Any]) -> None:
+    def watch(keys: Any, timeout_seconds: float, work: dict[str, Any]) -> None:
         work = json.loads(json.dumps(work))
         work["config"] = work["config"].replace("devices: 2", "devices: 1")
-        started.append((devices, rank.train(processes.Channel(ends[0]), **work)))
+        started.append((keys.devices, rank.train(processes.Channel(ends[0]), **work)))
 
     monkeypatch.setattr(processes, "watch", watch)
     config = load_config(RunDir(finished), {}, ())

@@ -482,7 +482,7 @@ def train_ranks(monkeypatch, tmp_path) -> Callable[..., None]:
         for number, code in enumerate(codes):
             (tmp_path / f"{number}.py").write_text(textwrap.dedent(code))
         try:
-            processes.watch(len(codes), 5, {})
+            processes.watch({"devices": len(codes)}, 5, {})
         finally:
             for pid in pids:  # none is left, not even as a zombie
                 with pytest.raises(ProcessLookupError):

@@ -1,0 +1,1 @@
+"""How several processes train as one would with the batch of all of them."""

@@ -1,0 +1,235 @@
+"""Several processes train as one process with the batch of all of them would."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dltrain import checkpoints
+from dltrain.batches import generator
+from dltrain.data.loader import SplitLoaders, TrainLoader
+from dltrain.models.overfeat import WindowSampler
+from dltrain.parallel.as_one import AsOne
+from dltrain.parallel.draws import RowsOfAll
+from dltrain.parallel.sampling import SamplerOfAll
+
+ROWS = {2: [4, 3], 3: [3, 2, 2]}  # of 7, in each process
+
+
+def rows_of(processes, draw):
+    """What `draw`, called with the rows of a process, returns in each of them, put together as the batch of all."""
+    own = []
+    for rank, rows in enumerate(ROWS[processes]):
+        torch.manual_seed(0)
+        with RowsOfAll(rank, processes).of(rows, 7):
+            own.append(draw(slice(rank, None, processes), rows))
+    return torch.stack([own[row % processes][row // processes] for row in range(7)])
+
+
+def inputs(*shape):
+    return torch.randn(shape, generator=generator("inputs"))
+
+
+X = {"rows": inputs(7, 5), "images": inputs(7, 3, 4, 4), "transposed": inputs(6, 7, 5).transpose(0, 1),
+     "last": inputs(7, 3, 4, 4).to(memory_format=torch.channels_last)}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("draw", [
+    lambda own, rows: torch.rand(rows),
+    lambda own, rows: torch.rand(rows, 2, generator=generator("a")),
+    lambda own, rows: torch.randn((rows, 3, 2), generator=generator("b")),
+    lambda own, rows: torch.randint(9, (rows, 2)),
+    lambda own, rows: torch.randint(-3, 9, size=(rows, 2), generator=generator("c")),
+    lambda own, rows: torch.empty(rows, 1, 1).bernoulli_(0.6),
+    *[lambda own, rows, x=x: F.dropout(x[own], 0.4) for x in X.values()],
+    lambda own, rows: nn.Dropout2d(0.5)(X["last"][own]),
+    lambda own, rows: nn.Dropout(0.5, inplace=True)(X["rows"][own].clone()),
+    lambda own, rows: F.dropout(X["images"][own].flatten(0, 1), 0.4).unflatten(0, (rows, 3))])
+def test_each_process_draws_its_rows_of_what_one_process_draws(processes, draw):
+    torch.manual_seed(0)
+    alone = draw(slice(None), 7)
+    torch.testing.assert_close(rows_of(processes, draw), alone, rtol=0, atol=0)
+    assert len(alone.unique()) > 1
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_dropout_between_recurrent_layers_is_that_of_one_process(kind, batch_first):
+    net = kind(5, 8, 3, dropout=0.4, batch_first=batch_first, bidirectional=batch_first)
+    x = inputs(7, 6, 5)
+
+    def draw(own, rows):
+        out, state = net(x[own] if batch_first else x[own].transpose(0, 1))
+        last = state[0] if kind is nn.LSTM else state
+        return torch.cat([(out if batch_first else out.transpose(0, 1)).flatten(1), last.transpose(0, 1).flatten(1)], 1)
+
+    torch.manual_seed(0)
+    alone = draw(slice(None), 7)
+    assert not torch.equal(alone, draw(slice(None), 7))
+    torch.testing.assert_close(rows_of(2, draw), alone)
+
+
+def test_what_is_drawn_for_no_sample_is_the_same_in_every_process():
+    values = []
+    for rank in (0, 1):
+        torch.manual_seed(0)
+        with RowsOfAll(rank, 2).of(3, 6):
+            values.append([torch.rand(4), torch.empty(3).uniform_(), torch.rand(()), torch.randperm(3)])
+    assert all(map(torch.equal, *values))
+
+
+class Numbers(SplitLoaders):
+    """Samples that are their own indices."""
+
+    def __init__(self, count, rank, processes, keys=None, as_one=True):
+        super().__init__(batch_size=3, seed=4)
+        self.count, self.keys = count, keys
+        self.rank, self.world_size, self.as_one = rank, processes, as_one
+
+    def num_samples(self, split):
+        return self.count
+
+    def bucket_keys(self):
+        return self.keys
+
+    def read(self, split, batches):
+        return iter(batches)
+
+
+@pytest.mark.parametrize("keys", [None, torch.arange(23) % 7])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_one(processes, keys):
+    """Also the last batch of an epoch, of 23 - 3 * 6 = 5 samples or of 23 - 12 = 11, and those of the next epoch."""
+    alone = TrainLoader(iter, 23, 3 * processes, seed=4, bucket_keys=keys)
+    loaders = [Numbers(23, rank, processes, keys).train_dataloader() for rank in range(processes)]
+    assert {len(loader) for loader in loaders} == {len(alone)}
+    for _ in range(2):
+        for batch, *shares in zip(alone, *loaders, strict=True):
+            joined = [int(shares[row % processes][row // processes]) for row in range(len(batch))]
+            assert joined == batch.tolist()
+            assert sum(map(len, shares)) == len(batch)
+            assert {loader.rows_of_all for loader in loaders} == {len(batch)}
+
+
+def test_a_process_without_a_sample_gets_one_of_another():
+    loaders = [Numbers(10, rank, 3).train_dataloader() for rank in range(3)]
+    *_, last = zip(*loaders, strict=True)
+    assert [len(batch) for batch in last] == [1, 1, 1]
+    assert last[1].tolist() == last[2].tolist() == last[0].tolist()
+    assert loaders[2].rows_of_all == 1
+
+
+@pytest.mark.parametrize("count", [10, 24, 19, 13])
+def test_fewest_rows_is_the_smallest_batch_of_a_process(count):
+    for as_one in (True, False):
+        data = [Numbers(count, rank, 3, as_one=as_one) for rank in range(3)]
+        sizes = [len(batch) for one in data for batch in one.train_dataloader()]
+        assert data[0].fewest_rows(3) == min(sizes)
+
+
+class Joined(AsOne):
+    """With the counts that all processes would exchange."""
+
+    def __init__(self, rank, processes, all_rows, counts):
+        super().__init__(rank, processes)
+        self.draws.all_rows, self.counts = all_rows, counts
+
+    def join(self, own, dim=0):
+        assert own.tolist() == [*self.counts[self.rank :: self.processes].tolist(), [0, 0]][: len(own)]
+        return self.counts
+
+
+def test_regions_are_sampled_as_by_one_process():
+    labels = [torch.randint(-1, 2, (40,), generator=generator("labels", image)) for image in range(5)]
+    torch.manual_seed(0)
+    alone = WindowSampler(8)(labels)
+    counts = torch.tensor([[int((one == kind).sum()) for kind in (1, 0)] for one in labels] + [[0, 0]])
+    means: list[list[torch.Tensor]] = [[], []]
+    for rank in (0, 1):
+        torch.manual_seed(0)
+        as_one = Joined(rank, 2, 5, counts)
+        sampler = SamplerOfAll(WindowSampler(8), as_one, ["all"], ["positive"])
+        own = sampler(labels[rank::2])
+        for kind in (0, 1):
+            assert [one.tolist() for one in own[kind]] == [one.tolist() for one in alone[kind][rank::2]]
+        for numbers, name, chosen in ((means[0], "all", [*own[0], *own[1]]), (means[1], "positive", own[0])):
+            images = len(own[0])  # the mean over its regions, weighted by its images among those of all
+            numbers.append(torch.cat(chosen).double().mean() * sampler.weights[name] * images / 5)
+    assert torch.stack(means[0]).sum().item() == pytest.approx(torch.cat([*alone[0], *alone[1]]).double().mean().item())
+    assert torch.stack(means[1]).sum().item() == pytest.approx(torch.cat(alone[0]).double().mean().item())
+
+
+def write_texts(folder: Path) -> None:
+    """Sequences of several lengths; 101 of them, so that the last batch of an epoch is uneven."""
+    (folder / "story.txt").write_text("".join(f"day {number} of the year\n" for number in range(700)))
+    for split, count in (("train", 101), ("val", 3), ("test", 3)):
+        (folder / "labelled").mkdir(exist_ok=True)
+        (folder / "tagged").mkdir(exist_ok=True)
+        (folder / "pairs").mkdir(exist_ok=True)
+        words = [" ".join(["day", *("of", "the", "long", "year")[: i % 5], str(i)]) for i in range(count)]
+        (folder / f"labelled/{split}.txt").write_text("".join(f"{'ab'[i % 2]}\t{w}\n" for i, w in enumerate(words)))
+        (folder / f"pairs/{split}.txt").write_text("".join(f"{w}\t{w[::-1]}\n" for w in words))
+        (folder / f"tagged/{split}.txt").write_text("".join(
+            "".join(f"{k}\t{word}\tx\t{'AB'[k % 2]}\n" for k, word in enumerate(w.split(), 1)) + "\n" for w in words))
+
+
+NO_NORM = "model.backbone.norm=none"
+FAMILIES = {
+    "resnet20": ("data=scene_digits", "data.num_train=101", "data.image_px=32", "model.depth=8", "model.norm=none",
+                 "augment=cifar"),
+    "seq_classifier": ("data=labelled_text", "data.root=FOLDER/labelled", "model.hidden=16", "model.dropout=0.3"),
+    "tagger": ("data=conll", "data.root=FOLDER/tagged", "model.hidden=16", "model.dropout=0.3"),
+    "seq2seq": ("data=pairs", "data.root=FOLDER/pairs", "model.hidden=16", "model.dropout=0.3"),
+    "char_rnn": ("data=text", "data.root=FOLDER/story.txt", "data.window=32", "model.hidden=16", "model.layers=2",
+                 "model.dropout=0.3"),
+    "localizer": ("data=scenes", "data.num_train=101", "model.backbone.depth=8", "data.max_objects=1",
+                  "data.image_px=32", "data.sizes_px=[10,20]", NO_NORM),
+    "overfeat": ("data=scenes", "data.num_train=101", "model.width=4", "model.hidden=16", "augment=detection"),
+    "faster_rcnn": ("data=scenes", "data.num_train=101", "model.backbone.depth=8", "model.hidden=16", NO_NORM,
+                    "augment=detection"),
+    "fast_rcnn": ("data=scenes", "data.num_train=101", "model.backbone.depth=8", "model.hidden=16", NO_NORM),
+    "fcn8s": ("data=scene_masks", "data.num_train=101", "data.image_px=64", "data.sizes_px=[20,40]",
+              "model.backbone.width=4", "model.hidden=8", "model.dropout=0.3", "augment=segmentation", NO_NORM),
+    "hypercolumn": ("data=scene_masks", "data.num_train=101", "data.image_px=64", "data.sizes_px=[20,40]",
+                    "model.backbone.width=4", "model.hidden=8", "model.dropout=0.3", "task.pixels=32", NO_NORM),
+    "captioner": ("data=scene_captions", "data.num_train=101", "model.backbone.depth=8", "model.dropout=0.3",
+                  "task.sampled_share=0.5", NO_NORM),
+}
+QUICK = ("seq_classifier",)  # in the plain tests
+SHORT = ("trainer=cpu", "trainer.max_steps=50", "trainer.max_epochs=null", "recipe=none", "trainer.log_every_n_steps=1",
+         "trainer.gradient_clip_norm=1", "task.optimizer.lr=0.01", "trainer.precision=64-true")
+
+
+def train(folder: Path, *words: str) -> Path:
+    done = subprocess.run([sys.executable, "-m", "dltrain", *words], cwd=folder, timeout=300, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1",
+                                                    "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    return folder / "outputs" / next(word for word in words if word.startswith("name=")).removeprefix("name=")
+
+
+def losses(run: Path) -> list[float]:
+    with open(run / "metrics.csv", newline="") as rows:
+        return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
+
+
+@pytest.mark.parametrize("model", [model if model in QUICK else pytest.param(model, marks=pytest.mark.slow)
+                                   for model in FAMILIES])
+def test_two_processes_equal_one_with_the_batch_of_both(model, tmp_path):
+    write_texts(tmp_path)
+    words = [f"model={model}", *(word.replace("FOLDER", str(tmp_path)) for word in FAMILIES[model]), *SHORT]
+    one = train(tmp_path, *words, "data.batch_size=4", "name=one")
+    two = train(tmp_path, *words, "data.batch_size=2", "trainer.devices=2", "name=two")
+    assert len(losses(one)) == 50
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5, abs=1e-6)
+    weights = [checkpoints.read(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, values in weights[0].items():
+        torch.testing.assert_close(weights[1][name], values, rtol=1e-7, atol=1e-9, msg=name)
