@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import json
 import math
 import re
@@ -41,7 +40,7 @@ from dltrain.late_imports import leave_out_imports
 from dltrain.out_of_memory import shortage_of
 from dltrain.parallel.as_one import AsOne
 from dltrain.pretrained import NODE, load_pretrained, pretrained_of, without_pretrained
-from dltrain.ranks import is_first_process, rank, train_as_one, world_size
+from dltrain.ranks import is_first_process, rank, trains_as_one, world_size
 from dltrain.shared_memory import check_shared_memory
 from dltrain.signals import Signals, leave_to_dltrain
 from dltrain.step_loop import StepLoop
@@ -120,7 +119,7 @@ def build_data(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     locate_all(config, *BUILT)
     data: DataModule = build(config.data, "data", seed=config.seed)
     data.vocabularies = vocabularies or {}
-    data.rank, data.world_size, data.as_one = rank(), world_size(config.trainer), train_as_one(config.trainer)
+    data.rank, data.world_size, data.as_one = rank(), world_size(config.trainer), trains_as_one(config.trainer)
     data.max_batches, data.timeout_seconds = config.trainer.smoke_steps, config.data.get("timeout_seconds", TIMEOUT)
     data.eval_batch_size = min(data.eval_batch_size, config.trainer.get("eval_batch_size") or data.eval_batch_size)
     data.load()
@@ -158,8 +157,8 @@ def build_task(config: DictConfig, vocabularies: dict[str, list[str]] | None = N
     task.class_names, task.vocabularies = list(config.get("class_names") or []), vocabularies or {}
     if config.trainer.memory_format == "channels_last":
         task.model.to(memory_format=torch.channels_last)
-    if train_as_one(config.trainer):
-        task.train_as_one(AsOne(rank(), world_size(config.trainer)))
+    if trains_as_one(config.trainer):
+        task.train_as_one(AsOne(rank(), world_size(config.trainer), not config.trainer.compile))
     if config.trainer.compile:
         for module in compiled_modules(task.model):
             module.compile(mode=config.trainer.get("compile_mode", "default"))
@@ -227,11 +226,12 @@ def check_lone_sample(data: DataModule, task: Task) -> None:
     except ValueError as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise
-        better = next(size for size in itertools.count(data.batch_size + 1) if data.fewest_rows(size) != 1)
-        among = f" among {data.world_size} processes" if data.world_size > 1 else ""
-        raise UserError(f"data.batch_size={data.batch_size}: the last batch of {data.num_samples('train')} samples"
-                        f"{among} has one, with which the batch normalisation of {type(task.model).__name__} cannot be "
-                        f"trained; data.batch_size={better} leaves none alone") from None
+        count, among = data.num_samples("train"), f" among {data.world_size} processes" if data.world_size > 1 else ""
+        sizes = range(data.batch_size + 1, count + 2)
+        better = next((f"data.batch_size={size}" for size in sizes if data.fewest_rows(size) != 1), "no batch size")
+        raise UserError(f"data.batch_size={data.batch_size}: the last batch of {count} samples{among} has one, with "
+                        f"which the batch normalisation of {type(task.model).__name__} cannot be trained; {better} "
+                        "leaves none alone") from None
     finally:
         task.train(training)
         for name, value in task.model.named_buffers():
@@ -277,7 +277,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
     trainer = pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, num_nodes=keys.get("nodes", 1), precision=keys.precision,
-        strategy=strategy_of(keys, task.has_unused_parameters), sync_batchnorm=train_as_one(keys) and on_gpu(keys),
+        strategy=strategy_of(config, task.has_unused_parameters), sync_batchnorm=trains_as_one(keys) and on_gpu(keys),
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),

@@ -144,7 +144,7 @@ def scan_images(folder: Path, recursive: bool = True) -> tuple[list[Path], dict[
                 others["a broken link"].append(parent / name)
             elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # a pipe would be waited for
                 others[NO_FILE].append(parent / name)
-            elif (suffix := os.path.splitext(name)[1]).lower() in IMAGE_SUFFIXES:
+            elif (suffix := name[name.rfind("."):] if "." in name else "").lower() in IMAGE_SUFFIXES:
                 images.append(parent / name)
             else:
                 others[f"no picture by its suffix {suffix}".strip()].append(parent / name)

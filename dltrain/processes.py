@@ -84,8 +84,8 @@ class Rank:
     def __init__(self, number: int, local: int, environment: Mapping[str, str], events: queue.Queue[Event]):
         """`number`: among all processes of the run, `local`: among those of this node."""
         mine, its = socket.socketpair()
-        variables = {**os.environ, **environment, "RANK": str(number), "LOCAL_RANK": str(local),
-                     CHANNEL: str(its.fileno())}
+        variables = {"TORCH_CPP_LOG_LEVEL": "FATAL", **os.environ, **environment, "RANK": str(number),
+                     "LOCAL_RANK": str(local), CHANNEL: str(its.fileno())}  # torch's log would repeat its errors
         self.number, self.events, self.channel = number, events, Channel(mine)
         self.process = subprocess.Popen([sys.executable, "-m", "dltrain.rank"], env=variables,
                                         pass_fds=[its.fileno()])
@@ -131,7 +131,8 @@ def watch(keys: Mapping[str, Any], timeout_seconds: float, work: Mapping[str, ob
         try:
             for rank in ranks:
                 rank.channel.send(**work)
-            Watch(ranks, events, signals, timeout_seconds).run()
+            others = f"node {node.number} lost the others (the first one is {node.address}:{node.port})"
+            Watch(ranks, events, signals, timeout_seconds, others if world_size(keys) > len(ranks) else "").run()
         finally:
             for rank in ranks:
                 rank.kill()
@@ -144,11 +145,13 @@ def free_port() -> int:
 
 
 class Watch:
-    """Waits until all ranks of this node have ended, or until it is clear what ends the run."""
+    """Waits until all ranks of this node have ended, or until it is clear what ends the run. `lost_nodes`: the message
+    where other nodes cannot be reached; "" if there are none."""
 
-    def __init__(self, ranks: list[Rank], events: queue.Queue[Event], signals: Signals, timeout_seconds: float):
+    def __init__(self, ranks: list[Rank], events: queue.Queue[Event], signals: Signals, timeout_seconds: float,
+                 lost_nodes: str = ""):
         self.ranks, self.events, self.signals = ranks, events, signals
-        self.timeout_seconds = timeout_seconds
+        self.timeout_seconds, self.lost_nodes = timeout_seconds, lost_nodes
         self.lost: dict[int, Message] = {}  # the failures of ranks that could not reach another one
         self.ended: set[int] = set()
         self.is_stopping = self.is_done = False  # done: by the first rank
@@ -166,7 +169,7 @@ class Watch:
                     self.deadline = time.monotonic() + SECONDS_TO_END
             if self.deadline is not None and time.monotonic() > self.deadline:
                 break
-        if self.is_stopping and not self.is_on_first_node():
+        if self.is_stopping and not self.is_done and not self.is_on_first_node():
             raise InterruptedRun(self.signals.received or 0, f"{signal.Signals(self.signals.received or 0).name}: "
                                  "stopped; the first node saves")
         if self.lost and not self.is_done:
@@ -207,6 +210,9 @@ class Watch:
         silent = [rank for rank in self.ranks if rank.number not in {*self.lost, *self.ended}]
         if not silent:
             number, message = next(iter(self.lost.items()))
+            if self.lost_nodes:
+                return RankError(f"{self.lost_nodes}: one that has failed says why; the same commands on all nodes "
+                                 "continue the run", MACHINE, message["traceback"])
             return RankError(f"rank {number}: {message['failure']}", MACHINE, message["traceback"])
         stacks = self.ask(silent)
         names = " and ".join(f"rank {rank.number}" for rank in silent)

@@ -47,7 +47,7 @@ def world_size(keys: Mapping[str, Any]) -> int:
     return int(keys["devices"]) * int(keys.get("nodes", 1))
 
 
-def train_as_one(keys: Mapping[str, Any]) -> bool:
+def trains_as_one(keys: Mapping[str, Any]) -> bool:
     """Whether a run has several processes, which train as one. Those of earlier versions do not."""
     return world_size(keys) > 1 and bool(keys.get("as_one", False))
 
@@ -71,9 +71,14 @@ def this_node(nodes: int) -> Node:
     if number is None or not address or not port:
         raise UserError(f"trainer.nodes={nodes}: the command must run on each node, started by torchrun or srun, or "
                         "with NODE_RANK, MASTER_ADDR and MASTER_PORT set (docs/scale.md)")
-    if not number.isdigit() or not port.isdigit() or int(number) >= nodes:
-        raise UserError(f"trainer.nodes={nodes}: the number of this node must be in [0, {nodes}) and a port a number, "
-                        f"but they are {number} and {port}")
+    if not number.isdigit() or int(number) >= nodes or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(f"trainer.nodes={nodes}: the number of this node must be in [0, {nodes}) and its port in "
+                        f"[1, 65535], but they are {number} and {port}")
+    starter = "GROUP_RANK" if "GROUP_RANK" in variables else "SLURM_NODEID"
+    if variables.get("LOCAL_RANK" if starter == "GROUP_RANK" else "SLURM_LOCALID", "0") != "0":
+        raise UserError(f"trainer.nodes={nodes}: this is the second command on its node; start one on each "
+                        f"({'--nproc-per-node=1' if starter == 'GROUP_RANK' else '--ntasks-per-node=1'}), it starts "
+                        "trainer.devices processes itself")
     if (started := variables.get("SLURM_NNODES")) not in (None, str(nodes)) and "GROUP_RANK" not in variables:
         raise UserError(f"trainer.nodes={nodes}: but the Slurm job has {started}")
     return Node(int(number), address, int(port))

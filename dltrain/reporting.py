@@ -25,7 +25,7 @@ from dltrain.stored_files import RESTORE
 
 # In the errors of gloo and NCCL about a process that does not answer or has ended.
 LOST = ("gloo", "NCCL", "Application timeout", "Timed out", "Connection closed by peer", "Connection reset by peer",
-        "connection was reset", "client socket")
+        "connection was reset", "client socket", "wait timeout", "waiting for clients")
 FAULTS_SHOWN = 10
 
 

@@ -13,6 +13,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from dltrain.ranks import started_with
+
 
 def job_id() -> str | None:
     """The number of the job that this process belongs to, of an array with that of its task."""
@@ -24,6 +26,8 @@ def requeue_after(signum: int, on_sigterm: bool) -> str:
     """Asks Slurm to start the job again where the signal that stopped the run calls for it. Returns a note, or "".
     `on_sigterm`: trainer.requeue of the run."""
     job = job_id()
+    if started_with.get("SLURM_NODEID", "0") != "0":  # of several nodes the first one does
+        return ""
     if job is None or not (signum == signal.SIGUSR1 or (on_sigterm and signum == signal.SIGTERM)):
         return ""
     try:

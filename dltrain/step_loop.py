@@ -37,7 +37,8 @@ class StepLoop(_TrainingEpochLoop):
         schedules = self.trainer.lr_scheduler_configs
         if (not task.automatic_optimization or defines(task, "optimizer_step", pl.LightningModule)
                 or any(s.interval != "step" or s.frequency != 1 or s.reduce_on_plateau for s in schedules)):
-            cast(Any, task).as_one = None  # several processes with one gradient, each with random numbers of its own
+            if (as_one := vars(task).get("as_one")) is not None:
+                as_one.shares_draws = False  # one gradient, but each process has random numbers and losses of its own
             super().run(data_fetcher)
             return
         self.reset()

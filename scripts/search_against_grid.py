@@ -93,8 +93,8 @@ def main() -> None:
             print(rows[-1], flush=True)
         os.chdir(home)
     differences = [row.search_at_half - row.grid for row in rows]
-    low, high = interval_of(differences)
-    print(f"search at half of the steps less grid: {mean(differences):+.4f} ({low:+.4f} to {high:+.4f})")
+    low_high = "({:+.4f} to {:+.4f})".format(*interval_of(differences)) if len(rows) > 1 else ""
+    print(f"search at half of the steps less grid: {mean(differences):+.4f} {low_high}")
     shares = [row.reached_at for row in rows if row.reached_at is not None]
     print(f"it has reached the best of the grid for {len(shares)} of {len(rows)} seeds"
           + (f", after {mean(shares):.2f} of its steps on average" if shares else ""))

@@ -246,7 +246,7 @@ def test_jobs_side_by_side_save_and_stop_and_end_in_the_same_table(name, how, tm
     (os.killpg if how.endswith("all") else os.kill)(process.pid, signum)
     out = process.communicate(timeout=120)[0] if signum != signal.SIGKILL else ""
     process.wait()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120  # Ray's own agents end a minute after a cluster that was killed
     while (left := processes_of(tmp_path)) and time.monotonic() < until:
         time.sleep(0.2)
     assert left == []

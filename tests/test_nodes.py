@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from dltrain import ranks
+from dltrain import ranks, slurm
 from dltrain.commands import train
 from dltrain.config.compose import compose
 from dltrain.errors import UserError
 from dltrain.ranks import Node, first_host, this_node, world_size
+from dltrain.strategy import fingerprint
 from tests.test_as_one import losses
 
 SLURM = {"SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[07-09,12],login1",
@@ -25,8 +26,9 @@ TORCHRUN = {"GROUP_RANK": "1", "RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"
 @pytest.fixture
 def starters(monkeypatch):
     """Sets variables as those who start a command do."""
-    monkeypatch.setattr(ranks, "started_with", {})
-    for name in (*SLURM, *TORCHRUN, "NODE_RANK"):
+    before = dict(ranks.started_with)
+    ranks.started_with.clear()
+    for name in (*SLURM, *TORCHRUN, "NODE_RANK", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
 
     def start(variables):
@@ -34,7 +36,9 @@ def starters(monkeypatch):
             monkeypatch.setenv(name, value)
         ranks.forget_other_starters()
 
-    return start
+    yield start
+    ranks.started_with.clear()
+    ranks.started_with.update(before)
 
 
 @pytest.mark.parametrize(("variables", "nodes", "node"), [
@@ -52,13 +56,31 @@ def test_a_command_knows_its_node_and_the_first_one(variables, nodes, node, star
 @pytest.mark.parametrize(("variables", "nodes", "message"), [
     ({}, 2, r"trainer.nodes=2: the command must run on each node, started by torchrun or srun"),
     ({"NODE_RANK": "0", "MASTER_ADDR": "host"}, 2, r"MASTER_PORT set"),
-    ({**TORCHRUN, "GROUP_RANK": "2"}, 2, r"must be in \[0, 2\) and a port a number, but they are 2 and 29"),
+    ({**TORCHRUN, "GROUP_RANK": "2"}, 2, r"must be in \[0, 2\) and its port in \[1, 65535\], but they are 2 and 29"),
+    ({**TORCHRUN, "MASTER_PORT": "99999"}, 2, r"are 1 and 99999"),
+    ({**TORCHRUN, "LOCAL_RANK": "1"}, 2, r"the second command on its node; .*--nproc-per-node=1"),
+    ({**SLURM, "SLURM_LOCALID": "1"}, 4, r"the second command on its node; .*--ntasks-per-node=1"),
     ({"NODE_RANK": "x", "MASTER_ADDR": "host", "MASTER_PORT": "1"}, 2, r"must be in \[0, 2\).* are x and 1"),
     (SLURM, 2, r"trainer.nodes=2: but the Slurm job has 4")])
 def test_a_node_that_nobody_names_is_refused(variables, nodes, message, starters):
     starters(variables)
     with pytest.raises(UserError, match=message):
         this_node(nodes)
+
+
+def test_the_first_node_alone_asks_slurm_for_a_new_start(starters, monkeypatch):
+    requests: list[list[str]] = []
+
+    def run(words, **keys):
+        requests.append(words)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(slurm.subprocess, "run", run)
+    for number in ("1", "0"):
+        starters({**SLURM, "SLURM_NODEID": number})
+        note = slurm.requeue_after(signal.SIGUSR1, False)
+        assert (note, requests) == (("", []) if number == "1" else (
+            "; Slurm starts job 123456 again", [["scontrol", "requeue", "123456"]]))
 
 
 def test_names_of_nodes_as_slurm_writes_them():
@@ -83,16 +105,37 @@ WORDS = ["model=seq_classifier", "data=digits_rows", "trainer=ddp", "trainer.acc
          "trainer.nodes=2", "data.batch_size=8", "trainer.max_epochs=null", "trainer.log_every_n_steps=1", "name=nodes"]
 
 
-def start_nodes(folder, *words):
-    """A command for each of two nodes, which are this machine."""
+def start_nodes(folder, *words, more=()):
+    """A command for each of two nodes, which are this machine. `more`: words of the second one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [subprocess.Popen([sys.executable, "-m", "dltrain", *WORDS, *words], cwd=folder, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return [subprocess.Popen([sys.executable, "-m", "dltrain", *WORDS, *words, *(more if number else ())],
+                             cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1",
                                   "CUDA_VISIBLE_DEVICES": "", "NODE_RANK": str(number), "MASTER_ADDR": "127.0.0.1",
                                   "MASTER_PORT": str(port)}) for number in (0, 1)]
+
+
+def test_a_fingerprint_has_what_a_run_keeps_to_its_end():
+    words = ["model=resnet20", "data=digits", "trainer.nodes=2"]
+    one, free, other = (fingerprint(compose([*words, *more]).job_config()) for more in (
+        [], ["name=a", "trainer.threads=3", "trainer.log_every_n_steps=1"], ["task.optimizer.lr=0.5"]))
+    assert one == free != other
+
+
+@pytest.mark.slow
+def test_nodes_with_other_words_and_a_node_alone_end_in_one_line(tmp_path):
+    nodes = start_nodes(tmp_path, "trainer.max_steps=30", more=["task.optimizer.lr=0.5"])
+    codes, outputs = end(nodes)
+    assert codes == [2, 2], outputs
+    assert "the commands of the nodes have other configs: give all of them the same words" in outputs[1][1]
+    first, second = start_nodes(tmp_path, "trainer.max_steps=30", "trainer.dist_timeout_seconds=4")
+    second.kill()
+    codes, outputs = end([first, second])
+    assert codes[0] == 6
+    assert len(outputs[0][1].splitlines()) == 1
+    assert "node 0 lost the others (the first one is 127.0.0.1:" in outputs[0][1]
 
 
 def end(nodes):

@@ -250,6 +250,11 @@ def test_a_lone_last_sample_that_batch_norm_cannot_take_is_refused_before_the_fi
         with pytest.raises(UserError, match=r"data.batch_size=19: the last batch of 96 samples has one, .*"
                                             r"data.batch_size=20 leaves none alone"):
             run.train(keys, RunDir(tmp_path))
+        keys.data.batch_size, few = 2, build_data(keys)
+        few.num_samples = lambda split: 1  # type: ignore[method-assign]
+        with pytest.raises(UserError, match=r"the last batch of 1 samples has one, .*no batch size leaves none alone"):
+            check_first_step(keys, few, build_task(keys, few.vocabularies))
+        keys.data.batch_size = 19
         keys.trainer.smoke_steps = 5  # the last of the six batches is not read
         check_first_step(keys, data := build_data(keys), build_task(keys, data.vocabularies))
     keys = config(*words, "model=resnet20", "model.depth=8", "recipe=none", "data.batch_size=19")

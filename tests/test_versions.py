@@ -8,10 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import __version__
+from dltrain import __version__, same_config
+from dltrain.config.compose import compose
+from dltrain.config.interpolations import to_plain
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.same_config import refuse_other_config
+from dltrain.sweeps.jobs import job_id
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # By run: the metrics of its best weights on the test split, then those after it is resumed to its end
@@ -88,3 +91,27 @@ def test_the_same_command_continues_a_run_that_has_no_such_keys_yet(tmp_path):
     refuse_other_config(run_dir, OmegaConf.create({"model": {"anchors": "auto", "anchor_boxes": None}}))
     with pytest.raises(UserError, match=r"model.anchors \(auto, now fixed\), model.anchor_boxes"):
         refuse_other_config(run_dir, OmegaConf.create({"model": {"anchors": "fixed", "anchor_boxes": None}}))
+
+
+def test_a_run_of_several_processes_of_an_earlier_version_continues_as_it_began(tmp_path):
+    """Without the key, whatever the command says by default; a run of one process does not depend on it."""
+    words = ["model=resnet20", "data=digits"]
+    for devices, stored, now in ((2, None, True), (1, None, True), (1, True, False), (1, False, True)):
+        run_dir = RunDir(tmp_path / f"{devices} {stored}")
+        run_dir.path.mkdir()
+        config = compose([*words, f"trainer.devices={devices}", f"trainer.as_one={str(now).lower()}"]).job_config()
+        earlier = to_plain(config)
+        del earlier["trainer"]["as_one"]
+        earlier["trainer"] |= {} if stored is None else {"as_one": stored}
+        run_dir.write_config(earlier, {})
+        refuse_other_config(run_dir, config)
+        assert devices > 1 or job_id(to_plain(config)) == job_id(earlier)
+        same_config.keep_processes(run_dir, config)
+        assert config.trainer.as_one is bool(stored)
+        assert job_id(to_plain(config)) == job_id(earlier)
+    as_one = [to_plain(compose([*words, "trainer.devices=2", f"trainer.as_one={value}"]).config)
+              for value in ("false", "true")]
+    assert job_id(as_one[0]) != job_id(as_one[1])
+    run_dir.write_config(as_one[1], {})
+    with pytest.raises(UserError, match=r"trainer.as_one \(True, now False\)"):
+        refuse_other_config(run_dir, compose([*words, "trainer.devices=2", "trainer.as_one=false"]).job_config())

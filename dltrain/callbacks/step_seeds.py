@@ -15,7 +15,7 @@ from dltrain.batches import seed_of
 
 class StepSeeds(pl.Callback):
     """Before each training step: seeds the global generators of torch and, with `all_generators`, of Python and NumPy,
-    and sets the task's `position` to (seed, epoch, batch index, process rank); processes that train as one have rank 0.
+    and sets the task's `position` to (seed, epoch, batch index, process rank); processes that share draws have rank 0.
     dltrain itself draws from torch's only; code of the user's may draw from any."""
 
     def __init__(self, seed: int, all_generators: bool = True):
@@ -26,7 +26,7 @@ class StepSeeds(pl.Callback):
                              ) -> None:
         if batch_idx == 0 or self.epoch is None:
             self.epoch = trainer.current_epoch
-            self.rank = trainer.global_rank if vars(pl_module).get("as_one") is None else 0
+            self.rank = 0 if shares_draws(pl_module) else trainer.global_rank
             self.device = pl_module.device.type
         position = (self.seed, self.epoch, batch_idx, self.rank)
         vars(pl_module)["position"] = position  # past Module.__setattr__, which looks for parameters
@@ -39,3 +39,8 @@ class StepSeeds(pl.Callback):
         if self.all_generators:
             random.seed(step_seed)
             np.random.seed(step_seed % 2**32)
+
+
+def shares_draws(task: pl.LightningModule) -> bool:
+    """Whether several processes draw the numbers of the batch of all, see parallel/draws.py."""
+    return bool(getattr(vars(task).get("as_one"), "shares_draws", False))

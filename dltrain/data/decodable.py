@@ -67,8 +67,8 @@ def inspect_photos(paths: Sequence[Path], timeout_seconds: float | None = None
     with the others. Raises MachineError where none can be read within the timeout."""
     if not paths:
         return {}, {}
-    here = os.getcwd()
-    keys = {path: os.path.join(here, path) for path in paths}
+    here = os.path.join(os.getcwd(), "")
+    keys = {path: name if os.path.isabs(name := str(path)) else here + name for path in paths}
     cache = cache_of(keys.values())
     known = read_cache(cache)
     records = {path: record for path, key in keys.items() if (record := known.get(key)) is not None
@@ -125,7 +125,8 @@ def stamp_or_zeros(path: str | Path) -> list[int]:
 
 def cache_of(files: Iterable[str]) -> Path:
     """A file for the photos below one folder. `files`: their absolute paths."""
-    return cache_file("photos", os.path.commonpath({os.path.dirname(file) for file in files})).with_suffix(".json")
+    folders = {file.rpartition(os.sep)[0] or os.sep for file in files}
+    return cache_file("photos", os.path.commonpath(folders)).with_suffix(".json")
 
 
 def read_cache(file: Path) -> dict[str, Record]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NotRequired, Unpack
 
 import torch
+import torch.nn.functional as F
 
-from dltrain.batches import END, START, PairBatch, generator
+from dltrain.batches import END, PAD, START, PairBatch, generator
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.listing import digest_of
 from dltrain.data.sequences import (
@@ -95,6 +96,8 @@ class TextPairs(Sequences[PairBatch, PairSample]):
     def collate(self, samples: list[PairSample]) -> PairBatch:
         source, source_lengths = pad_sequences([source for source, _ in samples])
         target, target_lengths = pad_sequences([target for _, target in samples])
+        if target.shape[1] == 1:  # no target is scored, but a net reads one symbol at least
+            target = F.pad(target, (0, 1), value=PAD)
         return PairBatch(source, source_lengths, target, target_lengths)
 
     def hide_target(self, sample: PairSample) -> PairSample:

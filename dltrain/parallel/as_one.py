@@ -21,11 +21,12 @@ class SharedBatches(Protocol):
 
 
 class AsOne:
-    """`rank`: the index of this process among so many `processes`."""
+    """`rank`: the index of this process among so many `processes`. `shares_draws`: whether random numbers are those of
+    the batch of all, or each process has its own."""
 
-    def __init__(self, rank: int, processes: int):
-        self.rank, self.processes = rank, processes
-        self.draws = RowsOfAll(rank, processes)
+    def __init__(self, rank: int, processes: int, shares_draws: bool = True):
+        self.rank, self.processes, self.shares_draws = rank, processes, shares_draws
+        self.draws = RowsOfAll(rank, processes, shares_draws)
 
     @property
     def all_rows(self) -> int:
@@ -50,6 +51,8 @@ class AsOne:
         size, length = batch.size if self.rank < all_rows else 0, len(sums)
         with self.draws.of(batch.size, all_rows):
             returned = call(batch, *arguments)
+        if returned is None:  # the task skips the batch, in every process
+            return None
         loss: Tensor = returned["loss"] if isinstance(returned, Mapping) else returned
         entry = sums.pop() if len(sums) > length else (float(size),)
         own = torch.stack([torch.as_tensor(value, device=loss.device, dtype=exact_type(loss)) for value in entry])

@@ -8,28 +8,30 @@ processes. It costs the time to draw the other rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
 class RowsOfAll(TorchFunctionMode):
     """Within `of`, a random tensor whose first size is that of this process's batch has this process's rows of what is
-    drawn for the batch of all: rank, rank + processes, ... These are torch.rand, randn and randint, bernoulli_, and
-    dropout, also that between the layers of torch's recurrent nets. In dropout the first size may be a multiple of the
-    batch, as of several sentences of each image. All other random numbers are the same in every process."""
+    drawn for the batch of all: rank, rank + processes, ... These are torch.rand, randn and randint, rand_like and
+    randn_like, bernoulli_, and dropout, also that between the layers of torch's recurrent nets, but not that of weights
+    (nn.Parameter). In dropout the first size may be a multiple of the batch, as of several sentences of each image. All
+    other random numbers are the same in every process. Unless it `is_active`, nothing is changed: torch's compiler does
+    not take it with every layer."""
 
-    def __init__(self, rank: int, processes: int):
+    def __init__(self, rank: int, processes: int, is_active: bool = True):
         super().__init__()
-        self.rank, self.processes = rank, processes
+        self.rank, self.processes, self.is_active = rank, processes, is_active
         self.rows, self.all_rows = 0, 0
         self.drawers: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
             torch.rand: self.by_size, torch.randn: self.by_size, torch.randint: self.by_size,
-            Tensor.bernoulli_: self.bernoulli,
+            torch.rand_like: self.like, torch.randn_like: self.like, Tensor.bernoulli_: self.bernoulli,
             **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), self.dropout)}
         self.layered = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 
@@ -37,7 +39,7 @@ class RowsOfAll(TorchFunctionMode):
     def of(self, rows: int, all_rows: int) -> Iterator[None]:
         """For a step: the rows of this process's batch and of that of all."""
         self.rows, self.all_rows = rows, all_rows
-        with self:
+        with self if self.is_active else nullcontext():
             yield
         self.all_rows = 0
 
@@ -47,7 +49,8 @@ class RowsOfAll(TorchFunctionMode):
         drawer = self.drawers.get(function)
         if drawer is not None and (own_rows := drawer(function, *arguments, **keys)) is not None:
             return own_rows
-        if function in self.layered and torch.is_tensor(arguments[2]) is False and len(arguments) == 9:
+        is_padded = len(arguments) == 9 and isinstance(arguments[3], bool)  # packed sequences have their sizes before
+        if is_padded and function in self.layered:
             return self.layers(function, *arguments)
         return function(*arguments, **keys)
 
@@ -67,6 +70,11 @@ class RowsOfAll(TorchFunctionMode):
             return None
         return self.own(function(*others, (self.all_rows, *size[1:]), **keys))
 
+    def like(self, function: Callable[..., Tensor], values: Tensor, **keys: Any) -> Tensor | None:
+        if not values.dim() or len(values) != self.rows:
+            return None
+        return self.own(function(ones_like(values, self.all_rows), **keys))
+
     def bernoulli(self, function: Callable[..., Tensor], values: Tensor, *arguments: Any, **keys: Any
                   ) -> Tensor | None:
         if not values.dim() or len(values) != self.rows:
@@ -76,6 +84,8 @@ class RowsOfAll(TorchFunctionMode):
     def dropout(self, function: Callable[..., Tensor], values: Tensor, p: float = 0.5, training: bool = True,
                 inplace: bool = False) -> Tensor | None:
         if not training or p == 0 or not values.dim() or not len(values) or len(values) % self.rows:
+            return None
+        if isinstance(values, nn.Parameter):
             return None
         many = len(values) // self.rows  # for each sample
         kept = function(ones_like(values, self.all_rows * many), p, True).unflatten(0, (self.all_rows, many))
@@ -108,6 +118,6 @@ def ones_like(values: Tensor, rows: int) -> Tensor:
     """Ones of the shape of `values` but for their first size, in the same order in memory, which decides in some
     kernels which number goes where."""
     strides = values.stride()
-    order = sorted(range(values.dim()), key=lambda dim: -strides[dim])
+    order = sorted(range(values.dim()), key=lambda dim: (-strides[dim], dim == 0))  # a single row may have any stride
     shape = [rows if dim == 0 else values.shape[dim] for dim in order]
     return values.new_ones(shape).permute([order.index(dim) for dim in range(values.dim())])

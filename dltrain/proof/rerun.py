@@ -119,7 +119,9 @@ def replay(config: DictConfig, run_dir: RunDir, step: int | None, output: Path |
 
 
 def train_in_processes(config: DictConfig, run_dir: RunDir, steps: Steps) -> DataModule | None:
-    """As many as the run has. Returns the data, None where other processes have read them."""
+    """As many as the run has, on this machine. Returns the data, None where other processes have read them."""
+    OmegaConf.update(config, "trainer.devices", world_size(config.trainer))
+    OmegaConf.update(config, "trainer.nodes", 1, force_add=True)
     if steps.source and (run_dir.path / "metrics.csv").is_file():
         shutil.copyfile(run_dir.path / "metrics.csv", Path(steps.folder) / "metrics.csv")
     if world_size(config.trainer) == 1:

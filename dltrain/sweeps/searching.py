@@ -58,7 +58,7 @@ class Searching:
             if not self.run_trial(study, plan, values, prune, is_retry=True):
                 return
         while (number := study.num_proposed) < num_trials:
-            print(f"\ntrial {number + 1} of {num_trials}", end="")
+            print(f"\ntrial {number + 1} of {num_trials}", flush=True)
             if not self.run_trial(study, plan, study.propose(), prune):
                 return
 

@@ -63,6 +63,8 @@ class Detection(ImageTask[Detector, DetectionBatch]):
 
     def forward(self, images: list[Tensor]) -> list[Target]:
         """uint8 images to boxes, labels and scores, as in evaluation."""
+        if not images:  # the last batch of a process may have none
+            return []
         try:
             return self.model.detect(self.augment(DetectionBatch(images, [])).images)
         except ValueError as error:
@@ -96,13 +98,30 @@ class Detection(ImageTask[Detector, DetectionBatch]):
 
     def evaluation_step(self, batch: DetectionBatch, batch_idx: int) -> list[Target]:
         detections = self(batch.images)
+        if not detections:
+            return detections
         self.coco_metric.update(detections, batch.targets)
         self.update_own_metrics(detections, batch.targets)
         if self.trainer.testing:
             self.voc07_metric.update(detections, batch.targets)
         return detections
 
+    def fill_up(self) -> None:
+        """The metrics of several processes are joined image by image, so those that have fewer get images without
+        boxes, which change nothing."""
+        own = len(self.coco_metric.detection_box)
+        most = int(self.trainer.strategy.reduce(torch.tensor(own, device=self.device), reduce_op="max"))
+        empty = torch.zeros(0, 4, dtype=next(self.parameters()).dtype, device=self.device)
+        boxes = [*self.coco_metric.detection_box, empty][0]
+        scores = [*self.coco_metric.detection_scores, empty[:, 0]][0]
+        none = {"boxes": boxes[:0], "scores": scores[:0], "labels": scores[:0].long()}
+        self.coco_metric.update([none] * (most - own), [none] * (most - own))
+        if self.trainer.testing:
+            self.voc07_metric.update([none] * (most - own), [none] * (most - own))
+
     def evaluation_end(self, split: str) -> None:
+        if self.trainer.world_size > 1:
+            self.fill_up()
         self.coco_metric.class_metrics = split == "test"
         result = self.coco_metric.compute()
         values = {name: result[name] for name in ("map", "map_50", "map_75")}

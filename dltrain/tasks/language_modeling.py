@@ -46,13 +46,13 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
         self.num_states, self.num_streams = len(states), count
         for number, state in enumerate(states):
             self.register_buffer(f"state{number}", state)
-        self.stream_dims = [[two == one + 1 for one, two in zip(alone.shape, both.shape, strict=True)].index(True)
-                            for alone, both in zip(self.model.zeros(1), self.model.zeros(2), strict=True)]
 
     def train_as_one(self, as_one: AsOne) -> None:
         """Every process holds the state of all streams, so that the first one can save it at any time."""
         super().train_as_one(as_one)
         self.hold_streams(self.num_streams * as_one.processes)
+        self.stream_dims = [[two - one for one, two in zip(alone.shape, both.shape, strict=True)].index(1)
+                            for alone, both in zip(self.model.zeros(1), self.model.zeros(2), strict=True)]
 
     def count(self, batch: TokenBatch) -> int:
         return batch.tokens.numel()
@@ -71,15 +71,15 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
 
     def own_state(self) -> tuple[Tensor, ...]:
         """That of this process's streams."""
-        states = self.carried_state()
-        if self.as_one is None:
-            return states
-        return tuple(self.as_one.own(state, dim) for state, dim in zip(states, self.stream_dims, strict=True))
+        states, as_one = self.carried_state(), self.as_one
+        return states if as_one is None else tuple(map(as_one.own, states, self.stream_dims))
 
     def carry(self, states: Sequence[Tensor]) -> None:
         """Keeps the state of this process's streams, in new tensors: backward needs those before."""
-        for number, (state, dim) in enumerate(zip(states, self.stream_dims, strict=True)):
-            self._buffers[f"state{number}"] = state.clone() if self.as_one is None else self.as_one.join(state, dim)
+        joined = [state.clone() for state in states] if self.as_one is None else map(
+            self.as_one.join, states, self.stream_dims)
+        for number, state in enumerate(joined):
+            self._buffers[f"state{number}"] = state
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         if batch_idx == 0:

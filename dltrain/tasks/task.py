@@ -245,7 +245,8 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     def read_training_metrics(self) -> dict[str, float]:
         """The means since the last reading: a host sync."""
-        *sums, count = map(sum, zip(self.step_sums.read(), self.sums.tolist(), strict=True))
+        earlier = self.sums if self.as_one is None else self.reduce_sum(self.sums)
+        *sums, count = map(sum, zip(self.step_sums.read(), earlier.tolist(), strict=True))
         norm, clipped, steps = self.norm_sums.read()
         self.sums.zero_()
         means = {}

@@ -300,7 +300,7 @@ def test_the_command_sends_its_processes_the_steps(finished, tmp_path, monkeypat
     monkeypatch.setattr(processes, "watch", watch)
     config = load_config(RunDir(finished), {}, ())
     alone = replay(config, RunDir(finished), 2, tmp_path / "alone", from_start=True)
-    config.trainer.devices = 2
+    config.trainer.nodes = 2  # whose processes are all on this machine then
     made = replay(config, RunDir(finished), 2, tmp_path / "ranks", from_start=True)
     assert started == [(2, 0)]
     assert made[:-1] == alone[:-1]
