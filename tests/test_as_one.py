@@ -19,6 +19,7 @@ from dltrain.models.overfeat import WindowSampler
 from dltrain.parallel.as_one import AsOne
 from dltrain.parallel.draws import RowsOfAll
 from dltrain.parallel.sampling import SamplerOfAll
+from dltrain.tasks.language_modeling import LanguageModeling
 
 ROWS = {2: [4, 3], 3: [3, 2, 2]}  # of 7, in each process
 
@@ -253,6 +254,22 @@ def test_two_processes_equal_one_with_the_batch_of_both(model, tmp_path):
     assert weights[0].keys() == weights[1].keys()
     for name, values in weights[0].items():
         torch.testing.assert_close(weights[1][name], values, rtol=1e-5, atol=1e-7, msg=name)
+
+
+class OwnSteps(LanguageModeling):
+    """Goes through Lightning's own loop."""
+
+    def optimizer_step(self, *arguments, **keys):
+        super().optimizer_step(*arguments, **keys)
+
+
+@pytest.mark.slow
+def test_a_task_with_its_own_optimizer_step_trains_in_two_processes(tmp_path):
+    write_texts(tmp_path)
+    words = ["model=char_rnn", *(word.replace("FOLDER", str(tmp_path)) for word in FAMILIES["char_rnn"]), *SHORT]
+    run = train(tmp_path, *words, "trainer.max_steps=5", "data.batch_size=4", "trainer.devices=2", "name=own",
+                "trust=[tests]", "task._target_=tests.test_as_one.OwnSteps")
+    assert len(losses(run)) == 5
 
 
 @pytest.mark.slow
