@@ -38,7 +38,7 @@ class StepLoop(_TrainingEpochLoop):
         if (not task.automatic_optimization or defines(task, "optimizer_step", pl.LightningModule)
                 or any(s.interval != "step" or s.frequency != 1 or s.reduce_on_plateau for s in schedules)):
             if (as_one := vars(task).get("as_one")) is not None:
-                as_one.shares_draws = False  # one gradient, but each process has random numbers and losses of its own
+                as_one.draws.is_active = False  # one gradient, but random numbers and losses of each process's own
             super().run(data_fetcher)
             return
         self.reset()

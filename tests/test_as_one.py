@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from dltrain import checkpoints
 from dltrain.batches import TokenBatch, generator
+from dltrain.callbacks.figures import Figures
 from dltrain.data.loader import SplitLoaders, TrainLoader
 from dltrain.models.overfeat import WindowSampler
 from dltrain.parallel.as_one import AsOne
@@ -254,6 +257,33 @@ def test_two_processes_equal_one_with_the_batch_of_both(model, tmp_path):
     assert weights[0].keys() == weights[1].keys()
     for name, values in weights[0].items():
         torch.testing.assert_close(weights[1][name], values, rtol=1e-5, atol=1e-7, msg=name)
+
+
+class CountingTask:
+    """Counts how often its figures are made."""
+
+    def __init__(self):
+        self.count = 0
+
+    def all_figures(self, *_):
+        self.count += 1
+        return {}
+
+    training_figures = summary_figures = all_figures
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_process_alone_draws(is_first):
+    """The first batch of another one may have no sample to draw."""
+    task, board = CountingTask(), SimpleNamespace(add_charts=lambda headline: None)
+    task.headline = "val/map"  # type: ignore[attr-defined]
+    trainer = SimpleNamespace(lightning_module=task, is_global_zero=is_first, global_step=0)
+    figures: Any = Figures(board)  # type: ignore[arg-type]
+    figures.on_train_batch_start(trainer, task, None, 0)
+    figures.on_validation_batch_end(trainer, task, None, None, 0)
+    figures.on_validation_end(trainer, task)
+    figures.on_train_end(trainer, task)
+    assert task.count == (3 if is_first else 0)
 
 
 class OwnSteps(LanguageModeling):

@@ -33,7 +33,7 @@ class Figures(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
                              ) -> None:
-        if trainer.global_step == 0 and batch_idx == 0:
+        if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
             self.board.add_charts(task_of(trainer).headline)
             with torch.no_grad():
                 self.add("train", task_of(trainer).training_figures(batch), 0)
@@ -59,12 +59,13 @@ class Figures(pl.Callback):
         self.add_summary(trainer, "val")
 
     def add_first(self, trainer: pl.Trainer, split: str) -> None:
-        if self.first is not None:
+        if self.first is not None and trainer.is_global_zero:
             self.add(split, task_of(trainer).all_figures(*self.first), max(self.first_step, trainer.global_step))
         self.first = None
 
     def add_summary(self, trainer: pl.Trainer, split: str) -> None:
-        self.add(split, task_of(trainer).summary_figures(), max(self.first_step, trainer.global_step))
+        if trainer.is_global_zero:
+            self.add(split, task_of(trainer).summary_figures(), max(self.first_step, trainer.global_step))
 
     def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():

@@ -43,4 +43,5 @@ class StepSeeds(pl.Callback):
 
 def shares_draws(task: pl.LightningModule) -> bool:
     """Whether several processes draw the numbers of the batch of all, see parallel/draws.py."""
-    return bool(getattr(vars(task).get("as_one"), "shares_draws", False))
+    as_one = vars(task).get("as_one")
+    return as_one is not None and bool(as_one.draws.is_active)

@@ -22,10 +22,10 @@ class SharedBatches(Protocol):
 
 class AsOne:
     """`rank`: the index of this process among so many `processes`. `shares_draws`: whether random numbers are those of
-    the batch of all, or each process has its own."""
+    the batch of all; else each process has its own."""
 
     def __init__(self, rank: int, processes: int, shares_draws: bool = True):
-        self.rank, self.processes, self.shares_draws = rank, processes, shares_draws
+        self.rank, self.processes = rank, processes
         self.draws = RowsOfAll(rank, processes, shares_draws)
 
     @property
@@ -55,7 +55,7 @@ class AsOne:
             return None
         loss: Tensor = returned["loss"] if isinstance(returned, Mapping) else returned
         entry = sums.pop() if len(sums) > length else (float(size),)
-        own = torch.stack([torch.as_tensor(value, device=loss.device, dtype=exact_type(loss)) for value in entry])
+        own = torch.stack([exact(value, loss.device) for value in entry])
         own = own if size else torch.zeros_like(own)  # its only sample fills up the last batch of an epoch
         of_all = own.clone()
         torch.distributed.all_reduce(of_all)
@@ -65,5 +65,7 @@ class AsOne:
         return {**returned, "loss": loss} if isinstance(returned, Mapping) else loss
 
 
-def exact_type(values: Tensor) -> torch.dtype:
-    return torch.float32 if values.device.type == "mps" else torch.float64
+def exact(value: Tensor | float, device: torch.device) -> Tensor:
+    """A scalar on the device, in double precision where it has that. The host does not wait for it."""
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    return value.to(device, kind) if isinstance(value, Tensor) else torch.full((), value, device=device, dtype=kind)

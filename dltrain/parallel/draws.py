@@ -83,9 +83,8 @@ class RowsOfAll(TorchFunctionMode):
 
     def dropout(self, function: Callable[..., Tensor], values: Tensor, p: float = 0.5, training: bool = True,
                 inplace: bool = False) -> Tensor | None:
-        if not training or p == 0 or not values.dim() or not len(values) or len(values) % self.rows:
-            return None
-        if isinstance(values, nn.Parameter):
+        if not training or p == 0 or not values.dim() or not len(values) or len(values) % self.rows or isinstance(
+                values, nn.Parameter):
             return None
         many = len(values) // self.rows  # for each sample
         kept = function(ones_like(values, self.all_rows * many), p, True).unflatten(0, (self.all_rows, many))
