@@ -52,7 +52,7 @@ class RanksStrategy(DDPStrategy):
         fingerprints = [self.fingerprint] * self.world_size
         torch.distributed.all_gather_object(fingerprints, self.fingerprint)
         if len({*fingerprints}) > 1:
-            raise UserError("the commands of the nodes have other configs: give all of them the same words")
+            raise UserError("the commands of the nodes have different configs: type the same words on each node")
 
     def barrier(self, name: str | None = None, *more: object, **keys: object) -> None:
         if name != "Trainer.save_checkpoint":

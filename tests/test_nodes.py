@@ -129,7 +129,7 @@ def test_nodes_with_other_words_and_a_node_alone_end_in_one_line(tmp_path):
     nodes = start_nodes(tmp_path, "trainer.max_steps=30", more=["task.optimizer.lr=0.5"])
     codes, outputs = end(nodes)
     assert codes == [2, 2], outputs
-    assert "the commands of the nodes have other configs: give all of them the same words" in outputs[1][1]
+    assert "the commands of the nodes have different configs: type the same words on each node" in outputs[1][1]
     first, second = start_nodes(tmp_path, "trainer.max_steps=30", "trainer.dist_timeout_seconds=4")
     second.kill()
     codes, outputs = end([first, second])

@@ -259,7 +259,7 @@ def test_processes_share_the_streams_of_one(tmp_path):
         assert len(scored) == (batch.targets != IGNORED_LABEL).sum()
         assert all((one.targets == IGNORED_LABEL).all() for one in own[streams:])
     shares[0].as_one = False
-    with pytest.raises(DataError, match=r"trainer.as_one=true"):
+    with pytest.raises(DataError, match=r"trainer.as_one=false: a text needs true"):
         shares[0].load()
 
 

@@ -96,7 +96,7 @@ def open_run_dir(composed: compose.Composed) -> RunDir:
     the run of `name=` began with another config."""
     config, root = composed.job_config(), Path(composed.config.output_dir)
     if "trainer" in config and config.trainer.get("nodes", 1) > 1 and not config.name:
-        raise UserError(f"trainer.nodes={config.trainer.nodes}: needs name=NAME, one folder for all their commands")
+        raise UserError(f"trainer.nodes={config.trainer.nodes}: needs name=NAME, since all nodes work in one folder")
     for folder in [] if config.name else slurm.folders_of_job(root / title(composed)):
         with suppress(UserError):
             same_config.refuse_other_config(RunDir(folder), config)

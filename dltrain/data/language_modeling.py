@@ -56,7 +56,7 @@ class TextStreams(DataModule[TokenBatch, str]):
 
     def load(self) -> None:
         if self.world_size > 1 and not self.as_one:
-            raise DataError("the state of all streams is saved with trainer.as_one=true only, but it is false")
+            raise DataError("trainer.as_one=false: a text needs true, which saves the streams' state of all processes")
         is_fresh = "characters" not in self.vocabularies
         splits = self.encode_splits()
         symbols = self.vocabularies["characters"]
