@@ -14,10 +14,10 @@ from benchmarks.random_data import build_images, images_config
 from benchmarks.timing import Row, cores, measure
 from dltrain.benchmark.loops import watched
 from dltrain.benchmark.timing import StepClock
-from dltrain.build import build_trainer
 from dltrain.data.classification import InMemoryImages
 from dltrain.signals import Signals
 from dltrain.tasks.classification import Classification
+from dltrain.trainer import build_trainer
 
 EPOCHS, BATCHES, BATCH = 12, 4, 32
 

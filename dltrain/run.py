@@ -15,7 +15,16 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dltrain import __version__, checkpoints, processes, run_pause, same_config, same_data, training_state
-from dltrain.build import BUILT, build, build_data, build_task, build_trainer, check_first_step, locate_all
+from dltrain.build import (
+    BUILT,
+    build,
+    build_callbacks,
+    build_data,
+    build_loggers,
+    build_task,
+    check_first_step,
+    locate_all,
+)
 from dltrain.callbacks.pausing import Pause, Prunes
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
@@ -37,6 +46,7 @@ from dltrain.run_log import logging_to
 from dltrain.signals import Signals
 from dltrain.stored_files import repair_metrics
 from dltrain.tasks.task import Task
+from dltrain.trainer import build_trainer
 from dltrain.weights import load_weights
 
 log = logging.getLogger("dltrain")
@@ -77,7 +87,9 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         if newest and first:
             warn(repair_metrics(run_dir.path / "metrics.csv", newest.metrics_rows))
 
-        trainer, checkpointing = build_trainer(config, run_dir.path, data, task, signals, newest and newest.state)
+        trainer, checkpointing = build_trainer(
+            config, run_dir.path, data, task, signals, newest and newest.state, build_callbacks(config),
+            build_loggers(config, run_dir.path))
         pause = Pause(checkpointing, task.total_steps, until_epoch, prunes)
         vars(trainer)["callbacks"].append(pause)
         check_monitored(data, task, trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 
-from dltrain import build, cli
+from dltrain import cli, trainer
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs
 from dltrain.sweeps.repeats import interval_of
@@ -80,7 +80,7 @@ def measure(seed: int, epochs: int, more: list[str]) -> Row:
 
 
 def main() -> None:
-    build.Figures = lambda *_: pl.Callback()  # type: ignore[misc,assignment]  # pictures take half of such a short run
+    trainer.Figures = lambda *_: pl.Callback()  # type: ignore[misc,assignment]  # pictures take half of such a short run
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)

@@ -103,7 +103,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["dltrain", "name=a", *TINY])
-        patch.setattr("dltrain.build.Figures", no_figures)
+        patch.setattr("dltrain.trainer.Figures", no_figures)
         assert cli.main() == 0
     return folder / "outputs/a"
 
@@ -128,7 +128,7 @@ def run_folder(tmp_path: Path):
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing for TensorBoard, which takes half the time of a run of a few steps."""
-    monkeypatch.setattr("dltrain.build.Figures", no_figures)
+    monkeypatch.setattr("dltrain.trainer.Figures", no_figures)
 
 
 def no_figures(*_: object) -> "pl.Callback":

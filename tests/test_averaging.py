@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from dltrain import build, load
+from dltrain import build, load, trainer
 from dltrain.callbacks.averaging import TRAINED, WeightAverage
 from dltrain.run_dir import RunDir
 from tests.conftest import MODELS
@@ -38,7 +38,7 @@ class Recorder(WeightAverage):
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_the_average_is_that_of_a_loop_in_double_precision(every, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "WeightAverage", Recorder)
+    monkeypatch.setattr(trainer, "WeightAverage", Recorder)
     train(tmp_path / "run", *EMA, f"trainer.average_every_n_steps={every}")
     last, history = load_last(tmp_path / "run"), Recorder.history
     assert len(history) == 10  # the initial weights, and those after each of nine steps

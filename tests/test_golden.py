@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dltrain import build, run
+from dltrain import build, run, trainer
 from dltrain.config.compose import compose
 from dltrain.run_dir import RunDir
 
@@ -36,7 +36,7 @@ def train_a_tenth(family: str, folder: Path) -> dict[str, float]:
     """The training loss by step, as "train/loss 40", and the best headline metric."""
     words = [f"model={family}", "trainer=cpu"]
     config = compose(words).job_config()
-    total, _ = build.planned_steps(config, len(build.build_data(config).train_dataloader()))
+    total, _ = trainer.planned_steps(config, len(build.build_data(config).train_dataloader()))
     steps = total // 10
     config = compose([*words, f"trainer.max_steps={steps}", "trainer.max_epochs=null",
                       f"trainer.log_every_n_steps={steps // READINGS}"]).job_config()

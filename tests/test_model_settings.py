@@ -2,9 +2,9 @@
 
 import pytest
 
-from dltrain.build import planned_steps
 from dltrain.config import compose, groups
 from dltrain.errors import UserError
+from dltrain.trainer import planned_steps
 
 OWN_DATA = {"char_rnn": "text", "seq2seq": "pairs", "tagger": "conll", "seq_classifier": "labelled_text",
             "faster_rcnn": "voc_folder", "faster_rcnn_lite0": "voc_folder", "localizer": "voc_folder",

@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
         patch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
         files = stdlib.library_files()[:12]
         patch.setattr(stdlib, "library_files", lambda: files)
-        patch.setattr("dltrain.build.Figures", no_figures)
+        patch.setattr("dltrain.trainer.Figures", no_figures)
 
         def loaded(kind: str) -> LoadedRun:
             if kind not in trained:

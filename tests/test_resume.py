@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from dltrain import build, checkpoints, run, run_pause
+from dltrain import checkpoints, run, run_pause, trainer
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.config.compose import compose
 from dltrain.data.loader import TrainLoader
@@ -60,7 +60,7 @@ def crash_at(monkeypatch, hook: str, is_due: Callable[[pl.Trainer], bool]) -> No
             raise Crash
 
     setattr(Crashing, hook, crash_after)
-    monkeypatch.setattr(build, "Checkpointing", Crashing)
+    monkeypatch.setattr(trainer, "Checkpointing", Crashing)
 
 
 def load_last(path: Path) -> dict[str, Any]:

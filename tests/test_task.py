@@ -15,11 +15,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from dltrain import optim, run
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator, seed_of
-from dltrain.build import build, build_data, build_task, check_first_step, has_own_code
+from dltrain.build import build, build_data, build_task, check_first_step
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.errors import DivergedError, UserError
 from dltrain.run_dir import RunDir
 from dltrain.tasks.classification import Classification
+from dltrain.trainer import has_own_code
 from tests.conftest import TINY
 from tests.tiny import FewDigits
 

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoints, processes, same_config, same_data
-from dltrain.build import build_data, build_task, build_trainer
+from dltrain.build import build_callbacks, build_data, build_loggers, build_task
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
 from dltrain.callbacks.progress import ProgressDisplay
@@ -35,6 +35,7 @@ from dltrain.ranks import is_first_process, world_size
 from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 from dltrain.signals import Signals
+from dltrain.trainer import build_trainer
 
 NEVER_MINUTES = 1e9
 LEFT_OUT = (Figures, ProgressDisplay, StopAtNonFinite)  # callbacks of a run that this does without
@@ -142,7 +143,8 @@ def train_steps(config: DictConfig, steps: Steps) -> DataModule:
         data = build_data(config)
         task = build_task(config, data.vocabularies, fresh=saved is None)
         set_up_device(config.trainer)
-        trainer, checkpointing = build_trainer(config, folder, data, task, Signals(), saved)
+        trainer, checkpointing = build_trainer(config, folder, data, task, Signals(), saved,
+                                               build_callbacks(config), build_loggers(config, folder))
         if first:
             RunDir(folder).write_environment(device_name(trainer.strategy.root_device))
         if saved:

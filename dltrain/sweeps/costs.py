@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 from dltrain.benchmark.measure import Bench
 from dltrain.benchmark.peaks import peak_mb
-from dltrain.build import planned_steps
 from dltrain.run_dir import RunDir
 from dltrain.sweeps.cost import MB, UNKNOWN, Cost, Shape
+from dltrain.trainer import planned_steps
 
 STEPS = 6  # that are measured
 FORWARD_SHARE = 1 / 3  # of the time of a training step, without gradients

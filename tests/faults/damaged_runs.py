@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 import yaml
 
-from dltrain import build
+from dltrain import trainer
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.config import schema
 from dltrain.errors import UserError
@@ -52,7 +52,7 @@ def make_runs(folder: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     for name, words in WORDS.items():
         assert call(*words)[0] == 0
         (folder / "outputs" / name).rename(folder / f"{name}_done")
-        with mock.patch.object(build, "Checkpointing", CrashAtStep4):
+        with mock.patch.object(trainer, "Checkpointing", CrashAtStep4):
             assert call(*words, "trainer.checkpoint_every_steps=1")[0] == 8
         (folder / "outputs" / name).rename(folder / f"{name}_half")
         (folder / f"{name}_half/error.txt").unlink()

@@ -345,7 +345,7 @@ def test_row_29_f_secrets_are_in_no_file(dltrain, monkeypatch, without_figures):
 
 def test_row_29_f_control(dltrain, monkeypatch, without_figures):
     monkeypatch.setenv("SECRET_NOTE", "hunter2")
-    for module in ("dltrain.build", "dltrain.run", "dltrain.same_config"):
+    for module in ("dltrain.trainer", "dltrain.run", "dltrain.same_config"):
         monkeypatch.setattr(f"{module}.to_plain", lambda config: OmegaConf.to_container(config, resolve=True))
     with pytest.raises(AssertionError):
         row_29_f(dltrain)

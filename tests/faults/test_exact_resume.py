@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from dltrain import build, run
+from dltrain import run, trainer
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.config import groups
@@ -111,7 +111,7 @@ def crash_inside(monkeypatch, step: int) -> None:
             if trainer.global_step == step:
                 raise Crash
 
-    monkeypatch.setattr(build, "Checkpointing", Crashing)
+    monkeypatch.setattr(trainer, "Checkpointing", Crashing)
 
 
 def row_01(model: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def finished(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "save", save_and_keep)
-        patch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())
+        patch.setattr("dltrain.trainer.Figures", lambda *_: pl.Callback())
         run.train(composed_of(words).job_config(), RunDir(path))
     return path
 

@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("dltrain.trust.trusted", {"tests"})
-        patch.setattr("dltrain.build.Figures", lambda *_: pl.Callback())
+        patch.setattr("dltrain.trainer.Figures", lambda *_: pl.Callback())
         damaged_runs.make_runs(folder, partial(call, patch))
     return folder
 

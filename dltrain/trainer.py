@@ -1,0 +1,100 @@
+"""Builds the trainer of a run from its config: Lightning's, with dltrain's callbacks."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from dltrain.callbacks.averaging import WeightAverage
+from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.figures import Figures
+from dltrain.callbacks.first_steps import FirstSteps
+from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
+from dltrain.callbacks.progress import ProgressDisplay
+from dltrain.callbacks.step_seeds import StepSeeds
+from dltrain.callbacks.stopping import StopAtNonFinite, StopAtStep
+from dltrain.checkpoints import DurableIO
+from dltrain.config.interpolations import to_plain
+from dltrain.data.datamodule import DataModule
+from dltrain.devices import on_gpu
+from dltrain.errors import UserError
+from dltrain.ranks import is_first_process, trains_as_one
+from dltrain.signals import Signals, leave_to_dltrain
+from dltrain.step_loop import StepLoop
+from dltrain.stored_files import digest
+from dltrain.strategy import strategy_of
+from dltrain.tasks.task import Task
+
+# Their code takes random numbers from torch's generators only.
+LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
+
+
+def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and the epochs they take. Raises UserError if nothing limits them."""
+    keys = config.trainer
+    per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
+    if keys.smoke_steps is not None:
+        return per_epoch, 1
+    max_epochs = keys.max_epochs
+    if max_epochs is None and keys.max_steps is None:
+        if keys.get("target_steps") is None:
+            raise UserError("trainer.max_epochs, max_steps and target_steps are null: one must say how long to train")
+        max_epochs = max(1, round(keys.target_steps / per_epoch))
+    limits = [max_epochs * per_epoch] if max_epochs is not None else []
+    total = min([*limits, keys.max_steps] if keys.max_steps is not None else limits)
+    return total, math.ceil(total / per_epoch)
+
+
+def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Task, signals: Signals,
+                  saved: dict[str, Any] | None, own_callbacks: Sequence[pl.Callback] = (),
+                  own_loggers: Sequence[Logger] = ()) -> tuple[pl.Trainer, Checkpointing]:
+    """Lightning's trainer with dltrain's callbacks, and the callback that writes the checkpoints. `saved`: the
+    checkpoint that the run resumes from. `own_callbacks`, `own_loggers`: the user's."""
+    keys = config.trainer
+    task.scales_loss = keys.precision == "16-mixed"
+    task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
+    plain = to_plain(config)
+    metrics_file = MetricsFile(run_dir / "metrics.csv", saved["dltrain"]["metrics_rows"] if saved else 0,
+                               is_first_process())
+    board = TensorBoard(run_dir, name="", version="", default_hp_metric=False,
+                        purge_step=saved["global_step"] + 1 if saved else 0)
+    checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
+                                  keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
+    metrics = MetricsLogging(keys.log_every_n_steps)
+    averaging = [] if keys.get("average", "none") == "none" else [
+        WeightAverage(keys.average_decay, keys.average_every_n_steps)]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
+    trainer = pl.Trainer(
+        accelerator=keys.accelerator, devices=keys.devices, num_nodes=keys.get("nodes", 1), precision=keys.precision,
+        strategy=strategy_of(config, task.has_unused_parameters), sync_batchnorm=trains_as_one(keys) and on_gpu(keys),
+        deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
+        accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
+        callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
+                   StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
+                   Figures(board, saved["global_step"] if saved else 0),
+                   ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
+                   *own_callbacks, checkpointing],
+        plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],
+        logger=[metrics_file, board, *own_loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False)
+    leave_to_dltrain(trainer)
+    trainer.fit_loop.epoch_loop = StepLoop(trainer)
+    return trainer, checkpointing
+
+
+def has_own_code(config: DictConfig) -> bool:
+    """Whether the config names code that is neither dltrain's nor that of the libraries it is built on."""
+    text = json.dumps(OmegaConf.to_container(config, resolve=True), default=str)
+    words = re.findall(r"\b([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", text)
+    return not LIBRARIES.issuperset(words)
