@@ -64,7 +64,7 @@ class DurableIO(CheckpointIO):
         return load(Path(path), map_location or (lambda storage, _: storage))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
+        self.saves.append(self.writer.submit(Path(path).unlink, missing_ok=True))  # which may not be written yet
 
 
 def copy_to_host(checkpoint: Checkpoint) -> Checkpoint:

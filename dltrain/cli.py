@@ -21,9 +21,11 @@ from dltrain.own_modules import guard_imports
 from dltrain.ranks import forget_other_starters
 from dltrain.signals import caught
 
-COMMANDS = {"train": "train", "resume": "resume", "eval": "evaluate", "predict": "predict", "show": "show",
-            "bench": "bench", "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "why": "why",
-            "new": "new", "doctor": "doctor", "clean": "clean", "export": "export"}  # verb -> file below commands/
+# verb -> file below commands/
+COMMANDS = {"train": "train", "resume": "resume", "extend": "extend", "fork": "fork", "eval": "evaluate",
+            "predict": "predict", "show": "show", "bench": "bench", "prove": "prove", "verify": "verify",
+            "replay": "replay", "ls": "ls", "why": "why", "new": "new", "doctor": "doctor", "clean": "clean",
+            "export": "export"}
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

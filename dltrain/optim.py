@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Required, TypedDict
+from typing import Any, NamedTuple, Required, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -181,11 +181,36 @@ def fraction_of_peak(step: int, total_steps: int, name: str, milestones: Sequenc
     return 1.0
 
 
-def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleKeys
-             ) -> torch.optim.lr_scheduler.LRScheduler:
+class Extension(NamedTuple):
+    """An earlier end of a run that was made longer: after `at` steps of a run of `total_steps`. `schedule`: how its
+    learning rate goes on from there."""
+
+    at: int
+    total_steps: int
+    total_epochs: int
+    schedule: str
+
+
+def fraction_in_extended(step: int, total_steps: int, extended: Sequence[Extension],
+                         fraction: Callable[[int, int], float]) -> float:
+    """The learning rate at a step of a run that was made longer, as a fraction of its peak. `fraction`: that of a run
+    that was not, from a step and the number of all steps. After the last extension: `stretch`: the rates of a run that
+    was so long from its start; `continue`: the rate of the last step before; `warm`: the schedule begins again, over
+    the steps that were added (warm restarts: I. Loshchilov, F. Hutter, 2016, arXiv 1608.03983)."""
+    if not extended or extended[-1].schedule == "stretch":
+        return fraction(step, total_steps)
+    *before, last = extended
+    if step < last.at or last.schedule == "continue":
+        return fraction_in_extended(min(step, last.at - 1), last.total_steps, before, fraction)
+    return fraction(step - last.at, total_steps - last.at)
+
+
+def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleKeys,
+             extended: Sequence[Extension] = ()) -> torch.optim.lr_scheduler.LRScheduler:
     """A scheduler that is stepped once after each optimizer step: `fraction_of_peak`, or what a dotted path names. That
     is a function (step, total_steps, ...) -> fraction of the peak, or one of torch's LRScheduler, which gets the
-    optimizer and, where it takes it, total_steps; both get the keys beside those of ScheduleKeys.
+    optimizer and, where it takes it, total_steps; both get the keys beside those of ScheduleKeys. `extended`: where the
+    run was made longer.
 
     Raises UserError for a path that names nothing or does not take the keys."""
     name = keys["name"]
@@ -193,13 +218,18 @@ def schedule(optimizer: torch.optim.Optimizer, total_steps: int, keys: ScheduleK
         raise UserError(f"task.schedule.warmup_steps={keys['warmup_steps']}: must be 0 with name=triangular, whose "
                         "warm-up ends at the fraction task.schedule.peak_at of the run")
     if "." not in name:
-        return FractionOfPeak(optimizer, lambda step: fraction_of_peak(step, total_steps, **keys))
+        return FractionOfPeak(optimizer, lambda step: fraction_in_extended(
+            step, total_steps, extended, lambda step, total: fraction_of_peak(step, total, **keys)))
     target = import_name("task.schedule.name", name)
     own: dict[str, Any] = {key: value for key, value in keys.items() if key not in ScheduleKeys.__annotations__}
     try:
         if not isinstance(target, type):
             target(0, total_steps, **own)
-            return FractionOfPeak(optimizer, lambda step: target(step, total_steps, **own))
+            return FractionOfPeak(optimizer, lambda step: fraction_in_extended(
+                step, total_steps, extended, lambda step, total: target(step, total, **own)))
+        if any(extension.schedule != "stretch" for extension in extended):
+            raise UserError(f"task.schedule.name={name}: torch's schedules end with the run; dltrain extend can only "
+                            "make it longer with schedule=stretch")
         if "total_steps" in inspect.signature(target).parameters:
             own.setdefault("total_steps", total_steps)
         scheduler: torch.optim.lr_scheduler.LRScheduler = target(optimizer, **own)

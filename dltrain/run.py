@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shlex
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from dltrain import __version__, checkpoints, processes, run_pause, same_config, same_data, training_state
+from dltrain import __version__, checkpoints, processes, run_parent, run_pause, same_config, same_data, training_state
 from dltrain.build import (
     BUILT,
     build,
@@ -25,6 +26,7 @@ from dltrain.build import (
     check_first_step,
     locate_all,
 )
+from dltrain.callbacks import branching
 from dltrain.callbacks.pausing import Pause, Prunes
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
@@ -104,7 +106,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
 
         if newest:
             checkpointing.load_state_dict(newest.state["callbacks"][checkpointing.state_key])
-            line = f"{newest.note}resuming {run_dir} from step {newest.step} of {task.total_steps}"
+            line = describe_branch(run_dir, newest, task) or (
+                f"{newest.note}resuming {run_dir} from step {newest.step} of {task.total_steps}")
             log.info("\n".join([line, *notes]))
             warn(changed_code, moved)
         else:
@@ -241,6 +244,20 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
     together = f"; {many} processes, together batches of {many * data.batch_size}" if many > 1 else ""
     return (f"{num_parameters(task.model):,} parameters; {data.describe()}{held_out}; {length} on "
             f"{device_name(trainer.strategy.root_device)}{together}")
+
+
+def describe_branch(run_dir: RunDir, newest: training_state.Newest, task: Task) -> str:
+    """Where a run begins that goes on from another one, and what becomes of the learning rate; "" if it has gone on
+    by itself."""
+    parent = run_parent.read(run_dir.path)
+    if not newest.branch or parent is None:
+        return ""
+    saved = copy.deepcopy(newest.state)
+    branching.adapt(saved, task.configure_optimizers())
+    moments = "" if newest.branch["keeps_moments"] else "; the optimizer begins without its moments"
+    return (f"{parent.describe(run_dir.path)}; {task.total_steps - newest.step:,} more steps, to epoch "
+            f"{task.total_epochs}; learning rate {newest.branch['lr']:.4g} before, "
+            f"{saved['optimizer_states'][0]['param_groups'][0]['lr']:.4g} from here on{moments}")
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -173,9 +173,8 @@ class RunDir:
             return f"{self} is finished, nothing to do; another name= starts another run"
         from_run = next((key for key in flatten(self.read_config()) if key.endswith("pretrained.from_run")), None)
         steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
-        return (f"{self} is finished after {steps}, nothing to do; to train longer, add another "
-                f"name= and a larger trainer.max_epochs="
-                f"{f', and {from_run}={self} to begin with its weights' if from_run else ''}")
+        return (f"{self} is finished after {steps}, nothing to do; dltrain extend run={self} epochs= trains longer"
+                f"{f', another name= with {from_run}={self} begins anew with its weights' if from_run else ''}")
 
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict before the run has finished."""

@@ -43,6 +43,11 @@ def describe_kind(path: Path) -> str:
     return "only zeros" if not any(head) else "a file of another kind"
 
 
+def kept_file(epoch: int) -> str:
+    """The name of the checkpoint that a run keeps of an epoch, counted from 1."""
+    return f"epoch-{epoch}.ckpt"
+
+
 def find_fault(path: Path) -> str | None:
     """Describes what is wrong with a zip file of torch, or returns None."""
     if not path.is_file():

@@ -12,13 +12,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from dltrain.callbacks.averaging import WeightAverage
+from dltrain.callbacks.branching import Branching
 from dltrain.callbacks.checkpointing import Checkpointing
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
+from dltrain.callbacks.keeping import KeptCheckpoints
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
@@ -28,6 +31,7 @@ from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import on_gpu
 from dltrain.errors import UserError
+from dltrain.optim import Extension
 from dltrain.ranks import is_first_process, trains_as_one
 from dltrain.signals import Signals, leave_to_dltrain
 from dltrain.step_loop import StepLoop
@@ -37,6 +41,7 @@ from dltrain.tasks.task import Task
 
 # Their code takes random numbers from torch's generators only.
 LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
+EXTENSION_KEYS = ("at", "max_epochs", "max_steps", "target_steps", "schedule")
 
 
 def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]:
@@ -45,14 +50,33 @@ def planned_steps(config: DictConfig, batches_per_epoch: int) -> tuple[int, int]
     per_epoch = math.ceil(batches_per_epoch / keys.accumulate_batches)
     if keys.smoke_steps is not None:
         return per_epoch, 1
-    max_epochs = keys.max_epochs
-    if max_epochs is None and keys.max_steps is None:
-        if keys.get("target_steps") is None:
+    return planned_length(keys.max_epochs, keys.max_steps, keys.get("target_steps"), per_epoch)
+
+
+def planned_length(max_epochs: int | None, max_steps: int | None, target_steps: int | None, per_epoch: int
+                   ) -> tuple[int, int]:
+    """As `planned_steps`, from the keys of the trainer and the steps of an epoch."""
+    if max_epochs is None and max_steps is None:
+        if target_steps is None:
             raise UserError("trainer.max_epochs, max_steps and target_steps are null: one must say how long to train")
-        max_epochs = max(1, round(keys.target_steps / per_epoch))
+        max_epochs = max(1, round(target_steps / per_epoch))
     limits = [max_epochs * per_epoch] if max_epochs is not None else []
-    total = min([*limits, keys.max_steps] if keys.max_steps is not None else limits)
+    total = min([*limits, max_steps] if max_steps is not None else limits)
     return total, math.ceil(total / per_epoch)
+
+
+def extensions(config: DictConfig, batches_per_epoch: int) -> list[Extension]:
+    """Where the run was made longer, from trainer.extended. Raises UserError for what dltrain extend does not write."""
+    per_epoch = math.ceil(batches_per_epoch / config.trainer.accumulate_batches)
+    result: list[Extension] = []
+    for index, entry in enumerate(config.trainer.get("extended") or []):
+        try:
+            length = planned_length(entry.max_epochs, entry.max_steps, entry.target_steps, per_epoch)
+            result.append(Extension(entry.at, *length, entry.schedule))
+        except (AttributeError, TypeError, OmegaConfBaseException):
+            raise UserError(f"trainer.extended.{index}: must have {', '.join(EXTENSION_KEYS)}, as dltrain extend "
+                            "writes it") from None
+    return result
 
 
 def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Task, signals: Signals,
@@ -63,6 +87,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     keys = config.trainer
     task.scales_loss = keys.precision == "16-mixed"
     task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
+    task.extended = extensions(config, len(data.train_dataloader()))
     plain = to_plain(config)
     metrics_file = MetricsFile(run_dir / "metrics.csv", saved["dltrain"]["metrics_rows"] if saved else 0,
                                is_first_process())
@@ -70,6 +95,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
                         purge_step=saved["global_step"] + 1 if saved else 0)
     checkpointing = Checkpointing(run_dir, task.headline, task.headline_mode, plain, metrics_file, signals,
                                   keys.checkpoint_every_minutes, keys.checkpoint_every_steps)
+    keep = keys.get("keep_checkpoints") or {}
+    kept = KeptCheckpoints(run_dir, task.headline, task.headline_mode, keep.get("best"), keep.get("every_epochs"))
     metrics = MetricsLogging(keys.log_every_n_steps)
     averaging = [] if keys.get("average", "none") == "none" else [
         WeightAverage(keys.average_decay, keys.average_every_n_steps)]
@@ -79,11 +106,11 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         strategy=strategy_of(config, task.has_unused_parameters), sync_batchnorm=trains_as_one(keys) and on_gpu(keys),
         deterministic=keys.deterministic, gradient_clip_val=keys.gradient_clip_norm,
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
-        callbacks=[*averaging, StepSeeds(config.seed, has_own_code(config)), StopAtNonFinite(keys.log_every_n_steps),
-                   StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
+        callbacks=[Branching(), *averaging, StepSeeds(config.seed, has_own_code(config)),
+                   StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
                    Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
-                   *own_callbacks, checkpointing],
+                   *own_callbacks, kept, checkpointing],
         plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],
         logger=[metrics_file, board, *own_loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dltrain import checkpoints
-from dltrain.callbacks import checkpointing
+from dltrain.callbacks import branching, checkpointing
 from dltrain.checkpoints import Checkpoint
 from dltrain.data.datamodule import DataModule
 from dltrain.errors import CheckpointError, UserError
@@ -42,6 +42,11 @@ class Newest(NamedTuple):
     @property
     def step(self) -> int:
         return int(self.state["global_step"])
+
+    @property
+    def branch(self) -> dict[str, Any]:
+        """What branches.py says of the run whose checkpoint this is; empty for a run's own."""
+        return dict(self.state["dltrain"].get(branching.MARK) or {})
 
     @property
     def metrics_rows(self) -> int:
@@ -77,8 +82,22 @@ def take_over(task: Task, data: DataModule, newest: Newest) -> None:
     load_weights(task, newest.state, newest.file)
     sums: Checkpoint = {}
     Task.on_save_checkpoint(task, sums)
-    check(newest.state, newest.file, task.configure_optimizers(), sums, type(data).__qualname__,
-          len(data.train_dataloader()))
+    optimizers, batches_per_epoch = task.configure_optimizers(), len(data.train_dataloader())
+    if newest.branch:
+        refuse_other_epochs(newest, type(data).__qualname__, batches_per_epoch)
+        branching.adapt(newest.state, optimizers)
+    check(newest.state, newest.file, optimizers, sums, type(data).__qualname__, batches_per_epoch)
+
+
+def refuse_other_epochs(newest: Newest, data_key: str, batches_per_epoch: int) -> None:
+    """A run that begins with the checkpoint of another one counts its epochs on. Raises UserError where they have
+    another number of batches."""
+    epochs, position = newest.branch["epoch"], newest.state.get(data_key, {}).get("position")
+    if type(position) is int and position // batches_per_epoch != epochs:
+        raise UserError(f"an epoch has {batches_per_epoch} batches, but the run that this one begins with had done "
+                        f"{epochs} epochs after {position}: dltrain fork keeps the batches of an epoch "
+                        "(data.batch_size, the samples, the processes); a new run with model.pretrained.from_run= "
+                        "begins with the weights alone")
 
 
 def check(saved: Checkpoint, path: Path, optimizers: Any, sums: Checkpoint, data_key: str,

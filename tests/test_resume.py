@@ -192,8 +192,8 @@ def test_a_finished_run_is_not_changed(reference, capsys):
     before = {file: file.stat().st_mtime_ns for file in reference.path.rglob("*")}
     assert train(reference.path) == reference.result
     assert capsys.readouterr().out == (
-        f"{reference.path} is finished after 9 steps, nothing to do; to train longer, add another name= and a larger "
-        f"trainer.max_epochs=, and model.pretrained.from_run={reference.path} to begin with its weights\n")
+        f"{reference.path} is finished after 9 steps, nothing to do; dltrain extend run={reference.path} epochs= "
+        f"trains longer, another name= with model.pretrained.from_run={reference.path} begins anew with its weights\n")
     assert {file: file.stat().st_mtime_ns for file in reference.path.rglob("*")} == before
 
 

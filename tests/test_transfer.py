@@ -184,8 +184,8 @@ def test_the_same_command_again_where_only_the_data_know_the_classes(tmp_path, m
     assert (code, out.splitlines()[0], err) == (
         0, "resnet20 on scene_digits, no recipe for this pair, defaults; folder outputs/a", "")
     assert run_command(monkeypatch, capsys, *words) == (
-        0, "outputs/a is finished after 1 step, nothing to do; to train longer, add another name= and a larger "
-        "trainer.max_epochs=, and model.pretrained.from_run=outputs/a to begin with its weights\n", "")
+        0, "outputs/a is finished after 1 step, nothing to do; dltrain extend run=outputs/a epochs= trains longer, "
+        "another name= with model.pretrained.from_run=outputs/a begins anew with its weights\n", "")
 
 
 def test_patterns_are_functions_of_split_and_index_and_of_all_kinds(config):

@@ -11,7 +11,6 @@ canonical form: the run is between two batches, after `epoch` whole epochs and `
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Mapping
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
-import torch
-from torch import nn
 
 from dltrain import checkpoints
 from dltrain.callbacks.metrics import MetricsFile, TrainingLoader, epoch_number
-from dltrain.callbacks.stopping import describe_kept
+from dltrain.callbacks.stopping import refuse_non_finite_weights
 from dltrain.checkpoints import Checkpoint, DurableIO
-from dltrain.errors import DivergedError, InterruptedRun, UserError, suggest
+from dltrain.errors import InterruptedRun, UserError, suggest
 from dltrain.signals import Signals
 
 
@@ -44,6 +41,7 @@ class Checkpointing(pl.Callback):
         self.sign = 1 if mode == "max" else -1
         self.every_seconds, self.every_steps = 60 * every_minutes, every_steps
         self.best: float | None = None
+        self.latest: float | None = None  # of the headline
         self.best_epoch = 0
         self.validation_due = False
         self.saved_at = self.started_at = time.monotonic()
@@ -60,11 +58,11 @@ class Checkpointing(pl.Callback):
         return "Checkpointing"  # also of a subclass
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "validation_due": self.validation_due,
-                "seconds": self.elapsed_seconds()}
+        return {"best": self.best, "best_epoch": self.best_epoch, "latest": self.latest,
+                "validation_due": self.validation_due, "seconds": self.elapsed_seconds()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.best, self.best_epoch, self.latest = state["best"], state["best_epoch"], state.get("latest")
         self.validation_due = state["validation_due"]
         self.seconds_before = state["seconds"]
 
@@ -109,7 +107,7 @@ class Checkpointing(pl.Callback):
             logged = sorted(trainer.callback_metrics)
             raise UserError(f"no metric '{self.headline}'{suggest(self.headline, logged)} (logged: {', '.join(logged)})"
                             )
-        value = float(trainer.callback_metrics[self.headline])
+        self.latest = value = float(trainer.callback_metrics[self.headline])
         if self.best is None or self.sign * value >= self.sign * self.best:  # the later of two equal ones
             refuse_non_finite_weights(trainer, self.folder)
             self.best, self.best_epoch = value, epoch_number(trainer)
@@ -139,22 +137,6 @@ class Checkpointing(pl.Callback):
         signum, keys = self.signals.received or signal.SIGTERM, cast(Mapping[str, Any], self.config.get("trainer", {}))
         raise InterruptedRun(signum, f"{signal.Signals(signum).name}: {state}; dltrain resume run={self.folder.parent} "
                                      "continues it", keys.get("requeue", False))
-
-
-def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
-    """Raises DivergedError if a weight is nan or infinite, or a buffer has nan. Called before every save: all
-    checkpoints in `folder` are finite."""
-    module = trainer.lightning_module
-    if not nn.utils.get_total_norm(module.parameters(), math.inf).isfinite():
-        raise DivergedError(f"weights are not finite at step {trainer.global_step}; {describe_kept(trainer)}; try a "
-                            "smaller task.optimizer.lr or trainer.gradient_clip_norm=1")
-    sums = [buffer.sum(dtype=torch.float32) for buffer in module.buffers() if buffer.is_floating_point()]
-    if sums and bool(torch.stack(sums).isnan().any()):  # one wait for the device; a mask of -inf is none
-        names = [name for name, buffer in module.named_buffers() if bool(buffer.isnan().any())]
-        if names:
-            raise DivergedError(f"{', '.join(names[:3])} has nan at step {trainer.global_step}; "
-                                f"{describe_kept(trainer)}; look at the data (dltrain show), or try a smaller "
-                                "task.optimizer.lr")
 
 
 def set_loop_counters(fit_loop: dict[str, Any], batches_done: int, batches_per_epoch: int, global_step: int) -> None:

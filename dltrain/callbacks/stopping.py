@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from dltrain.errors import DivergedError
 from dltrain.tensor_files import LAST
@@ -43,6 +44,22 @@ class StopAtNonFinite(pl.Callback):
                                     f"trainer.precision={trainer.precision}")
             raise DivergedError(f"{place}try a smaller task.optimizer.lr, trainer.gradient_clip_norm=1 or "
                                 f"task.schedule.warmup_steps=500{half_precision_hint(trainer)}")
+
+
+def refuse_non_finite_weights(trainer: pl.Trainer, folder: Path) -> None:
+    """Raises DivergedError if a weight is nan or infinite, or a buffer has nan. Called before every save: all
+    checkpoints in `folder` are finite."""
+    module = trainer.lightning_module
+    if not nn.utils.get_total_norm(module.parameters(), math.inf).isfinite():
+        raise DivergedError(f"weights are not finite at step {trainer.global_step}; {describe_kept(trainer)}; try a "
+                            "smaller task.optimizer.lr or trainer.gradient_clip_norm=1")
+    sums = [buffer.sum(dtype=torch.float32) for buffer in module.buffers() if buffer.is_floating_point()]
+    if sums and bool(torch.stack(sums).isnan().any()):  # one wait for the device; a mask of -inf is none
+        names = [name for name, buffer in module.named_buffers() if bool(buffer.isnan().any())]
+        if names:
+            raise DivergedError(f"{', '.join(names[:3])} has nan at step {trainer.global_step}; "
+                                f"{describe_kept(trainer)}; look at the data (dltrain show), or try a smaller "
+                                "task.optimizer.lr")
 
 
 def describe_kept(trainer: pl.Trainer) -> str:

@@ -7,7 +7,8 @@ DERIVED = {"choices", "class_names", "version"}
 FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_workers", "data.timeout_seconds",
                   "trainer.accelerator", "trainer.threads",
                   "trainer.log_every_n_steps", "trainer.eval_batch_size", "trainer.checkpoint_every_minutes",
-                  "trainer.checkpoint_every_steps", "trainer.dist_timeout_seconds", "trainer.requeue"}
+                  "trainer.checkpoint_every_steps", "trainer.dist_timeout_seconds", "trainer.requeue",
+                  "trainer.keep_checkpoints.best", "trainer.keep_checkpoints.every_epochs"}
 # Keys of data that are null until the data are loaded, in runs that did not note theirs.
 READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
 # What runs did before they had these keys.

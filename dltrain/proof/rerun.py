@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints, processes, same_config, same_data
+from dltrain import checkpoints, processes, run_parent, same_config, same_data
 from dltrain.build import build_callbacks, build_data, build_loggers, build_task
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
@@ -58,6 +58,7 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
     """Gives the first `num_steps` steps of a run again, and compares. By default 20, or as many as the first reading
     has, for a run of an earlier version, which recorded nothing else. Raises UserError where there is nothing to
     compare with."""
+    refuse_child(run_dir, "verify")
     record = read_record(run_dir.path)
     rows = run_dir.read_metrics() if (run_dir.path / "metrics.csv").is_file() else []
     if not record and not rows:
@@ -197,8 +198,17 @@ def explain(error: str, run_dir: RunDir) -> str:
 def checkpoint_before(run_dir: RunDir, step: int) -> Path | None:
     """The newest intact checkpoint of the run from which `step` can be given again; None if that is its start."""
     steps = {}
-    for name in (checkpoints.LAST, checkpoints.PREVIOUS):
-        file = run_dir.path / "checkpoints" / name
+    folder = run_dir.path / "checkpoints"
+    for file in (folder / checkpoints.LAST, folder / checkpoints.PREVIOUS, *folder.glob("epoch-*.ckpt")):
         if checkpoints.find_fault(file) is None and (done := checkpoints.read(file)["global_step"]) < step:
             steps[file] = done
+    if not steps:
+        refuse_child(run_dir, "replay")
     return max(steps, key=lambda file: steps[file], default=None)
+
+
+def refuse_child(run_dir: RunDir, verb: str) -> None:
+    """Raises UserError for a run that begins with the checkpoint of another one: its start cannot be given again."""
+    if parent := run_parent.read(run_dir.path):
+        raise UserError(f"run={run_dir} {parent.describe(run_dir.path)}, and has no checkpoint before that step; "
+                        f"dltrain {verb} run={parent.folder(run_dir.path)} gives the steps before it")

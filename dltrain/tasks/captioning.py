@@ -97,7 +97,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         images = self.augment(batch, rng).images
         sampled = None
         if self.sampled_share:
-            probability = self.sampled_share * self.global_step / max(1, self.total_steps)
+            probability = self.sampled_share * min(1.0, self.global_step / max(1, self.paced[0]))
             sampled = to_device(torch.rand(batch.captions.shape, generator=rng) < probability, images)
         total, count = self.loss_sum(self.model(images, batch.captions[:, :, :-1], sampled), batch.captions)
         self.step_sums.append((total.detach(), count))

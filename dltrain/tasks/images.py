@@ -52,7 +52,7 @@ class ImageTask(Task[ModelT, BatchT]):
         if self.freezing.stages:
             self.freezing.apply(self.current_epoch)
         if self.scheduled:
-            self.augment.begin(self.seed, self.current_epoch, self.total_epochs)
+            self.augment.begin(self.seed, self.current_epoch, self.paced[1])
 
     @property
     def has_unused_parameters(self) -> bool:

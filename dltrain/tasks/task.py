@@ -102,6 +102,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         self.class_names: list[str] = []  # the data's; like `vocabularies` set after construction
         self.vocabularies: dict[str, list[str]] = {}
         self.total_steps, self.total_epochs = 1, 1  # of the whole run, set before fit
+        self.extended: Sequence[optim.Extension] = ()  # where it was made longer
         self.step_sums = StepSums(len(self.training_metrics) + 1)
         self.norm_sums = StepSums(3)  # of norms of the gradients, of steps that were clipped, of steps
         self.register_buffer("sums", torch.zeros(len(self.training_metrics) + 1))
@@ -243,6 +244,17 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
 
     # training
 
+    @property
+    def paced(self) -> tuple[int, int]:
+        """The steps and epochs over which augmentation and the like change: of the whole run, and of one that was made
+        longer, unless its schedule was stretched, those that it had before."""
+        lengths = self.total_steps, self.total_epochs
+        for extension in reversed(self.extended):
+            if extension.schedule == "stretch":
+                break
+            lengths = extension.total_steps, extension.total_epochs
+        return lengths
+
     def read_training_metrics(self) -> dict[str, float]:
         """The means since the last reading: a host sync."""
         earlier = self.sums if self.as_one is None else self.reduce_sum(self.sums)
@@ -279,7 +291,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def configure_optimizers(self) -> Any:
         keys = self.optimizer_keys  # fused kernels scale gradients back by themselves, after they are clipped
         optimizer = optim.optimizer(self.model, **({**keys, "fused": False} if self.scales_loss else keys))
-        schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys)
+        schedule = optim.schedule(optimizer, self.total_steps, self.schedule_keys, self.extended)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

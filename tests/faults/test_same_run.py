@@ -216,8 +216,8 @@ def row_08(dltrain: Dltrain) -> None:
     assert "outputs/second" in err
     code, out, _ = dltrain("resume", "run=outputs/first")
     assert (code, out.splitlines()[-1]) == (0, (
-        "outputs/first is finished after 3 steps, nothing to do; to train longer, add another name= and a larger "
-        "trainer.max_epochs=, and model.pretrained.from_run=outputs/first to begin with its weights"))
+        "outputs/first is finished after 3 steps, nothing to do; dltrain extend run=outputs/first epochs= trains "
+        "longer, another name= with model.pretrained.from_run=outputs/first begins anew with its weights"))
     code, _, err = dltrain("name=first", *TINY, "trainer.max_epochs=5")
     assert (code, "trainer.max_epochs (1, now 5); outputs/first is finished after 3 steps" in err) == (2, True)
 
