@@ -32,6 +32,7 @@ from dltrain.tensor_files import BEST, LAST, PREVIOUS, kept_file
 COPIED = ("vocabulary.json", "splits.json", "samples.tsv", "own_code.json")
 # Where one of these changes, what the optimizer has accumulated is of other weights, or of another kind.
 OF_MOMENTS = ("task.optimizer.name", "task.optimizer.lr_factors", "task.optimizer.decay_all", "task.freezing")
+NOT_TAKEN = {"KeptCheckpoints", "StopWhen", "TimeLimit"}  # callbacks whose state is of the other run alone
 KEPT = re.compile(r"epoch-(\d+)\.ckpt")
 
 
@@ -159,7 +160,7 @@ def copy_checkpoints(parent: RunDir, run_dir: RunDir, place: Place, config: Mapp
         progress.update(best=progress.get("latest"), best_epoch=place.epoch)
     if progress["best"] is not None:
         checkpoints.save({**weights, "dltrain": {**weights.get("dltrain", own), "config": dict(config)}}, folder / BEST)
-    state["callbacks"] = {key: value for key, value in state["callbacks"].items() if key != "KeptCheckpoints"}
+    state["callbacks"] = {key: value for key, value in state["callbacks"].items() if key not in NOT_TAKEN}
     state["callbacks"]["Checkpointing"] = progress
     checkpoints.save(state, folder / LAST)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pytorch_lightning as pl
 import torch
 
+from dltrain.callbacks.ending import StopWhen
 from dltrain.data.datamodule import DataModule
 from dltrain.errors import UserError, suggest
 from dltrain.tasks.task import Task
@@ -16,7 +17,8 @@ from dltrain.tasks.task import Task
 def check_monitored(data: DataModule, task: Task, callbacks: Iterable[pl.Callback]) -> None:
     """Before the first step, where a user's own task states the headline or a callback monitors a metric. Raises
     UserError with the names that there are."""
-    names = {f"trainer.callbacks ({type(callback).__name__}, monitor)": str(monitor) for callback in callbacks
+    names = {"trainer.stop_when.metric" if type(callback) is StopWhen else
+             f"trainer.callbacks ({type(callback).__name__}, monitor)": str(monitor) for callback in callbacks
              if (monitor := vars(callback).get("monitor")) is not None}
     if not type(task).__module__.startswith("dltrain."):
         names[f"headline of {type(task).__name__}"] = task.headline

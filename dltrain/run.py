@@ -27,6 +27,7 @@ from dltrain.build import (
     locate_all,
 )
 from dltrain.callbacks import branching
+from dltrain.callbacks.ending import StopWhen, TimeLimit
 from dltrain.callbacks.pausing import Pause, Prunes
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
@@ -133,9 +134,11 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
         trainer.test(task, datamodule=data, verbose=False)
 
         steps = max(trainer.global_step, newest.step if newest else 0)  # fewer if a callback ended the run
+        ended_early = reason_of_end(trainer)
         result = {**{key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")},
                   task.headline: checkpointing.best, "best_epoch": checkpointing.best_epoch,
                   "headline": task.headline, "headline_mode": task.headline_mode, "steps": steps,
+                  **({"ended_early": ended_early} if ended_early else {}),
                   "seconds": round(checkpointing.elapsed_seconds(), 1), "parameters": num_parameters(task.model),
                   "seed": config.seed, "folder": str(run_dir), "version": __version__, **config.choices}
         if first:
@@ -260,6 +263,12 @@ def describe_branch(run_dir: RunDir, newest: training_state.Newest, task: Task) 
             f"{saved['optimizer_states'][0]['param_groups'][0]['lr']:.4g} from here on{moments}")
 
 
+def reason_of_end(trainer: pl.Trainer) -> str:
+    """Why a run has ended before its full length; "" for one that has not."""
+    callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
+    return next((one.reason for one in callbacks if isinstance(one, StopWhen | TimeLimit) and one.reason), "")
+
+
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -270,9 +279,10 @@ def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, 
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
                         if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json
     words = words.replace(str(run_dir), shlex.quote(str(run_dir)))
+    early = f"; ended early: {result['ended_early']}" if "ended_early" in result else ""
     return "\n".join([
         metrics,
-        f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}",
+        f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}{early}",
         f"{format_duration(result['seconds'])}, {format_count(result['steps'], 'step')}, {rate:.1f} steps/s",
         f"{run_dir}",
         f"next: dltrain predict run={shlex.quote(str(run_dir))} {words}",

@@ -30,7 +30,13 @@ TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_b
 
 class StepLoop(_TrainingEpochLoop):
     """Trains on the batches of an epoch. A task with manual optimization, with an `optimizer_step` of its own, or with
-    a schedule that is not counted in steps goes through Lightning's own loop."""
+    a schedule that is not counted in steps goes through Lightning's own loop.
+
+    `every_epochs`, `every_steps`: how often there is a validation; 0: not by this count."""
+
+    def __init__(self, trainer: pl.Trainer, every_epochs: int = 1, every_steps: int = 0):
+        super().__init__(trainer)
+        self.every_epochs, self.every_steps = every_epochs, every_steps
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         self.task = task = self.trainer.lightning_module
@@ -52,13 +58,26 @@ class StepLoop(_TrainingEpochLoop):
         for batch in cast(Iterable[Any], self.trainer.train_dataloader):  # past the bookkeeping of `data_fetcher`
             if not self.train_batch(batch):
                 break
-            if self.batch_progress.is_last_batch or self.trainer.should_stop:
-                self.on_advance_end(data_fetcher)  # validates
+            if self.batch_progress.is_last_batch or self.trainer.should_stop or (
+                    self.every_steps and self.validation_is_due()):
+                self.on_advance_end(data_fetcher)  # validates where that is due
                 if self.done:
                     break
             elif not self.accumulates:
                 self._batches_that_stepped += 1
         task._current_fx_name = None
+
+    def validation_is_due(self) -> bool:
+        """After the last batch: at the end of the run, of each so many epochs, and after each so many steps."""
+        if self.trainer.should_stop:
+            return True
+        epoch = self.trainer.current_epoch + 1
+        if self.every_epochs and epoch % self.every_epochs == 0 and self._num_ready_batches_reached():
+            return True
+        return bool(self.every_steps) and self.global_step % self.every_steps == 0 and not self._should_accumulate()
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        return self.trainer.enable_validation and self.validation_is_due()
 
     @property
     def global_step(self) -> int:

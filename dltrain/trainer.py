@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from dltrain.callbacks.averaging import WeightAverage
 from dltrain.callbacks.branching import Branching
 from dltrain.callbacks.checkpointing import Checkpointing
+from dltrain.callbacks.ending import StopWhen, TimeLimit
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
 from dltrain.callbacks.keeping import KeptCheckpoints
@@ -110,14 +111,28 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
                    StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
                    Figures(board, saved["global_step"] if saved else 0),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
-                   *own_callbacks, kept, checkpointing],
+                   *own_callbacks, *endings_of(keys, task), kept, checkpointing],
         plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],
         logger=[metrics_file, board, *own_loggers], default_root_dir=run_dir, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False)
     leave_to_dltrain(trainer)
-    trainer.fit_loop.epoch_loop = StepLoop(trainer)
+    trainer.fit_loop.epoch_loop = StepLoop(trainer, keys.get("validate_every_epochs", 1) or 0,
+                                           keys.get("validate_every_steps") or 0)
     return trainer, checkpointing
+
+
+def endings_of(keys: DictConfig, task: Task) -> list[pl.Callback]:
+    """What may end the run before its full length."""
+    endings: list[pl.Callback] = []
+    when = keys.get("stop_when") or {}
+    if when.get("patience_epochs"):
+        metric = when.get("metric") or task.headline
+        mode = task.headline_mode if metric == task.headline else "min" if metric.endswith("loss") else "max"
+        endings.append(StopWhen(metric, mode, when["patience_epochs"], when["min_delta"]))
+    if keys.get("max_minutes"):
+        endings.append(TimeLimit(keys.max_minutes, keys.log_every_n_steps))
+    return endings
 
 
 def has_own_code(config: DictConfig) -> bool:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import pytorch_lightning as pl
 
@@ -25,6 +25,14 @@ from dltrain.callbacks.stopping import refuse_non_finite_weights
 from dltrain.checkpoints import Checkpoint, DurableIO
 from dltrain.errors import InterruptedRun, UserError, suggest
 from dltrain.signals import Signals
+
+
+class ValidatingLoop(Protocol):
+    """What is needed of the loop of the steps of an epoch, see step_loop.py."""
+
+    def validation_is_due(self) -> bool: ...
+
+    def _should_accumulate(self) -> bool: ...
 
 
 class Checkpointing(pl.Callback):
@@ -81,10 +89,10 @@ class Checkpointing(pl.Callback):
             self.save_last(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        epoch_loop = trainer.fit_loop.epoch_loop
+        epoch_loop = cast(ValidatingLoop, trainer.fit_loop.epoch_loop)
         if epoch_loop._should_accumulate():
             return  # the gradients of half a step are never saved: the next save is after the whole step
-        self.validation_due = epoch_loop._num_ready_batches_reached() or trainer.should_stop
+        self.validation_due = epoch_loop.validation_is_due()
         if self.signals.received is not None:
             self.save_and_stop(trainer)
         steps_due = self.every_steps and trainer.global_step % self.every_steps == 0

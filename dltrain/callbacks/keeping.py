@@ -22,6 +22,7 @@ class KeptCheckpoints(pl.Callback):
         self.folder, self.headline, self.sign = folder / "checkpoints", headline, 1 if mode == "max" else -1
         self.num_best, self.every_epochs = best or 0, every_epochs
         self.values: dict[int, float] = {}  # of the best epochs, the headline
+        self.validated_after = -1  # batches
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values} if self.num_best else {}
@@ -29,12 +30,17 @@ class KeptCheckpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.values = {**state_dict.get("values", {})}
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.validated_after = cast(TrainingLoader, trainer.train_dataloader).batches_done
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = cast(TrainingLoader, trainer.train_dataloader)
         epoch, batch = divmod(loader.batches_done, len(loader))
         if batch or not (self.num_best or self.every_epochs):
             return
-        dropped = self.rank(epoch, float(trainer.callback_metrics[self.headline])) if self.num_best else []
+        is_ranked = self.num_best and self.validated_after == loader.batches_done
+        dropped = self.rank(epoch, float(trainer.callback_metrics[self.headline])) if is_ranked else []
         if epoch in self.values or self.is_regular(epoch):
             refuse_non_finite_weights(trainer, self.folder)
             trainer.save_checkpoint(self.folder / kept_file(epoch))

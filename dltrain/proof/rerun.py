@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoints, processes, run_parent, same_config, same_data
 from dltrain.build import build_callbacks, build_data, build_loggers, build_task
+from dltrain.callbacks.ending import TimeLimit
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
+from dltrain.callbacks.keeping import KeptCheckpoints
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.stopping import StopAtNonFinite
 from dltrain.data.datamodule import DataModule
@@ -38,7 +40,8 @@ from dltrain.signals import Signals
 from dltrain.trainer import build_trainer
 
 NEVER_MINUTES = 1e9
-LEFT_OUT = (Figures, ProgressDisplay, StopAtNonFinite)  # callbacks of a run that this does without
+# callbacks of a run that this does without
+LEFT_OUT = (Figures, KeptCheckpoints, ProgressDisplay, StopAtNonFinite, TimeLimit)
 log = logging.getLogger("dltrain")
 
 
