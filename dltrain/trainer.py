@@ -26,6 +26,7 @@ from dltrain.callbacks.keeping import KeptCheckpoints
 from dltrain.callbacks.metrics import MetricsFile, MetricsLogging, TensorBoard
 from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.step_seeds import StepSeeds
+from dltrain.callbacks.stochastic_average import StochasticAverage
 from dltrain.callbacks.stopping import StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
 from dltrain.config.interpolations import to_plain
@@ -99,8 +100,12 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
     keep = keys.get("keep_checkpoints") or {}
     kept = KeptCheckpoints(run_dir, task.headline, task.headline_mode, keep.get("best"), keep.get("every_epochs"))
     metrics = MetricsLogging(keys.log_every_n_steps)
-    averaging = [] if keys.get("average", "none") == "none" else [
-        WeightAverage(keys.average_decay, keys.average_every_n_steps)]
+    averaging: list[pl.Callback] = []
+    if keys.get("average", "none") == "ema":
+        averaging.append(WeightAverage(keys.average_decay, keys.average_every_n_steps))
+    elif keys.get("average", "none") == "swa":
+        averaging.append(StochasticAverage(round(keys.average_from * task.total_steps), keys.average_every_n_steps,
+                                           config.seed))
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time only
     trainer = pl.Trainer(
         accelerator=keys.accelerator, devices=keys.devices, num_nodes=keys.get("nodes", 1), precision=keys.precision,

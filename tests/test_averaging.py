@@ -1,18 +1,20 @@
-"""trainer.average=ema: the average, what is evaluated and saved with it, and a resume to the bit."""
+"""trainer.average=ema and swa: the average, what is evaluated and saved with it, and a resume to the bit."""
 
 import copy
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
-from dltrain import build, load, trainer
+from dltrain import build, evaluation, load, trainer
 from dltrain.callbacks.averaging import TRAINED, WeightAverage
+from dltrain.callbacks.stochastic_average import StochasticAverage
 from dltrain.run_dir import RunDir
 from tests.conftest import MODELS
 from tests.test_resume import assert_equal_tree, assert_same, crash, load_last, train
@@ -152,3 +154,63 @@ def test_every_kind_of_model_can_be_averaged(model, config):
     average.on_save_checkpoint(trainer, task, checkpoint)
     assert checkpoint[TRAINED].keys() == {name for name in before if name.startswith("model.")}
     assert_equal_tree(checkpoint["state_dict"], before, "average of equal weights")
+
+
+# trainer.average=swa
+
+SWA = ("trainer.average=swa", "trainer.average_from=0.4", "trainer.average_every_n_steps=2",
+       "trainer.checkpoint_every_steps=1")
+
+
+class SwaRecorder(StochasticAverage):
+    history: ClassVar[list[dict[str, torch.Tensor]]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *arguments):
+        super().on_train_batch_end(trainer, pl_module, *arguments)
+        SwaRecorder.history.append(copy.deepcopy(pl_module.model.state_dict()))
+
+
+def test_the_stochastic_average_is_the_mean_of_the_last_weights(monkeypatch, tmp_path):
+    """Of nine steps those after 4, 6 and 8 count; batch normalisation is as torch's update_bn measures it."""
+    monkeypatch.setattr(trainer, "StochasticAverage", SwaRecorder)
+    SwaRecorder.history = []
+    words = [word for word in SWA if "checkpoint" not in word]
+    train(tmp_path / "run", *words, "model.survival=1.0", "augment=none")
+    last, history = load_last(tmp_path / "run"), SwaRecorder.history
+    names = [name for name, value in history[0].items() if value.is_floating_point() and "running" not in name]
+    for name in names:
+        expected = torch.stack([history[step - 1][name].double() for step in (4, 6, 8)]).mean(0)
+        torch.testing.assert_close(last["state_dict"][f"model.{name}"].double(), expected, rtol=1e-5, atol=1e-6)
+    config = OmegaConf.create(RunDir(tmp_path / "run").read_config())
+    task: Any
+    task, data = evaluation.restore(config, RunDir(tmp_path / "run"), "last"), build.build_data(config)
+    measured = {name: value.clone() for name, value in task.model.state_dict().items() if "running" in name}
+    batches = list(data.read("train", [torch.arange(start, start + 32) for start in (0, 32, 64)]))
+    update_bn([task.augment.normalize(batch.images) for batch in batches], task.model)
+    for name, value in measured.items():
+        torch.testing.assert_close(task.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_killed_run_with_a_stochastic_average_ends_in_the_same_bits(step, monkeypatch, tmp_path):
+    train(tmp_path / "whole", *SWA)
+    crash(monkeypatch, tmp_path / "killed", "on_train_batch_end", step, *SWA)
+    train(tmp_path / "killed", *SWA)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert_equal_tree(load_last(tmp_path / "whole")[TRAINED], load_last(tmp_path / "killed")[TRAINED], "trained")
+
+
+def test_the_metrics_of_training_do_not_see_that_batch_norm_is_measured(tmp_path):
+    train(tmp_path / "plain")
+    train(tmp_path / "average", *SWA)
+    plain, average = (RunDir(tmp_path / name).read_metrics() for name in ("plain", "average"))
+    assert [row["train/loss"] for row in plain] == [row["train/loss"] for row in average]
+    assert_equal_tree({name: value for name, value in load_last(tmp_path / "plain")["state_dict"].items()
+                       if name.startswith("model.")}, load_last(tmp_path / "average")[TRAINED], "weights")
+
+
+def test_what_is_saved_with_a_stochastic_average_is_what_was_validated(tmp_path):
+    result = train(tmp_path / "run", *SWA)
+    loaded = load(tmp_path / "run")
+    assert loaded.evaluate("val")["val/accuracy"] == pytest.approx(result["val/accuracy"])
+    assert loaded.evaluate("val", checkpoint="last") == pytest.approx(read_validation(tmp_path / "run", step=9))

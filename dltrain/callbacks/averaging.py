@@ -11,12 +11,12 @@ normalisation are averaged in the same way; integers, as counters, are copied.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-
-from dltrain.checkpoints import Checkpoint
 
 TRAINED = "trained_weights"  # of last.ckpt: those that the optimizer updates; its state_dict has the average
 
@@ -33,7 +33,8 @@ class WeightAverage(pl.Callback):
         self.others: list[Tensor] = []  # the average, in the same order
         self.last_step = 0
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+                           ) -> None:
         self.trained = checkpoint.get(TRAINED)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,16 +60,25 @@ class WeightAverage(pl.Callback):
         self.last_step = step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not self.has_average:
+        if trainer.state.fn == "fit" and not self.has_average and self.has_begun(trainer.global_step):
             self.exchange()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+                           ) -> None:
         other = {id(tensor): value for tensor, value in zip(self.tensors, self.others, strict=True)}
         named = stored_tensors(pl_module)
         swapped = {name: other[id(tensor)] for name, tensor in named.items()}
         own = {name: tensor.detach() for name, tensor in named.items()}
-        average, checkpoint[TRAINED] = (own, swapped) if self.has_average else (swapped, own)
+        if self.has_average:
+            average, trained = own, swapped
+        else:
+            average, trained = swapped if self.has_begun(trainer.global_step) else own, own
+        checkpoint[TRAINED] = trained
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **average}
+
+    def has_begun(self, step: int) -> bool:
+        """Whether there is an average after so many steps; before that, the trained weights stand for it."""
+        return True
 
     @torch.no_grad()
     def update(self, step: int) -> None:
