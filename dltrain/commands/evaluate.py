@@ -32,6 +32,7 @@ dltrain eval model=... data=... model.pretrained.weights=FILE [key=value ...]   
   augment.test=ten_crop          what evaluation shows to the model: single, flip, ten_crop, scales_mean, scales_max
   'model.pretrained.rename=["^module.:"]'    regular expressions that map the names of a file to the model's"""
 
+MOST_CLASSES = 30  # in a printed table
 CHOICES = {"split": ("test", "val", "train"), "checkpoint": ("best", "last")}
 
 
@@ -110,10 +111,27 @@ def evaluate_weights(words: list[str], split: str) -> int:
     return report(run_dir, measure)
 
 
+def table_of_classes(metrics: Mapping[str, float]) -> str:
+    """A row for each class, of metrics such as test/recall/NAME; "" where there are none, or too many to read."""
+    values: dict[str, dict[str, str]] = {}
+    for key, value in metrics.items():
+        if key.count("/") > 1:
+            _, metric, name = key.split("/", 2)
+            values.setdefault(name, {})[metric] = f"{value:.4f}"
+    columns = list(dict.fromkeys(metric for row in values.values() for metric in row))
+    if not 0 < len(values) <= MOST_CLASSES:
+        return ""
+    rows = [[name, *(row.get(metric, "-") for metric in columns)] for name, row in values.items()]
+    return format_table(["class", *columns], rows, right=range(1, len(columns) + 1))
+
+
 def present(evaluation: Evaluation, split: str, run_dir: RunDir, changes: Mapping[str, str]) -> None:
     """Prints the metrics and what they are of, and writes both into eval.json."""
     for key, value in evaluation.metrics.items():
-        print(f"{key} {value:.4f}")
+        if key.count("/") == 1:
+            print(f"{key} {value:.4f}")
+    if table := table_of_classes(evaluation.metrics):
+        print(table)
     weights = ", ".join(f"{key} {value}" for key, value in evaluation.weights.items())
     file = run_dir.writable_place("eval.json")
     print(f"{format_count(evaluation.samples, 'sample')} of the {split} split, {weights}; {file}")

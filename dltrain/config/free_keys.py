@@ -13,7 +13,8 @@ FREE = DERIVED | {"name", "output_dir", "data.root", "data.download", "data.num_
 READ_FROM_FILES = ("num_classes", "vocab_size", "target_vocab_size")
 # What runs did before they had these keys.
 EARLIER = {"data.box_coordinates": "upright", "data.decoding": "pillow", "model.anchors": "fixed",
-           "model.skips": "last", "trainer.as_one": False, "trainer.nodes": 1,
-           "trainer.average_from": 0.75, "trainer.stop_when.min_delta": 0.0, "trainer.validate_every_epochs": 1}
+           "model.skips": "last", "trainer.as_one": False, "trainer.nodes": 1, "task.label_smoothing": 0.0,
+           "task.balance_classes": False, "trainer.average_from": 0.75, "trainer.stop_when.min_delta": 0.0,
+           "trainer.validate_every_epochs": 1}
 # What a run of one process does not depend on.
 OF_SEVERAL_PROCESSES = {"trainer.as_one"}

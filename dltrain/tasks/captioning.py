@@ -61,11 +61,11 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
     headline = "val/bleu_4"
 
     def __init__(self, model: CaptionModel, augment: Augment, vocab_size: int, max_length: int, sampled_share: float,
-                 vectors: str | None, beam_width: int, freezing: FreezingKeys | None = None,
-                 **keys: Unpack[TaskKeys]):
+                 vectors: str | None, beam_width: int, label_smoothing: float = 0.0,
+                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         self.vocab_size, self.max_length, self.vectors = vocab_size, max_length, vectors
-        self.sampled_share, self.beam_width = sampled_share, beam_width
+        self.sampled_share, self.beam_width, self.label_smoothing = sampled_share, beam_width, label_smoothing
         self.sentences: dict[int, list[int]] = {}  # the words written about each image, by its number
         self.texts: dict[int, str] = {}  # the same as text, and the references, of the last evaluation
         self.references: dict[int, list[str]] = {}
@@ -85,11 +85,12 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         if tuple(logits.shape) != expected:
             raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
-    def loss_sum(self, logits: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, logits: Tensor, captions: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Over all words of `captions` (B, R, T) after START, whose logits are (B, R, T - 1, V), and how many they are.
         """
         targets = captions[:, :, 1:]
-        total = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=PAD)
+        total = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=PAD,
+                                label_smoothing=smoothing)
         return total, (targets != PAD).sum()
 
     def training_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
@@ -99,7 +100,8 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         if self.sampled_share:
             probability = self.sampled_share * min(1.0, self.global_step / max(1, self.paced[0]))
             sampled = to_device(torch.rand(batch.captions.shape, generator=rng) < probability, images)
-        total, count = self.loss_sum(self.model(images, batch.captions[:, :, :-1], sampled), batch.captions)
+        logits = self.model(images, batch.captions[:, :, :-1], sampled)
+        total, count = self.loss_sum(logits, batch.captions, self.label_smoothing)
         self.step_sums.append((total.detach(), count))
         return total / count
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Unpack, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Unpack, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import IGNORED_LABEL, ClassificationBatch, generator
 from dltrain.contracts import Classifier, auxiliary_weight
 from dltrain.drawing.captions import draw_caption
 from dltrain.drawing.images import arrange
-from dltrain.errors import UserError
+from dltrain.errors import UserError, suggest
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import AUGMENTED_SHOWN, ImageTask
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
+from dltrain.tasks.multiclass import (
+    ClassLoss,
+    ConfusionMatrix,
+    TopAccuracies,
+    accuracy,
+    of_each_class,
+    predict_labels,
+    scored,
+)
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
+MOST_COUNTED = 20_000  # samples of the training split that are read to count classes, where the data cannot tell
 LABELLED_PX = 72  # least side of an image above its label
 
 
@@ -29,7 +38,9 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
     In training a model may return (logits, logits of an auxiliary classifier, ...): the cross-entropies of the latter
     count `model.auxiliary_weight` times in the loss (C. Szegedy et al., 2014, arXiv 1409.4842, section 5).
 
-    Metrics: train/, val/ and test/ loss (nats per image) and accuracy. The training metrics are of augmented images.
+    Metrics: train/, val/ and test/ loss (nats per image) and accuracy. The training metrics are of augmented images,
+    and of smoothed and weighted classes. val/ and test/ accuracy_topK for each K of `top_k`; test/ also precision,
+    recall and f1 of each class, as test/recall/NAME.
 
     Raises ValueError for a transform that mixes labels of another number of classes."""
 
@@ -37,14 +48,21 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
     def __init__(self, model: Classifier, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
-                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
+                 balance_classes: bool = False, class_weights: Mapping[str, float] | None = None,
+                 top_k: Sequence[int] = (), freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.num_classes = num_classes
+        self.class_loss = ClassLoss(num_classes, label_smoothing, balance_classes, class_weights)
         self.metrics = ConfusionMatrix(num_classes)
+        self.top_accuracies = TopAccuracies(num_classes, top_k)
         for name, transform in augment.transforms.items():
             if transform.num_classes not in (None, num_classes):
                 raise ValueError(f"augment.{name}: num_classes must be {num_classes}, that of the data, but is "
                                  f"{transform.num_classes}; write ${{data.num_classes}}")
+
+    def fit_statistics(self, data: Any) -> None:
+        super().fit_statistics(data)
+        self.class_loss.fit(data, "labels")
 
     def check(self, batch: ClassificationBatch) -> None:
         batch.check(self.num_classes)
@@ -65,10 +83,9 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         images, labels = self.augment(batch, generator("augment", *self.position))
         output = self.model(images)
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.class_loss.mean(logits, labels)
         for other in auxiliary:
-            term = F.cross_entropy(other, labels, label_smoothing=self.label_smoothing)
-            loss = loss + auxiliary_weight(self.model) * term
+            loss = loss + auxiliary_weight(self.model) * self.class_loss.mean(other, labels)
         count = len(labels)
         self.step_sums.append((loss.detach() * count, num_correct(logits.argmax(1), labels), count))
         return loss
@@ -76,6 +93,7 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
     def evaluation_step(self, batch: ClassificationBatch, batch_idx: int = 0) -> Tensor:
         logits = self(batch.images)
         self.metrics.update(logits, batch.labels)
+        self.top_accuracies.update(logits, batch.labels)
         if self.own_metrics:
             self.update_own_metrics(*scored(logits, batch.labels))
         self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
@@ -83,7 +101,12 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         return logits
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
+        matrix = self.metrics.compute(self.reduce_sum)
+        values = {"accuracy": accuracy(matrix), "loss": self.mean_loss()}
+        values |= self.top_accuracies.compute(self.reduce_sum)
+        if split == "test":
+            values |= of_each_class(matrix, self.class_names)
+        self.log_metrics(split, values)
 
     def training_figures(self, batch: ClassificationBatch) -> dict[str, Figure]:
         """Images as the model sees them, above their labels; of mixed samples above the two largest shares."""
@@ -115,3 +138,83 @@ def num_correct(predictions: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 2:
         return labels.gather(1, predictions[:, None]).sum()
     return (predictions == labels).count_nonzero()
+
+
+class CountedClasses(Protocol):
+    """What is needed of the data."""
+
+    class_names: Sequence[str]
+
+    def class_counts(self) -> dict[str, int]:
+        """Training samples by class; empty where they would have to be read."""
+
+    def num_samples(self, split: str) -> int: ...
+
+    def read(self, split: str, batches: list[Tensor]) -> Iterator[Any]: ...
+
+
+class ClassLoss(nn.Module):
+    """The mean, over the samples, of the weight of the class times the cross-entropy. With `balanced`, a class of n of
+    all N training samples, of K classes, has the weight N / (K n), so that the mean weight is 1; `by_name`: factors of
+    single classes, beside that. torch's own mean divides by the sum of the weights instead of by the number of samples.
+
+    `smoothing`: the share of each target that is spread over all classes (C. Szegedy et al., 2015, arXiv 1512.00567,
+    section 7). Targets equal to `ignored` are not scored. Only training is smoothed and weighted: the losses val/ and
+    test/ are plain."""
+
+    weights: Tensor | None
+
+    def __init__(self, num_classes: int, smoothing: float = 0.0, balanced: bool = False,
+                 by_name: Mapping[str, float] | None = None, ignored: int = IGNORED_LABEL):
+        super().__init__()
+        self.num_classes, self.smoothing, self.balanced = num_classes, smoothing, balanced
+        self.by_name, self.ignored = dict(by_name or {}), ignored
+        if any(type(weight) not in (int, float) or not 0 <= weight < float("inf") for weight in self.by_name.values()):
+            raise ValueError(f"class_weights must be numbers of at least 0, but are {self.by_name}")
+        self.register_buffer("weights", torch.ones(num_classes) if balanced or self.by_name else None)
+
+    def fit(self, data: CountedClasses, field: str) -> None:
+        """Sets the weights before the first step. `field`: of the batches, with the classes. Raises UserError for a
+        name that no class has."""
+        if self.weights is None:
+            return
+        names = list(data.class_names)
+        for name in self.by_name:
+            if name not in names:
+                raise UserError(f"task.class_weights.{name}: no class has this name{suggest(name, names)}; there are: "
+                                f"{', '.join(names[:10])}")
+        factors = torch.tensor([float(self.by_name.get(name, 1)) for name in names])
+        if self.balanced:
+            counts = self.count(data, field)
+            factors *= torch.where(counts > 0, counts.sum() / (self.num_classes * counts.clamp_min(1)), 0.0).float()
+        self.weights.copy_(factors)
+
+    def count(self, data: CountedClasses, field: str) -> Tensor:
+        """(K,): how many training targets are of each class."""
+        if counts := data.class_counts():
+            return torch.tensor([counts[name] for name in data.class_names], dtype=torch.float64)
+        indices = torch.arange(min(data.num_samples("train"), MOST_COUNTED)).split(64)
+        return count_targets((getattr(batch, field) for batch in data.read("train", [*indices])), self.num_classes,
+                             self.ignored)
+
+    def mean(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (N, K) and classes (N,), or probabilities of the classes (N, K), to the mean over the scored ones."""
+        if self.weights is None:
+            return F.cross_entropy(logits, targets, ignore_index=self.ignored, label_smoothing=self.smoothing)
+        count = len(targets) if targets.is_floating_point() else (targets != self.ignored).sum().clamp_min(1)
+        return self.total(logits, targets) / count
+
+    def total(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (N, K, ...) and classes (N, ...) to the sum over the scored ones. On a GPU the kernel that adds up by
+        itself has no fixed order, which a deterministic run refuses."""
+        keys: dict[str, Any] = {"weight": self.weights, "label_smoothing": self.smoothing, "ignore_index": self.ignored}
+        if logits.is_cpu:
+            return F.cross_entropy(logits, targets, reduction="sum", **keys)
+        return F.cross_entropy(logits, targets, reduction="none", **keys).sum()
+
+
+def count_targets(batches: Iterable[Tensor], num_classes: int, ignored: int) -> Tensor:
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for targets in batches:
+        counts += torch.bincount(targets[targets != ignored].flatten(), minlength=num_classes)
+    return counts

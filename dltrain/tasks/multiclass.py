@@ -1,4 +1,4 @@
-"""Accuracy and confusion matrix of labels in [0, num_classes), and how predictions of one label are presented."""
+"""Metrics of labels in [0, num_classes), and how predictions of one label are presented."""
 
 from __future__ import annotations
 
@@ -42,6 +42,45 @@ class ConfusionMatrix(nn.Module):
 
     def figures(self, class_names: Sequence[str]) -> dict[str, Figure]:
         return {"confusion": draw_confusion(self.last, class_names)} if self.last is not None else {}
+
+
+class TopAccuracies(nn.Module):
+    """The share of labels that are among the k most probable classes, over an evaluation. Labels equal to
+    IGNORED_LABEL are not counted. Raises ValueError for a k that is no number in [1, num_classes)."""
+
+    hits: Tensor
+
+    def __init__(self, num_classes: int, ks: Sequence[int]):
+        super().__init__()
+        self.ks = list(ks)
+        for k in self.ks:
+            if type(k) is not int or not 1 <= k < num_classes:
+                raise ValueError(f"top_k must have integers from 1 to {num_classes - 1}, but has {k}")
+        self.register_buffer("hits", torch.zeros(len(self.ks) + 1, dtype=torch.long), persistent=False)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits (N, K) and labels (N,)."""
+        if self.ks:
+            places = logits.topk(max(self.ks), 1).indices == labels[:, None]
+            self.hits += torch.stack([*(places[:, :k].sum() for k in self.ks), (labels != IGNORED_LABEL).sum()])
+
+    def compute(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """By name, such as accuracy_top5; starts anew."""
+        if not self.ks:
+            return {}
+        *hits, count = sum_over_processes(self.hits.clone())
+        self.hits.zero_()
+        return {f"accuracy_top{k}": hit / count for k, hit in zip(self.ks, hits, strict=True)}
+
+
+def of_each_class(matrix: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """precision/NAME, recall/NAME and f1/NAME from counts (K, K), row = true class; a class that occurs neither in the
+    truth nor in the predictions has none, nor has one without samples a recall, or without predictions a precision."""
+    matrix = matrix.double()
+    right, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
+    values = {"precision": right / predicted, "recall": right / true, "f1": 2 * right / (true + predicted)}
+    return {f"{metric}/{name}": value.float() for metric, row in values.items()
+            for name, value in zip(names, row, strict=False) if not value.isnan()}
 
 
 def accuracy(matrix: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from dltrain.contracts import InputEncoder, PixelSegmenter, Segmenter
 from dltrain.drawing.images import arrange, enlarge
 from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_legend, draw_mask, palette_image
 from dltrain.errors import UserError
+from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy
@@ -40,7 +41,9 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
     headline, training_metrics = "val/mean_iou", ("loss", "pixel_accuracy")
 
     def __init__(self, model: Segmenter, augment: Augment, num_classes: int, pixels: int | None,
-                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
+                 label_smoothing: float = 0.0, balance_classes: bool = False,
+                 class_weights: Mapping[str, float] | None = None, freezing: FreezingKeys | None = None,
+                 **keys: Unpack[TaskKeys]):
         super().__init__(model, augment, freezing, **keys)
         views = augment.test_views
         if views.kind != "single" or views.crop_px or views.short_px:
@@ -49,6 +52,11 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             raise ValueError(f"pixels must be null: {type(model).__name__} classifies all pixels at once")
         self.num_classes, self.pixels = num_classes, pixels
         self.metrics = ConfusionMatrix(num_classes, IGNORED_PIXEL)
+        self.class_loss = ClassLoss(num_classes, label_smoothing, balance_classes, class_weights, IGNORED_PIXEL)
+
+    def fit_statistics(self, data: Any) -> None:
+        super().fit_statistics(data)
+        self.class_loss.fit(data, "masks")
 
     def check(self, batch: SegmentationBatch) -> None:
         batch.check(self.num_classes)
@@ -73,7 +81,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
             places = random_places(masks, self.pixels, rng)
             logits = cast(PixelSegmenter, self.model).classify_pixels(images, places).transpose(1, 2)
             masks = masks.flatten(1).gather(1, places[..., 0] * masks.shape[2] + places[..., 1])
-        total = loss_sum(logits, masks)
+        total = self.class_loss.total(logits, masks)
         count = (masks != IGNORED_PIXEL).sum()
         self.step_sums.append((total.detach(), (logits.argmax(1) == masks).sum(), count))
         return total / count.clamp_min(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -15,7 +15,16 @@ from dltrain.drawing.captions import draw_caption
 from dltrain.drawing.images import arrange
 from dltrain.drawing.sequences import CHARACTERS, LINES, join_symbols
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, predict_labels, scored
+from dltrain.tasks.classification import ClassLoss
+from dltrain.tasks.multiclass import (
+    ClassLoss,
+    ConfusionMatrix,
+    TopAccuracies,
+    accuracy,
+    of_each_class,
+    predict_labels,
+    scored,
+)
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 ROWS_PX = 72  # least side of a sequence of vectors, drawn as a picture
@@ -30,10 +39,17 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     unit = "sequences"
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: SequenceModel, num_classes: int, label_smoothing: float = 0.0,
+                 balance_classes: bool = False, class_weights: Mapping[str, float] | None = None,
+                 top_k: Sequence[int] = (), **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
+        self.class_loss = ClassLoss(num_classes, label_smoothing, balance_classes, class_weights)
         self.metrics = ConfusionMatrix(num_classes)
+        self.top_accuracies = TopAccuracies(num_classes, top_k)
+
+    def fit_statistics(self, data: Any) -> None:
+        self.class_loss.fit(data, "labels")
 
     def check(self, batch: LabelledBatch) -> None:
         batch.check(self.num_classes)
@@ -47,7 +63,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         logits, labels = self(batch), batch.labels
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
+        loss = self.class_loss.mean(logits, labels)
         count = (labels != IGNORED_LABEL).sum()
         self.step_sums.append((loss.detach() * count, (logits.argmax(1) == labels).sum(), count))
         return loss
@@ -55,13 +71,19 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
     def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         logits = self(batch)
         self.metrics.update(logits, batch.labels)
+        self.top_accuracies.update(logits, batch.labels)
         if self.own_metrics:
             self.update_own_metrics(*scored(logits, batch.labels))
         self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
                       (batch.labels != IGNORED_LABEL).sum())
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
+        matrix = self.metrics.compute(self.reduce_sum)
+        values = {"accuracy": accuracy(matrix), "loss": self.mean_loss()}
+        values |= self.top_accuracies.compute(self.reduce_sum)
+        if split == "test":
+            values |= of_each_class(matrix, self.class_names)
+        self.log_metrics(split, values)
 
     def training_figures(self, batch: LabelledBatch) -> dict[str, Figure]:
         """The label and the text, cut off, of the first sequences; vectors are drawn as the rows of a picture."""

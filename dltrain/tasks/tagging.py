@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, groupby, islice
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from dltrain.batches import IGNORED_LABEL, TaggedBatch
 from dltrain.contracts import InputEncoder, SequenceModel
 from dltrain.drawing.sequences import CHARACTERS, LINES, join_tagged
 from dltrain.errors import UserError
-from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, scored
+from dltrain.tasks.classification import ClassLoss
+from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, of_each_class, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
@@ -41,13 +42,19 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
     unit = "symbols"
     headline, training_metrics = "val/accuracy", ("loss", "accuracy")
 
-    def __init__(self, model: SequenceModel, num_classes: int, **keys: Unpack[TaskKeys]):
+    def __init__(self, model: SequenceModel, num_classes: int, label_smoothing: float = 0.0,
+                 balance_classes: bool = False, class_weights: Mapping[str, float] | None = None,
+                 **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.num_classes = num_classes
+        self.class_loss = ClassLoss(num_classes, label_smoothing, balance_classes, class_weights)
         self.metrics = ConfusionMatrix(num_classes)
 
     def count(self, batch: TaggedBatch) -> int:
         return sum(batch.lengths)
+
+    def fit_statistics(self, data: Any) -> None:
+        self.class_loss.fit(data, "tags")
 
     def check(self, batch: TaggedBatch) -> None:
         batch.check(self.num_classes)
@@ -61,7 +68,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
 
     def training_step(self, batch: TaggedBatch, batch_idx: int) -> Tensor:
         logits, tags = self(batch).flatten(0, 1), batch.tags.flatten()
-        loss = F.cross_entropy(logits, tags, ignore_index=IGNORED_LABEL)
+        loss = self.class_loss.mean(logits, tags)
         count = (tags != IGNORED_LABEL).sum()
         self.step_sums.append((loss.detach() * count, (logits.argmax(1) == tags).sum(), count))
         return loss
@@ -75,7 +82,11 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
                       (tags != IGNORED_LABEL).sum())
 
     def evaluation_end(self, split: str) -> None:
-        self.log_metrics(split, {"accuracy": accuracy(self.metrics.compute(self.reduce_sum)), "loss": self.mean_loss()})
+        matrix = self.metrics.compute(self.reduce_sum)
+        values = {"accuracy": accuracy(matrix), "loss": self.mean_loss()}
+        if split == "test":
+            values |= of_each_class(matrix, self.class_names)
+        self.log_metrics(split, values)
 
     def training_figures(self, batch: TaggedBatch) -> dict[str, Figure]:
         """The first sequences, cut off, with the tag after each word or stretch of characters."""

@@ -39,9 +39,10 @@ class Translation(Task[TranslationModel, PairBatch]):
     edits: Tensor
 
     def __init__(self, model: TranslationModel, source_size: int, target_size: int, words: bool | str, max_length: int,
-                 **keys: Unpack[TaskKeys]):
+                 label_smoothing: float = 0.0, **keys: Unpack[TaskKeys]):
         super().__init__(model, **keys)
         self.source_size, self.target_size, self.max_length = source_size, target_size, max_length
+        self.label_smoothing = label_smoothing
         self.glue = {side: " " if words in (True, side) else "" for side in ("source", "target")}
         self.bleu = BLEUScore() if words is True else None
         if words is True:
@@ -56,15 +57,16 @@ class Translation(Task[TranslationModel, PairBatch]):
         if tuple(logits.shape) != expected:
             raise UserError(f"it must return logits {expected}, but returns {tuple(logits.shape)}")
 
-    def loss_sum(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, batch: PairBatch, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Over all symbols after START, and how many they are."""
         logits = self.model(batch.source, batch.source_lengths, batch.target[:, :-1])
         targets = batch.target[:, 1:]
-        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=PAD)
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=PAD,
+                                label_smoothing=smoothing)
         return total, (targets != PAD).sum()
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        total, count = self.loss_sum(batch)
+        total, count = self.loss_sum(batch, self.label_smoothing)
         self.step_sums.append((total.detach(), count))
         return total / count
 
