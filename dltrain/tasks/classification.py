@@ -17,8 +17,7 @@ from dltrain.drawing.images import arrange
 from dltrain.errors import UserError, suggest
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import AUGMENTED_SHOWN, ImageTask
-from dltrain.tasks.multiclass import (ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels,
-                                      scored)
+from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 MOST_COUNTED = 20_000  # samples of the training split that are read to count classes, where the data cannot tell

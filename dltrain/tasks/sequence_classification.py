@@ -16,8 +16,7 @@ from dltrain.drawing.images import arrange
 from dltrain.drawing.sequences import CHARACTERS, LINES, join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.classification import ClassLoss
-from dltrain.tasks.multiclass import (ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels,
-                                      scored)
+from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
 
 ROWS_PX = 72  # least side of a sequence of vectors, drawn as a picture
