@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from dltrain import same_config, trust
 from dltrain.config.words import take_config_folders
 from dltrain.disk import write_text
-from dltrain.drawing.tables import format_count
+from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import InterruptedRun, MachineError
 from dltrain.own_modules import guard_imports, put_last
 from dltrain.run_dir import RunDir
@@ -44,6 +44,7 @@ def run_jobs(planned: Sequence[Job], folder: Path, launch: Launch, start: SweepJ
         if done := len(planned) - len(missing):
             print(f"{done} of {format_count(len(planned), 'job')} done before")
         todo = missing[:limits.max_jobs]
+        start.course = Course(len(todo))
 
         return end_with_table(partial(launch_all, todo, launch, start), start, folder,
                               partial(finish, may_be_cut=limits != Limits()))
@@ -77,6 +78,24 @@ def end_with_table(work: Callable[[], object], job: SweepJob, folder: Path, fini
     return finish()
 
 
+class Course:
+    """How far a sweep of so many jobs is, in the process that runs them one after another."""
+
+    def __init__(self, count: int):
+        self.count, self.started, self.process = count, 0, os.getpid()
+        self.began_at = time.monotonic()
+
+    def begin_job(self) -> str:
+        """A line at the start of a job: its number and, from the mean time of those before it, the time left; "" where
+        another process runs the job."""
+        if self.process != os.getpid():
+            return ""
+        done, self.started = self.started, self.started + 1
+        mean = (time.monotonic() - self.began_at) / max(1, done)
+        left = f", {format_duration(mean * (self.count - done))} left" if done else ""
+        return f"job {min(self.started, self.count)} of {self.count}{left}: "
+
+
 class SweepJob:
     """What Hydra calls with the config of each job, maybe in another process. Returns the exit code; None if it is too
     late to start."""
@@ -85,6 +104,7 @@ class SweepJob:
         self.train_run, self.accept_changed_data = train_run, accept_changed_data
         self.deadline = None if max_hours is None else time.time() + 3600 * max_hours
         self.signals, self.trusted = Signals(), trust.command_words()
+        self.course: Course | None = None
         self.threads: int | None = None  # of a job, where its config leaves them open; None: as many as torch takes
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -110,7 +130,8 @@ class SweepJob:
         return code, run_dir
 
     def start(self, config: DictConfig, run_dir: RunDir, words: list[str]) -> None:
-        print(f"\n{run_dir.path.name}: {' '.join(words)}", flush=True)
+        place = self.course.begin_job() if self.course else ""
+        print(f"\n{place}{run_dir.path.name}: {' '.join(words)}", flush=True)
         same_config.refuse_other_config(run_dir, config)
         self.fix_threads(config, run_dir)
         with locked(run_dir.path):
