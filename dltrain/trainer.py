@@ -29,6 +29,7 @@ from dltrain.callbacks.step_seeds import StepSeeds
 from dltrain.callbacks.stochastic_average import StochasticAverage
 from dltrain.callbacks.stopping import StopAtNonFinite, StopAtStep
 from dltrain.checkpoints import DurableIO
+from dltrain.config import schema
 from dltrain.config.interpolations import to_plain
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import on_gpu
@@ -114,7 +115,7 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[Branching(), *averaging, StepSeeds(config.seed, has_own_code(config)),
                    StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
-                   Figures(board, saved["global_step"] if saved else 0),
+                   Figures(board, saved["global_step"] if saved else 0, schema.dump(plain, {})),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *own_callbacks, *endings_of(keys, task), kept, checkpointing],
         plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],

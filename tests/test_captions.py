@@ -237,7 +237,8 @@ def test_predict_writes_the_beam_and_the_pictures(trained, monkeypatch, capsys):
 
 def test_figures_of_a_run(trained):
     board = EventAccumulator(str(trained.run_dir.path), size_guidance={"images": 0}).Reload()
-    assert {*board.Tags()["images"]} == {"train/augmented_batch", "val/captions", "test/captions"}
+    assert {*board.Tags()["images"]} == {"train/augmented_batch", "val/captions", "test/captions", "val/attention",
+                                         "test/attention"}
     assert [(image.step, image.width) for image in board.Images("val/captions")] == [
         (step, 4 * (288 + 6) + 6) for step in (3, 6)]
 

@@ -7,15 +7,19 @@ from typing import Protocol, cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.callbacks.metrics import TensorBoard
+from dltrain.drawing.tables import format_table
+
+LEVELS = 2  # of layers in layers
 
 
 class Draws(Protocol):
     """What the callback needs of a task; see tasks/task.py."""
 
     headline: str
+    model: nn.Module
 
     def training_figures(self, batch: object) -> Mapping[str, Tensor | str]: ...
     def all_figures(self, batch: object, outputs: object) -> Mapping[str, Tensor | str]: ...
@@ -23,18 +27,20 @@ class Draws(Protocol):
 
 
 class Figures(pl.Callback):
-    """Writes to `board`: the first training batch of a run; the first batch of each validation and of the test, with
+    """Writes to `board`: the config and the layers of the model as text, and the first training batch, when a run
+    begins; the first batch of each validation and of the test, with
     the outputs; a summary of the split after the last validation and after the test. `first_step`: that from which the
     run resumes; the trainer does not know it where only the test is left."""
 
-    def __init__(self, board: TensorBoard, first_step: int = 0):
-        self.board, self.first_step = board, first_step
+    def __init__(self, board: TensorBoard, first_step: int = 0, config: str = ""):
+        self.board, self.first_step, self.config = board, first_step, config
         self.first: tuple[object, object] | None = None  # a batch of an evaluation and the outputs for it
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
                              ) -> None:
         if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
             self.board.add_charts(task_of(trainer).headline)
+            self.add("run", {"config": self.config, "model": describe_layers(task_of(trainer).model)}, 0)
             with torch.no_grad():
                 self.add("train", task_of(trainer).training_figures(batch), 0)
 
@@ -70,6 +76,16 @@ class Figures(pl.Callback):
     def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():
             self.board.add_figure(f"{split}/{name}", figure, step)
+
+
+def describe_layers(model: nn.Module) -> str:
+    """A row for each layer and for the layers in it: its kind, its parameters, and how many of them are trained."""
+    rows = []
+    for name, module in model.named_modules():
+        if name.count(".") < LEVELS and (sizes := [(p.numel(), p.requires_grad) for p in module.parameters()]):
+            rows.append([name or "all", type(module).__name__, f"{sum(size for size, _ in sizes):,}",
+                         f"{sum(size for size, is_trained in sizes if is_trained):,}"])
+    return format_table(["layer", "kind", "parameters", "trained"], rows, right=(2, 3))
 
 
 def task_of(trainer: pl.Trainer) -> Draws:

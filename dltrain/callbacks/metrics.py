@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -122,6 +122,10 @@ class MetricsFile(Logger):
 class TensorBoard(TensorBoardLogger):
     """Writes TensorBoard's event file. If the disk refuses it, prints one warning and lets the run continue."""
 
+    def __init__(self, *arguments: Any, **keys: Any):
+        super().__init__(*arguments, **keys)
+        self.latest_training: dict[str, float] = {}  # since the last validation
+
     @property
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
@@ -132,15 +136,25 @@ class TensorBoard(TensorBoardLogger):
         return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({key: value for key, value in metrics.items() if key != "epoch"}, step)
+        """Over the steps; what a validation measures, and the training metrics before it, also over the epochs, below
+        `epochs/`."""
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        super().log_metrics(values, step)
+        self.latest_training |= {key: value for key, value in values.items() if key.startswith("train/")}
+        if any(key.startswith("val/") for key in values) and "epoch" in metrics:
+            of_epoch, self.latest_training = {**self.latest_training, **values}, {}
+            super().log_metrics({f"epochs/{key}": value for key, value in of_epoch.items()}, int(metrics["epoch"]))
 
     def add_charts(self, headline: str) -> None:
-        """The page Custom Scalars: the loss and the headline first, each with training and validation in one chart.
-        `headline`: such as val/accuracy."""
+        """The page Custom Scalars: the loss and the headline first, each with training and validation in one chart,
+        over the steps and over the epochs. `headline`: such as val/accuracy."""
         name = headline.partition("/")[2]
         lines = {name: [f"^{split}/{re.escape(name)}$" for split in ("train", "val")] for name in ("loss", name)}
-        lines |= {"learning rate": ["^lr$"], "speed": [".+_per_second$"]}
-        self.experiment.add_custom_scalars({"run": {chart: ["Multiline", tags] for chart, tags in lines.items()}})
+        of_epochs = {chart: [tag.replace("^", "^epochs/") for tag in tags] for chart, tags in lines.items()}
+        lines |= {"learning rate": ["^lr$"], "gradient norm": ["^train/gradient_norm$"], "speed": [".+_per_second$"]}
+        self.experiment.add_custom_scalars({
+            page: {chart: ["Multiline", tags] for chart, tags in charts.items()}
+            for page, charts in (("over the steps", lines), ("over the epochs", of_epochs))})
 
     def add_figure(self, tag: str, figure: Tensor | str, step: int) -> None:
         """A picture (3, H, W) uint8, or text."""

@@ -19,18 +19,18 @@ SIDE_PX, WORD_PX, LINE_PX = 256, 144, 15  # least side of an image, of an attent
 DIMMED = 0.25  # brightness of a place without attention
 
 
-def draw_caption(image: Tensor, sentences: Sequence[str], references: Sequence[str] = (), least_px: int = SIDE_PX
-                 ) -> Tensor:
-    """The image (C, H, W) uint8 above the sentences in black and the references in grey: (3, H', W') uint8."""
+def draw_caption(image: Tensor, sentences: Sequence[str], references: Sequence[str] = (), least_px: int = SIDE_PX,
+                 colour: str = "black") -> Tensor:
+    """The image (C, H, W) uint8 above the sentences in a colour and the references in grey: (3, H', W') uint8."""
     photo = to_pil_image(enlarge(image, least_px))
-    coloured = [(sentence or "(empty)", "black") for sentence in sentences] + [(text, "gray") for text in references]
-    lines = [(line, colour, load_font(11, sentence)) for sentence, colour in coloured
+    coloured = [(sentence or "(empty)", colour) for sentence in sentences] + [(text, "gray") for text in references]
+    lines = [(line, tint, load_font(11, sentence)) for sentence, tint in coloured
              for line in wrap(sentence, photo.width)]
     sheet = Image.new("RGB", (photo.width, photo.height + LINE_PX * len(lines) + 6), "white")
     sheet.paste(photo)
     pen = ImageDraw.Draw(sheet)
-    for row, (line, colour, font) in enumerate(lines):
-        pen.text((2, photo.height + 2 + LINE_PX * row), line, colour, font)
+    for row, (line, tint, font) in enumerate(lines):
+        pen.text((2, photo.height + 2 + LINE_PX * row), line, tint, font)
     return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
 
 

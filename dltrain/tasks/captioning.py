@@ -156,8 +156,25 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
 
     def figures(self, batch: CaptionBatch, outputs: list[int]) -> dict[str, Figure]:
         samples = [(image, number) for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]
-        return {"captions": arrange([draw_caption(image, [self.texts[number]], self.references[number])
-                                     for image, number in samples[:IMAGES_SHOWN]])}
+        figures: dict[str, Figure] = {"captions": arrange([
+            draw_caption(image, [self.texts[number]], self.references[number])
+            for image, number in samples[:IMAGES_SHOWN]])}
+        if self.model.attends and (written := self.write_with_attention(batch.images[:1])):
+            figures["attention"] = draw_attention(batch.images[0].cpu(), *written)
+        return figures
+
+    def write_with_attention(self, images: Tensor) -> tuple[list[str], Tensor] | None:
+        """The words written about an image (1, C, H, W) uint8, and the attention (T, h, w) before each of them; None if
+        no word is written."""
+        with torch.inference_mode():
+            pixels = self.augment.normalize(images.to(self.device))
+            (words,) = self.write(self.model.begin(pixels), 1)
+            if not words:
+                return None
+            read = torch.tensor([[START, *words[:-1]]], device=self.device)
+            weights = self.model.attention_maps(pixels, read)[0].cpu()
+        names = self.vocabularies.get("words", [])
+        return [names[word] for word in words], weights
 
     def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: object
                 ) -> Iterator[Prediction]:

@@ -21,6 +21,7 @@ from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, accuracy, o
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
 
 MOST_COUNTED = 20_000  # samples of the training split that are read to count classes, where the data cannot tell
+IMAGES_SHOWN = 32  # of an evaluation
 LABELLED_PX = 72  # least side of an image above its label
 
 
@@ -115,6 +116,19 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
         shares, classes = label.topk(min(2, len(label)))
         return ", ".join(f"{self.class_name(index)} {share:.2f}" for share, index in
                          zip(shares.tolist(), classes.tolist(), strict=True) if share > 0)
+
+    def figures(self, batch: ClassificationBatch, outputs: Tensor) -> dict[str, Figure]:
+        """The first images, with the predicted class and its probability: green where it is right, else red, above the
+        true class."""
+        probabilities, predicted = outputs[:IMAGES_SHOWN].float().softmax(1).max(1)
+        pictures = []
+        for image, label, guess, probability in zip(batch.images, batch.labels.tolist(), predicted.tolist(),
+                                                    probabilities.tolist(), strict=False):
+            if label != IGNORED_LABEL:
+                pictures.append(draw_caption(image.cpu(), [f"{self.class_name(guess)} {probability:.0%}"],
+                                             [] if guess == label else [self.class_name(label)],
+                                             least_px=LABELLED_PX, colour="green" if guess == label else "red"))
+        return {"truth_and_prediction": arrange(pictures, columns=8)} if pictures else {}
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)

@@ -60,7 +60,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
         self.step_sums.append((loss.detach() * count, (logits.argmax(1) == labels).sum(), count))
         return loss
 
-    def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+    def evaluation_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         logits = self(batch)
         self.metrics.update(logits, batch.labels)
         self.top_accuracies.update(logits, batch.labels)
@@ -68,6 +68,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
             self.update_own_metrics(*scored(logits, batch.labels))
         self.add_loss(F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED_LABEL),
                       (batch.labels != IGNORED_LABEL).sum())
+        return logits
 
     def evaluation_end(self, split: str) -> None:
         matrix = self.metrics.compute(self.reduce_sum)
@@ -79,16 +80,26 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
 
     def training_figures(self, batch: LabelledBatch) -> dict[str, Figure]:
         """The label and the text, cut off, of the first sequences; vectors are drawn as the rows of a picture."""
-        names = [self.class_name(label) for label in batch.labels[:LINES].tolist()]
+        return {"batch": self.describe(batch, [self.class_name(label) for label in batch.labels[:LINES].tolist()])}
+
+    def figures(self, batch: LabelledBatch, outputs: Tensor) -> dict[str, Figure]:
+        """The first sequences with the predicted class and, where it is another one, the true class."""
+        pairs = zip(batch.labels[:LINES].tolist(), outputs.argmax(1).tolist(), strict=False)
+        return {"truth_and_prediction": self.describe(batch, [
+            self.class_name(guess) + ("" if guess == label else f" (is {self.class_name(label)})")
+            for label, guess in pairs])}
+
+    def describe(self, batch: LabelledBatch, names: Sequence[str]) -> Figure:
+        """The first sequences, each with a name."""
         if batch.tokens.is_floating_point():
             low, high = batch.tokens.min(), batch.tokens.max()
             pixels = ((batch.tokens - low) / (high - low).clamp_min(1e-9) * 255).to(torch.uint8).cpu()
-            return {"batch": arrange([draw_caption(rows[None, :length], [name], least_px=ROWS_PX)
-                                      for rows, length, name in zip(pixels, batch.lengths, names, strict=False)], 8)}
+            return arrange([draw_caption(rows[None, :length], [name], least_px=ROWS_PX)
+                            for rows, length, name in zip(pixels, batch.lengths, names, strict=False)], 8)
         rows = zip(batch.tokens.tolist(), batch.lengths, names, strict=False)
         symbols = self.vocabularies.get("text", [])
-        return {"batch": "\n".join(f"{name}\t{join_symbols(tokens[: min(length, CHARACTERS)], symbols)}"
-                                   for tokens, length, name in rows)}
+        return "\n".join(f"{name}\t{join_symbols(tokens[: min(length, CHARACTERS)], symbols)}"
+                         for tokens, length, name in rows)
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)

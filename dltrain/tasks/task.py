@@ -87,6 +87,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     training_metrics: tuple[str, ...] = ("loss",)
     scales_loss = False  # whether gradients are those of a scaled loss until the optimizer's step: 16-bit floats
     validated_split = "val"  # or train: that which `dltrain eval split=train` measures
+    clips = False  # whether gradients are clipped
     as_one: AsOne | None = None  # how several processes train; None: this one alone
     position: tuple[int, int, int, int] = (0, 0, 0, 0)  # seed, epoch, batch index, process rank; set before each step
     sums: Tensor
@@ -265,7 +266,9 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         if count:
             means = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
         if steps:
-            means |= {"train/gradient_norm": norm / steps, "train/clipped_fraction": clipped / steps}
+            means["train/gradient_norm"] = norm / steps
+        if steps and self.clips:
+            means["train/clipped_fraction"] = clipped / steps
         return means
 
     def backward(self, loss: Tensor, *arguments: Any, **keys: Any) -> None:
@@ -282,8 +285,12 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
                                     gradient_clip_algorithm: str | None = None) -> None:
         """g <- g * min(1, v / |g|), |g| the norm of all gradients together (R. Pascanu et al., 2012, arXiv 1211.5063,
-        algorithm 1)."""
+        algorithm 1). Without clipping, the norm of the step before each reading is noted."""
+        self.clips = gradient_clip_val is not None
         if gradient_clip_val is None:
+            if (self.trainer.global_step + 1) % vars(self.trainer)["log_every_n_steps"] == 0:
+                gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+                self.norm_sums.append((nn.utils.get_total_norm(gradients), 0, 1))
             return
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val).detach()
         self.norm_sums.append((norm, norm > gradient_clip_val, 1))
