@@ -254,13 +254,14 @@ def test_a_picture_with_its_sentences():
     assert picture.shape[1] - only_reference.shape[1] == 15, "one line more"
 
 
-def test_attention_lights_the_image_where_its_weights_are_high():
+def test_attention_glows_on_the_image_where_its_weights_are_high():
     weights = torch.zeros(2, 4, 4)
     weights[0, 0, 0] = weights[1, 3, 3] = 1.0
     picture = draw_attention(torch.full((1, 72, 72), 200, dtype=torch.uint8), ["red", "three"], weights)
     assert picture.shape[2] == 2 * (144 + 6) + 6
-    corners = [(picture[0, 6 + 5, left + 5].item(), picture[0, 6 + 138, left + 138].item()) for left in (6, 156)]
-    assert corners == [(200, 50), (50, 200)], "a quarter of the brightness without attention"
+    corners = [(picture[:, 6 + 5, left + 5].tolist(), picture[:, 6 + 138, left + 138].tolist()) for left in (6, 156)]
+    glowing, plain = [int(0.3 * 200 + 0.7 * colour) for colour in (255, 120, 0)], [200, 200, 200]
+    assert corners == [(glowing, plain), (plain, glowing)]
 
 
 def test_word_vectors_from_a_file(build_both, tmp_path):

@@ -16,7 +16,8 @@ from dltrain.drawing.fonts import load_font
 from dltrain.drawing.images import arrange, enlarge
 
 SIDE_PX, WORD_PX, LINE_PX = 256, 144, 15  # least side of an image, of an attention map; height of a line of text
-DIMMED = 0.25  # brightness of a place without attention
+GLOW = (255, 120, 0)  # the colour of attention, orange
+STRONGEST = 0.7  # its share where attention is highest
 
 
 def draw_caption(image: Tensor, sentences: Sequence[str], references: Sequence[str] = (), least_px: int = SIDE_PX,
@@ -42,11 +43,14 @@ def wrap(sentence: str, width_px: int) -> list[str]:
 
 
 def draw_attention(image: Tensor, words: Sequence[str], weights: Tensor) -> Tensor:
-    """The image (C, H, W) uint8 once per word, bright where the attention weights (T, h, w) before it are high."""
+    """The image (C, H, W) uint8 once per word, under an orange glow where the attention weights (T, h, w) before it are
+    high, in relation to their largest."""
+    glow = torch.tensor(GLOW, dtype=torch.float32)[:, None, None]
     pictures = []
     for word, weight in zip(words, weights, strict=True):
         large = enlarge(image, WORD_PX).float()
         light = F.interpolate(weight[None, None], size=large.shape[1:], mode="bilinear")[0]
-        lit = large * (DIMMED + (1 - DIMMED) * light / light.max().clamp_min(1e-9))
+        share = STRONGEST * light / light.max().clamp_min(1e-9)
+        lit = (1 - share) * large + share * glow
         pictures.append(draw_caption(lit.to(torch.uint8), [word], least_px=WORD_PX))
     return arrange(pictures)

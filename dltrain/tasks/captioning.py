@@ -179,7 +179,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
     def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: object
                 ) -> Iterator[Prediction]:
         """The sentences of a beam with their log-probabilities; the image above the best sentence; and, if the model
-        attends, the image once per word, lit by the attention for that word."""
+        attends, the image once per word, with the attention for that word."""
         for item in inputs:
             image: Tensor = item.load()
             with torch.inference_mode():
