@@ -225,12 +225,13 @@ def build_callbacks(config: DictConfig) -> list[pl.Callback]:
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
-    """The user's: trainer.loggers. `folder`: the run's."""
-    return build_own(config.trainer.get("loggers"), "trainer.loggers", "pytorch_lightning.loggers", Logger,
-                     save_dir=str(folder))
+    """The user's: trainer.loggers. `folder`: the run's. Those by the words csv and tensorboard are always there."""
+    nodes = [trust.TRACKERS.get(node, node) if type(node) is str else node
+             for node in config.trainer.get("loggers") or [] if node not in trust.ALWAYS]
+    return build_own(nodes, "trainer.loggers", "pytorch_lightning.loggers", Logger, save_dir=str(folder))
 
 
-def build_own(nodes: ListConfig | None, key: str, library: str, kind: type, **defaults: object) -> list[Any]:
+def build_own(nodes: Sequence[Any] | None, key: str, library: str, kind: type, **defaults: object) -> list[Any]:
     """What a list of the config names: a name in `library`, or a node with `_target_`. `defaults`: given to those that
     take them. Raises UserError for what is not of its `kind`."""
     built = []

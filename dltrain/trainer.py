@@ -41,6 +41,7 @@ from dltrain.step_loop import StepLoop
 from dltrain.stored_files import digest
 from dltrain.strategy import strategy_of
 from dltrain.tasks.task import Task
+from dltrain.trackers.tracker import Tracker
 
 # Their code takes random numbers from torch's generators only.
 LIBRARIES = {"dltrain", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
@@ -115,7 +116,8 @@ def build_trainer(config: DictConfig, run_dir: Path, data: DataModule, task: Tas
         accumulate_grad_batches=keys.accumulate_batches, max_epochs=-1, log_every_n_steps=keys.log_every_n_steps,
         callbacks=[Branching(), *averaging, StepSeeds(config.seed, has_own_code(config)),
                    StopAtNonFinite(keys.log_every_n_steps), StopAtStep(task.total_steps), FirstSteps(run_dir), metrics,
-                   Figures(board, saved["global_step"] if saved else 0, schema.dump(plain, {})),
+                   Figures(board, saved["global_step"] if saved else 0, schema.dump(plain, {}),
+                           [logger for logger in own_loggers if isinstance(logger, Tracker)]),
                    ProgressDisplay(metrics, task.total_steps, task.total_epochs, task.headline, task.unit),
                    *own_callbacks, *endings_of(keys, task), kept, checkpointing],
         plugins=[DurableIO({"config": plain, "vocabularies": digest(data.vocabularies)}), LightningEnvironment()],

@@ -21,9 +21,10 @@ from typing import Any
 from dltrain import own_modules
 from dltrain.errors import UserError, suggest
 
-LIBRARIES = ("dltrain.augment", "dltrain.data", "dltrain.models", "dltrain.studies", "dltrain.tasks", "torch.nn",
-             "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms", "torchmetrics",
-             "pytorch_lightning.callbacks", "pytorch_lightning.loggers", "timm")
+LIBRARIES = ("dltrain.augment", "dltrain.data", "dltrain.models", "dltrain.studies", "dltrain.tasks",
+             "dltrain.trackers", "torch.nn", "torch.optim", "torchvision.models", "torchvision.ops",
+             "torchvision.transforms", "torchmetrics", "pytorch_lightning.callbacks", "pytorch_lightning.loggers",
+             "timm")
 # The classes of libraries inherit from one of these, those of ANY_CLASS not all.
 KINDS = {"torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer", "torch.optim.lr_scheduler.LRScheduler",
          "pytorch_lightning.callbacks.callback.Callback", "pytorch_lightning.loggers.logger.Logger"}
@@ -35,6 +36,9 @@ NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 NAMED = ("task.optimizer.name", "task.schedule.name")
 LISTED = {"task.figures": "", "trainer.callbacks": "pytorch_lightning.callbacks.",
           "trainer.loggers": "pytorch_lightning.loggers."}  # what is put before a name without a dot
+# Words for loggers, beside the names of Lightning's; those that every run has, and others
+ALWAYS = ("csv", "tensorboard")
+TRACKERS = {"mlflow": "dltrain.trackers.mlflow_run.MLflow", "wandb": "dltrain.trackers.wandb_run.Wandb"}
 DEEPEST = 60  # levels of a config
 
 trusted: set[str] = set()  # packages, by the command line
@@ -98,7 +102,8 @@ def names_of(node: object, resolve: Callable[[str], object], key: str = "", dept
             inner = f"{key}.{index}"
             if key in LISTED and type(value) is str:
                 text = str(resolve(inner)) if "${" in value else value
-                yield inner, text if "." in text else f"{LISTED[key]}{text}"
+                if key != "trainer.loggers" or text not in ALWAYS:
+                    yield inner, text if "." in text else TRACKERS.get(text, f"{LISTED[key]}{text}")
             else:
                 yield from names_of(value, resolve, inner, depth + 1)
     elif type(node) is str and key in NAMED and "." in node:

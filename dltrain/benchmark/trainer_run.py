@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dltrain.build import build_callbacks, build_loggers
+from dltrain.build import build_callbacks
 from dltrain.devices import place_on_gpu
 from dltrain.signals import Signals
 from dltrain.tasks.task import Task
@@ -24,8 +24,7 @@ def train_with_trainer(config: DictConfig, data: Any, task: Task, num_steps: int
     with tempfile.TemporaryDirectory(prefix="dltrain-bench-") as folder, redirect_stdout(io.StringIO()):
         with Signals() as signals:
             signals.record()
-            trainer, _ = build_trainer(limited, Path(folder), data, task, signals, None, build_callbacks(limited),
-                                       build_loggers(limited, Path(folder)))
+            trainer, _ = build_trainer(limited, Path(folder), data, task, signals, None, build_callbacks(limited))
             task.total_steps, task.total_epochs = planned_steps(config, len(data.train_dataloader()))
             trainer.limit_val_batches = 0
             data.load_state_dict({"position": 0})

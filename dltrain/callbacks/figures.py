@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import pytorch_lightning as pl
@@ -26,14 +26,19 @@ class Draws(Protocol):
     def summary_figures(self) -> Mapping[str, Tensor | str]: ...
 
 
+class Board(Protocol):
+    def add_figure(self, tag: str, figure: Tensor | str, step: int) -> None: ...
+
+
 class Figures(pl.Callback):
     """Writes to `board`: the config and the layers of the model as text, and the first training batch, when a run
     begins; the first batch of each validation and of the test, with
     the outputs; a summary of the split after the last validation and after the test. `first_step`: that from which the
     run resumes; the trainer does not know it where only the test is left."""
 
-    def __init__(self, board: TensorBoard, first_step: int = 0, config: str = ""):
+    def __init__(self, board: TensorBoard, first_step: int = 0, config: str = "", others: Sequence[Board] = ()):
         self.board, self.first_step, self.config = board, first_step, config
+        self.boards = [board, *others]
         self.first: tuple[object, object] | None = None  # a batch of an evaluation and the outputs for it
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
@@ -75,7 +80,8 @@ class Figures(pl.Callback):
 
     def add(self, split: str, figures: Mapping[str, Tensor | str], step: int) -> None:
         for name, figure in figures.items():
-            self.board.add_figure(f"{split}/{name}", figure, step)
+            for board in self.boards:
+                board.add_figure(f"{split}/{name}", figure, step)
 
 
 def describe_layers(model: nn.Module) -> str:

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoints, processes, run_parent, same_config, same_data
-from dltrain.build import build_callbacks, build_data, build_loggers, build_task
+from dltrain.build import build_callbacks, build_data, build_task
 from dltrain.callbacks.ending import TimeLimit
 from dltrain.callbacks.figures import Figures
 from dltrain.callbacks.first_steps import FirstSteps
@@ -148,7 +148,7 @@ def train_steps(config: DictConfig, steps: Steps) -> DataModule:
         task = build_task(config, data.vocabularies, fresh=saved is None)
         set_up_device(config.trainer)
         trainer, checkpointing = build_trainer(config, folder, data, task, Signals(), saved,
-                                               build_callbacks(config), build_loggers(config, folder))
+                                               build_callbacks(config))
         if first:
             RunDir(folder).write_environment(device_name(trainer.strategy.root_device))
         if saved:
