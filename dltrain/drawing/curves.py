@@ -69,6 +69,22 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
     save_figure(figure, file)
 
 
+def draw_rates(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float],
+               marks: Mapping[str, float], file: Path) -> None:
+    """The loss of each step of a range test over the learning rate, plain and smoothed. `marks`: rates with names."""
+    figure = new_figure(7, 4.2)
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color="0.7", markersize=4, label="loss of a step")
+    axes.plot(rates, smoothed, color="C0", label="smoothed")
+    for place, (name, rate) in enumerate(marks.items(), start=1):
+        axes.axvline(rate, color=f"C{place}", linestyle="--", linewidth=1.2, label=f"{name}: {rate:.2g}")
+    top = max(smoothed) + 0.15 * (max(smoothed) - min(smoothed))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(None, top))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=9)
+    save_figure(figure, file)
+
+
 def save_figure(figure: Figure, file: Path) -> None:
     """As the suffix says. Raises MachineError if the disk refuses it."""
     content = io.BytesIO()

@@ -1,0 +1,1 @@
+"""Measures which batch size fits, and which learning rates train."""
