@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from dltrain.callbacks.event_file import Events
+from dltrain.reports.event_pictures import as_address, pictures_of
+from dltrain.reports.readings import thin
 from dltrain.sweeps import jobs
-from dltrain.sweeps.event_pictures import as_address, pictures_of
 from dltrain.sweeps.finish import finish
-from dltrain.sweeps.report import thin
 from dltrain.sweeps.table import read_table
 from tests import many_jobs
 
