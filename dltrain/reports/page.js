@@ -72,6 +72,41 @@ function keeps(words, table, row) {  // whether a row has all words of a filter
   });
 }
 
+function sortable(node, table) {  // a table that a click on a column sorts, and nothing else changes
+  let [last, down] = [-1, false];
+  const line = fill(node, table, column => {
+    down = last === column ? !down : false;
+    last = column;
+    show(node, line, order(table, column, down), column, down);
+  });
+  show(node, line, [...table.rows.keys()], -1, false);
+}
+
+// Commands
+
+function addCommand(parent, command) {  // with a button that copies it
+  const frame = add(parent, "div", undefined, "command"), text = add(frame, "pre", command);
+  const button = add(frame, "button", "copy");
+  button.onclick = async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+    } catch {  // not allowed here: the older way
+      getSelection().selectAllChildren(text);
+      document.execCommand("copy");
+    }
+    button.textContent = "copied";
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  };
+}
+
+function writeCommands() {
+  for (const [purpose, command] of content.commands) {
+    add($("commands"), "div", purpose, "quiet");
+    addCommand($("commands"), command);
+    $("commands").hidden = false;
+  }
+}
+
 // Axes
 
 function ticks(low, high, isLog) {

@@ -56,8 +56,9 @@ function showJob() {
   $("job-fault").textContent = content.faults[place] || "";
   $("job-commands").replaceChildren();
   const done = row.at(-1) === "done";
-  add($("job-commands"), "pre", (done ? `dltrain predict run=${quoted(folder)} input=FILE` :
-    `dltrain resume run=${quoted(folder)}`) + `\ntensorboard --logdir ${quoted(folder)}`);
+  addCommand($("job-commands"), done ? `dltrain predict run=${quoted(folder)} input=FILE` :
+    `dltrain resume run=${quoted(folder)}`);
+  addCommand($("job-commands"), `tensorboard --logdir ${quoted(folder)}`);
   if (content.pages[place]) {
     const link = add(add($("job-commands"), "p"), "a", "the page of this job");
     link.href = names[place].split("/").map(encodeURIComponent).join("/") + "/report.html";
@@ -218,13 +219,7 @@ if (names.length) {
   $("jobs").hidden = false;
 }
 if (content.settings.rows.length) {
-  let [last, down] = [-1, false];
-  const settingLine = fill($("setting-table"), content.settings, column => {
-    down = last === column ? !down : false;
-    last = column;
-    show($("setting-table"), settingLine, order(content.settings, column, down), column, down);
-  });
-  show($("setting-table"), settingLine, [...content.settings.rows.keys()], -1, false);
+  sortable($("setting-table"), content.settings);
   $("settings").hidden = false;
 }
 $("training").checked = names.length <= 300;  // thousands of dashed lines take a browser seconds
@@ -232,11 +227,7 @@ Object.keys(content.curves).forEach(name => add($("metric"), "option", name));
 $("curves").hidden = !Object.keys(content.curves).length;
 $("picture").hidden = !content.picture;
 if (content.picture) $("picture").querySelector("img").src = content.picture;
-for (const [purpose, command] of content.commands) {
-  add($("commands"), "div", purpose, "quiet");
-  add($("commands"), "pre", command);
-  $("commands").hidden = false;
-}
+writeCommands();
 let timer = 0;
 $("filter").oninput = event => {
   clearTimeout(timer);
