@@ -100,9 +100,11 @@ function addCommand(parent, command) {  // with a button that copies it
 }
 
 function writeCommands() {
+  const frame = add($("commands"), "div", undefined, "commands");
   for (const [purpose, command] of content.commands) {
-    add($("commands"), "div", purpose, "quiet");
-    addCommand($("commands"), command);
+    const item = add(frame, "div");
+    add(item, "div", purpose, "quiet");
+    addCommand(item, command);
     $("commands").hidden = false;
   }
 }

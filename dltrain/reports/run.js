@@ -9,7 +9,8 @@ for (const [value, name] of content.tiles) {
   add(tile, "b", value);
   add(tile, "span", name);
 }
-list($("head"), content.head);
+for (const pair of content.head)
+  list(add($("head"), "div", undefined, ["how it ended", "how far it is", "parent", "folder", "command"].includes(pair[0]) ? "wide" : ""), [pair]);
 for (const text of content.warnings) add($("warnings").querySelector("ul"), "li", text);
 $("warnings").hidden = !content.warnings.length;
 $("error").querySelector("pre").textContent = content.error;
@@ -47,6 +48,14 @@ function epochOf(step) {  // between the ends of epochs in proportion to the ste
   return first + (step - left) / (right - left || 1) * (last - first);
 }
 
+function axisTexts(values) {  // as few digits as tell them apart
+  const most = Math.max(...values.map(Math.abs)), gap = Math.min(...values.slice(1).map((value, at) => value - values[at]));
+  const digits = Math.max(0, Math.min(8, -Math.floor(Math.log10(gap) + 1e-9)));
+  return values.map(value => value === 0 ? "0" : most >= 1e5 ? value.toLocaleString("en", { notation: "compact" }) :
+    most < 1e-3 || values.length < 2 || !(gap > 0) ? short(value) :
+      value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+}
+
 const across = step => $("axis").value === "epoch" ? epochOf(step) : step;
 
 function drawCharts() {
@@ -68,10 +77,12 @@ function drawChart({ name, is_loss, lines }, frame, width, [from, last]) {
   const [bottom, top] = [y(low) - gap, y(high) + gap], [left, right] = [across(from), across(last)];
   const atX = step => LEFT + (across(step) - left) / (right - left || 1) * (width - LEFT - RIGHT);
   const atY = value => HEIGHT - BOTTOM - (y(value) - bottom) / (top - bottom) * (HEIGHT - BOTTOM - TOP);
-  for (const value of ticks(low, high, isLog)) {
+  const heights = ticks(low, high, isLog), isPowers = isLog && Math.log10(high / low) >= 1;
+  const texts = isPowers ? heights.map(short) : axisTexts(heights);
+  heights.forEach((value, at) => {
     svg(node, "line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: atY(value), y2: atY(value) });
-    svg(node, "text", { x: LEFT - 6, y: atY(value) + 4, "text-anchor": "end" }, short(value));
-  }
+    svg(node, "text", { x: LEFT - 6, y: atY(value) + 4, "text-anchor": "end" }, texts[at]);
+  });
   const scale = (width - LEFT - RIGHT) / (right - left || 1);
   for (const value of ticks(left, right, false).filter(value => Number.isInteger(value)))
     svg(node, "text", { x: LEFT + (value - left) * scale, y: HEIGHT - 5, "text-anchor": "middle" }, value.toLocaleString("en"));
@@ -201,7 +212,8 @@ const keyLine = fill($("config-table"), keys, column => {
 
 function updateConfig() {
   const typed = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const places = sorted < 0 ? [...keys.rows.keys()].sort((a, b) => isGiven(keys.rows[b]) - isGiven(keys.rows[a]) || a - b) :
+  const rank = place => isGiven(keys.rows[place]) ? 0 : keys.rows[place][2] === "default" ? 2 : 1;
+  const places = sorted < 0 ? [...keys.rows.keys()].sort((a, b) => rank(a) - rank(b) || a - b) :
     order(keys, sorted, falls);
   const kept = places.filter(place => keeps(typed, keys, keys.rows[place]) &&
     !($("changed").checked && keys.rows[place][2] === "default"));

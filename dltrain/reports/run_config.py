@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dltrain import run_parent, stored_files
+from dltrain import run_parent
 from dltrain.config import groups, schema
 from dltrain.config.compose import Sources, compose_unchecked
 from dltrain.config.renamed import SHORT_FORMS
 from dltrain.dotted import flatten, select
 from dltrain.errors import UserError
+from dltrain.reports.run_texts import lines_of, starts
 from dltrain.run_dir import RunDir, split_words
 
 COMMAND, SWEEP, PARENT, DEFAULT = "command line", "sweep", "parent run", "default"
@@ -19,31 +20,11 @@ FILES, OWN = "read from the data", "dltrain"
 GIVEN = {COMMAND, SWEEP}
 
 
-class Start(NamedTuple):
-    """A line of command.txt."""
-
-    time: str
-    command: str
-
-
 class Row(NamedTuple):
     key: str
     value: str
     source: str  # "" where it is not known: a file has changed since, or was in a folder of the user's
     rule: str
-
-
-def starts(folder: Path) -> list[Start]:
-    return [Start(time, command) for line in lines_of(folder / "command.txt")
-            for time, _, command in [line.partition("  ")] if command]
-
-
-def lines_of(file: Path) -> list[str]:
-    """Of a file of text that may be missing, damaged or large."""
-    try:
-        return stored_files.read_text(file).splitlines() if file.is_file() else []
-    except UserError:
-        return []
 
 
 def rows(run_dir: RunDir, config: Mapping[str, Any]) -> list[Row]:
@@ -91,7 +72,7 @@ def values_of_files(config: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         places = compose_unchecked([f"{group}={name}" for group, name in known.items()], Sources()).places
     except UserError:
         return {}
-    stated = {}
+    stated: dict[str, tuple[str, Any]] = {}
     for file, package in places:
         group = file.relative_to(groups.CONFIGS).parts[0]
         source = f"{group}={known.get(group)}" if group in ("recipe", "experiment") else DEFAULT

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dltrain import run_lock, run_parent, run_pause, stored_files
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import UserError
-from dltrain.reports.run_config import lines_of, starts
+from dltrain.reports.run_texts import lines_of, starts
 from dltrain.run_dir import RunDir
 
 MESSAGE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([\w.]+): (.*)")  # of log.txt
@@ -95,13 +95,13 @@ def head_lines(run_dir: RunDir, config: Mapping[str, Any], result: Mapping[str, 
     parent = run_parent.read(run_dir.path)
     pairs = [
         ("how it ended" if result else "how far it is", state.line),
+        ("parent", parent.describe(run_dir.path) if parent else ""),
         ("began", f"{times[0]}{again}" if times else ""),
         ("duration", format_duration(result["seconds"]) if "seconds" in result else ""),
         ("device", str(environment.get("device") or "")),
         ("seed", str(config.get("seed", ""))),
         ("recipe", "" if choices.get("recipe") in (None, "none") else str(choices["recipe"])),
         ("parameters", f"{result['parameters']:,}" if type(result.get("parameters")) is int else ""),
-        ("parent", parent.describe(run_dir.path) if parent else ""),
         ("folder", str(run_dir)),
         ("command", began[-1].command if began else ""),
     ]
@@ -123,8 +123,11 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def environment_lines(folder: Path) -> Pairs:
-    return [(NAMES.get(name, name), str(value)) for name, value in read_environment(folder).items()
-            if value is not None]
+    lines = [(NAMES.get(name, name), str(value)) for name, value in read_environment(folder).items()
+             if value is not None]
+    others = sum(match is not None and match[2] == "py.warnings"
+                 for match in map(MESSAGE.match, lines_of(folder / "log.txt")))
+    return [*lines, *([("warnings of libraries", f"{others}, in log.txt")] if others else [])]
 
 
 def data_lines(run_dir: RunDir, config: Mapping[str, Any]) -> Pairs:
@@ -146,17 +149,11 @@ def data_lines(run_dir: RunDir, config: Mapping[str, Any]) -> Pairs:
 
 
 def warnings_of(folder: Path) -> list[str]:
-    """dltrain's own, each once; then how many libraries have given."""
-    own, others = [], 0
-    for line in lines_of(folder / "log.txt"):
-        match = MESSAGE.match(line)
-        if match and match[3].startswith(WARNING):
-            own.append(match[3].removeprefix(WARNING))
-        others += bool(match) and match[2] == "py.warnings"
-    own = [*dict.fromkeys(own)]
+    """dltrain's own, each once."""
+    matches = [match for line in lines_of(folder / "log.txt") if (match := MESSAGE.match(line))]
+    own = [*dict.fromkeys(match[3].removeprefix(WARNING) for match in matches if match[3].startswith(WARNING))]
     more = [f"and {len(own) - MOST_WARNINGS} more in log.txt"] if len(own) > MOST_WARNINGS else []
-    of_libraries = [f"{format_count(others, 'warning')} of libraries: see log.txt"] if others else []
-    return [*own[:MOST_WARNINGS], *more, *of_libraries]
+    return [*own[:MOST_WARNINGS], *more]
 
 
 def error_text(folder: Path) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import stored_files
-from dltrain.errors import MachineError, UserError
-from dltrain.reports import run_config, run_facts
+from dltrain.errors import MachineError, UserError, printable
+from dltrain.reports import run_config, run_facts, run_texts
 from dltrain.reports.event_pictures import Drawing, Drawings, as_url, read_drawings
 from dltrain.reports.page import LONGEST_TEXT, Content, cells, write_page
 from dltrain.reports.readings import Points, points_of, rounded, thin
@@ -31,14 +31,19 @@ Readings = Sequence[Mapping[str, str]]
 log = logging.getLogger("dltrain")
 
 
-def add_page(run_dir: RunDir) -> None:
-    """To be called when a run has ended. Whatever fails is a warning, since the result is safe."""
+def add_page(run_dir: RunDir) -> Path:
+    """To be called when a run has ended. Returns the page or, where it could not be written, the folder: that costs a
+    warning and nothing else, since the result is safe."""
+    file = run_dir.path / FILE
     try:
-        write_run_page(run_dir, run_dir.path / FILE)
+        write_run_page(run_dir, file)
     except Exception as error:
-        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         with suppress(MachineError):  # the same disk may refuse the line in log.txt
-            log.warning(f"dltrain: warning: {run_dir.path / FILE} is not written: {reason}")
+            log.warning(f"dltrain: warning: {file} is not written: {printable(reason)}; dltrain report "
+                        f"run={shlex.quote(str(run_dir))} tries it again")
+        return run_dir.path
+    return file
 
 
 def write_run_page(run_dir: RunDir, file: Path) -> None:
@@ -58,7 +63,7 @@ def write_run_page(run_dir: RunDir, file: Path) -> None:
         "tiles": tiles(result, headline, readings), "head": run_facts.head_lines(run_dir, config, result, state),
         **curves(metrics.columns, readings, headline), **pictures(drawings), "classes": cells(class_rows(result)),
         "config": cells([row._asdict() for row in run_config.rows(run_dir, config)]),
-        "starts": run_config.starts(run_dir.path), "commands": commands(run_dir, config, result),
+        "starts": run_texts.starts(run_dir.path), "commands": commands(run_dir, config, result),
         "environment": run_facts.environment_lines(run_dir.path), "data": run_facts.data_lines(run_dir, config),
         "warnings": [*faults, *run_facts.warnings_of(run_dir.path)],
         "error": "" if result else run_facts.error_text(run_dir.path)})
@@ -104,8 +109,10 @@ def curves(columns: Sequence[str], readings: Readings, headline: run_facts.Headl
     keys |= {"learning rate": {"": "lr"}}
     keys |= {column: {"": column} for column in columns if column.endswith(SPEED)}
     points = points_of(readings, [key for lines in keys.values() for key in lines.values()])
-    charts = [{"name": words(name), "is_loss": name == "loss", "lines": [
-        line_of(split, points[key]) for split, key in lines.items() if points.get(key)]} for name, lines in keys.items()]
+    charts: list[Content] = [
+        {"name": words(name), "is_loss": name == "loss",
+         "lines": [line_of(split, points[key]) for split, key in lines.items() if points.get(key)]}
+        for name, lines in keys.items()]
     charts = [chart for chart in charts if chart["lines"]]
     ends = {int(row["epoch"]): int(row["step"]) for row in readings if row["epoch"] and any(
         value for key, value in row.items() if key.startswith("val/"))}

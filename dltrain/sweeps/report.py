@@ -38,11 +38,12 @@ class Results(NamedTuple):
 
 
 def write_report(folder: Path, title: str, results: Results, picture: Path | None = None) -> Path:
-    """Writes the page of a folder. `picture`: results.png."""
+    """Writes the page of a folder, beside it if it is read-only. `picture`: results.png."""
+    file = RunDir(folder).writable_place(FILE)
     run_dirs, more = results.run_dirs[:MOST_JOBS], []
     if len(run_dirs) < len(results.run_dirs):
         more = [f"this page has the first {MOST_JOBS:,} of {len(results.run_dirs):,} jobs; results.csv has all"]
-    write_page(folder / FILE, "sweep", title, {
+    write_page(file, "sweep", title, {
         "summary": [*filter(None, [*results.summary, *more])], "headline": results.headline, "mode": results.mode,
         "folder": str(folder), "jobs": cells(results.jobs[:MOST_JOBS]), "num_keys": len(results.keys),
         "fixed": [word[:LONGEST_TEXT] for word in results.fixed], "settings": cells(results.settings),
@@ -50,7 +51,7 @@ def write_report(folder: Path, title: str, results: Results, picture: Path | Non
         "pages": [(run_dir.path / FILE).is_file() for run_dir in run_dirs],
         "commands": [(purpose, shlex.join(words)) for purpose, words in results.commands],
         "picture": as_address(picture.read_bytes(), WIDTH_PX) if picture and picture.is_file() else ""})
-    return folder / FILE
+    return file
 
 
 def curves(run_dirs: Sequence[RunDir], metrics: Sequence[str]) -> Content:
