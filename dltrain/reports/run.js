@@ -1,5 +1,6 @@
 // The head
 
+const WIDE = ["how it ended", "how far it is", "parent", "folder", "command"];  // on a line of their own
 const [stateWord, stateKind] = content.state;
 $("state").textContent = stateWord;
 $("state").className = stateKind;
@@ -10,14 +11,17 @@ for (const [value, name] of content.tiles) {
   add(tile, "span", name);
 }
 for (const pair of content.head)
-  list(add($("head"), "div", undefined, ["how it ended", "how far it is", "parent", "folder", "command"].includes(pair[0]) ? "wide" : ""), [pair]);
+  list(add($("head"), "div", undefined, WIDE.includes(pair[0]) ? "wide" : ""), [pair]);
 for (const text of content.warnings) add($("warnings").querySelector("ul"), "li", text);
 $("warnings").hidden = !content.warnings.length;
-$("error").querySelector("pre").textContent = content.error;
+const [message, ...trace] = content.error.split("\n");
+$("error").querySelector("p").textContent = message;
+$("error").querySelector("pre").textContent = trace.join("\n").trim();
+$("error").querySelector("details").hidden = !trace.length;
 $("error").hidden = !content.error;
-for (const id of ["data", "environment", "starts"]) {
+for (const [id, least] of [["data", 1], ["environment", 1], ["starts", 2]]) {
   list($(id).querySelector("dl"), content[id]);
-  $(id).hidden = !content[id].length;
+  $(id).hidden = content[id].length < least;
 }
 writeCommands();
 
@@ -72,7 +76,10 @@ function drawChart({ name, is_loss, lines }, frame, width, [from, last]) {
   const node = svg(frame, "svg", { width, height: HEIGHT, role: "img", "aria-label": name });
   if (!values.length) return { node, points: [] };
   let [low, high] = [Math.min(...values), Math.max(...values)];
-  if (low === high) [low, high] = isLog ? [low / 2, high * 2] : [low - (Math.abs(low) / 10 || 0.5), high + (Math.abs(high) / 10 || 0.5)];
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (isLog && low === high) [low, high] = [low / 2, high * 2];
+  if (!isLog && high - low < size / 50) [low, high] = [low - size / 50, high + size / 50];  // a constant, but for noise
+  if (low === high) [low, high] = [-0.5, 0.5];
   const y = isLog ? Math.log10 : value => value, gap = (y(high) - y(low)) * 0.04;
   const [bottom, top] = [y(low) - gap, y(high) + gap], [left, right] = [across(from), across(last)];
   const atX = step => LEFT + (across(step) - left) / (right - left || 1) * (width - LEFT - RIGHT);

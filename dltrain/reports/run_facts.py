@@ -47,8 +47,8 @@ def state_of(run_dir: RunDir, config: Mapping[str, Any], result: Mapping[str, An
     place = describe_place(config["trainer"], rows)
     if owner := run_lock.owner_of(run_dir.path):
         return State("running", "open", f"{owner}; {place}")
-    if errors := lines_of(run_dir.path / "error.txt"):
-        return State("failed", "bad", f"{errors[0]}; {place}")
+    if lines_of(run_dir.path / "error.txt"):
+        return State("failed", "bad", place)
     if paused := run_pause.read(run_dir.path):
         return State("pruned" if paused.pruned else "paused", "open", str(paused))
     can_continue = run_dir.checkpoint("last").is_file()
