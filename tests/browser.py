@@ -29,20 +29,26 @@ document.addEventListener("DOMContentLoaded", () => setTimeout(() => {
   node.type = "seen";
   node.id = "seen";
   node.textContent = JSON.stringify(seen).replaceAll("<", "\\\\u003c");
-  document.body.append(node);
+  parent.document.body.append(node);
 }, 100));
 </script>"""
+# A window of Chromium has at least 500 px, a frame may have less.
+FRAME = """<!DOCTYPE html><html style="color-scheme: light dark"><body style="margin: 0">
+<iframe src="page.html" style="border: 0; width: {width}px; height: 900px"></iframe></body></html>"""
 
 
 def visit(page: str, look: str, folder: Path, width: int = 400, scheme: int = LIGHT) -> dict[str, Any]:
     """What the lines `look` put into `seen`, with the title, the errors, the requests that left the page and how far it
     is wider than the window. Fails if something is on the console. `folder`: for the page and the browser's profile."""
     (folder / "page.html").write_text(page.replace("<title>", f"{SCRIPT.replace('@LOOK@', look)}<title>", 1))
-    done = subprocess.run([str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
+    (folder / "frame.html").write_text(FRAME.format(width=width))
+    done = subprocess.run([str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1500,900",
+                           "--allow-file-access-from-files",
                            f"--blink-settings=preferredColorScheme={scheme}", f"--user-data-dir={folder}/profile",
                            "--enable-logging=stderr", "--v=0", "--virtual-time-budget=2000", "--dump-dom",
-                           f"file://{folder}/page.html"], capture_output=True, text=True, timeout=60, check=True)
-    assert not re.findall(r".*CONSOLE.*", done.stderr)
+                           f"file://{folder}/frame.html"], capture_output=True, text=True, timeout=60, check=True)
+    console = re.findall(r".*CONSOLE.*", done.stderr)
+    assert not console, console
     return json.loads(re.findall(r'<script type="seen" id="seen">(.*?)</script>', done.stdout, re.DOTALL)[0])
 
 

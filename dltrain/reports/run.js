@@ -35,7 +35,7 @@ function list(node, pairs) {
 // The curves
 
 const HEIGHT = 230, LEFT = 50, RIGHT = 14, TOP = 8, BOTTOM = 22;  // px
-let charts = [];
+let charts = [], drawnWidth = 0;
 
 function svg(parent, tag, attributes, text) {
   const node = parent.appendChild(document.createElementNS("http://www.w3.org/2000/svg", tag));
@@ -63,7 +63,7 @@ function axisTexts(values) {  // as few digits as tell them apart
 const across = step => $("axis").value === "epoch" ? epochOf(step) : step;
 
 function drawCharts() {
-  const width = $("charts").firstElementChild.clientWidth;
+  const width = drawnWidth = $("charts").firstElementChild.clientWidth;
   const steps = content.charts.flatMap(chart => chart.lines.flatMap(line => line[1]));
   const last = Math.max(...steps), from = Math.min(...steps, content.ends.length ? 0 : Infinity);
   charts = content.charts.map((chart, at) => drawChart(chart, $("charts").children[at], width, [from, last]));
@@ -167,7 +167,8 @@ if (content.charts.length) {
   $("curve-note").textContent = `At most ${content.most_points} readings of a curve are drawn, with its peaks.` +
     (content.charts_left_out ? ` ${content.charts_left_out} more metrics are in metrics.csv.` : "");
   for (const id of ["axis", "log"]) $(id).onchange = drawCharts;
-  new ResizeObserver(drawCharts).observe($("charts"));
+  drawCharts();
+  new ResizeObserver(() => $("charts").firstElementChild.clientWidth !== drawnWidth && drawCharts()).observe($("charts"));
 }
 
 // Pictures and texts

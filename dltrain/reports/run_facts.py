@@ -17,7 +17,7 @@ from dltrain.run_dir import RunDir
 
 MESSAGE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([\w.]+): (.*)")  # of log.txt
 WARNING = "dltrain: warning: "
-MOST_WARNINGS, MOST_LINES = 50, 40  # on a page; of error.txt
+MOST_WARNINGS, MOST_LINES = 50, 40  # on a page; of a traceback
 NAMES = {"pytorch_lightning": "PyTorch Lightning", "git_commit": "commit of dltrain", "cpu_threads": "threads",
          "slurm_job": "Slurm job", "system": "system", "host": "host", "device": "device"}
 
@@ -158,5 +158,6 @@ def warnings_of(folder: Path) -> list[str]:
 
 def error_text(folder: Path) -> str:
     lines = lines_of(folder / "error.txt")
-    left_out = [f"... ({len(lines) - MOST_LINES} lines are in error.txt)"] if len(lines) > MOST_LINES else []
+    more = len(lines) - 1 - MOST_LINES
+    left_out = [f"... ({format_count(more, 'line')} in error.txt)"] if more > 0 else []
     return "\n".join([lines[0], *left_out, *lines[1:][-MOST_LINES:]]) if lines else ""
