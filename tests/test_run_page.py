@@ -160,6 +160,7 @@ def test_each_key_has_its_value_its_rule_and_its_source(tmp_path):
     assert {row[0]: row[2] for row in content["config"]["rows"]}["task.label_smoothing"] == "parent run"
     assert dict(content["head"])["parent"] == (
         f"begins after epoch 2, step 40 of {tmp_path}/parent, with task.label_smoothing=0.0")
+    assert not [command for _, command in content["commands"] if "verify" in command], "it refuses such runs"
 
 
 def test_own_choices_are_no_defaults_of_dltrain(tmp_path):
@@ -272,7 +273,7 @@ LOOK = """
 def test_a_browser_draws_filters_and_sorts(finished, tmp_path, width, scheme, paper):
     seen = visit((finished.path / "report.html").read_text(), LOOK, tmp_path, width, scheme)
     assert (seen["errors"], seen["requests"]) == ([], [])
-    assert seen["title"] == "resnet20 on digits"
+    assert seen["title"] == "resnet20 on digits, a <b>run"
     assert seen["width"] == width
     assert seen["overflow"] <= 0, "a narrow page does not scroll sideways"
     assert seen["charts"] == [["loss", 2], ["accuracy", 2], ["learning rate", 1], ["images per second", 1]]
@@ -323,6 +324,8 @@ def test_the_verb_writes_the_page_of_any_run(dltrain, tmp_path):
         content = content_of((folder / "report.html").read_text())
         assert content["charts"][0]["name"] == "loss"
         assert len(content["config"]["rows"]) > 30
+    (tmp_path / "text_0.2/result.json").write_text('{"version": "0.2.0"}')
+    assert "result.json: damaged (no headline)" in dltrain("report", "run=text_0.2")[2]
     for words, message in ((["run=nothing"], "run=nothing: not a run folder"),
                            (["run=text_0.2", "x=1"], "unknown key 'x'; report takes run=FOLDER alone")):
         code, out, err = dltrain("report", *words)

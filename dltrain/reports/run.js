@@ -5,6 +5,7 @@ const [stateWord, stateKind] = content.state;
 $("state").textContent = stateWord;
 $("state").className = stateKind;
 $("name").lastElementChild.textContent = content.name;
+document.title = `${content.pair}, ${content.name}`;
 for (const [value, name] of content.tiles) {
   const tile = add($("tiles"), "div");
   add(tile, "b", value);

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dltrain import stored_files
-from dltrain.errors import MachineError, UserError, printable
+from dltrain import run_parent, stored_files
+from dltrain.errors import CheckpointError, MachineError, UserError, printable
 from dltrain.reports import run_config, run_facts, run_texts
 from dltrain.reports.event_pictures import Drawing, Drawings, as_url, read_drawings
 from dltrain.reports.page import LONGEST_TEXT, Content, cells, write_page
@@ -51,6 +51,8 @@ def write_run_page(run_dir: RunDir, file: Path) -> None:
     config = run_dir.read_config()
     refuse_incomplete_config(config, run_dir.path / "config.yaml")
     result, metrics = run_dir.read_result(), read_readings(run_dir.path)
+    if result and "headline" not in result:
+        raise CheckpointError(f"{run_dir}/result.json: damaged (no headline); {stored_files.RESTORE}")
     readings = [row for row in metrics.rows if row]
     drawings = read_drawings(run_dir.path)
     state = run_facts.state_of(run_dir, config, result, readings)
@@ -190,8 +192,9 @@ def commands(run_dir: RunDir, config: Mapping[str, Any], result: Mapping[str, An
         ("measure its best weights on the validation split", ["eval", run, "split=val"]),
         ("train longer, in a new run", ["extend", run, f"epochs={2 * epochs if epochs else 'N'}", "schedule=continue"]),
         ("another value from a checkpoint on, in a new run", ["fork", run, "at=last", "lr=0.01"]),
-        ("write the weights as a file", ["export", run, f"output={name}.safetensors"]),
-        ("give its first steps again on this machine", ["verify", run])]
+        ("write the weights as a file", ["export", run, f"output={name}.safetensors"])]
+    if not (run_dir.path / run_parent.FILE).is_file():
+        of_result.append(("give its first steps again on this machine", ["verify", run]))
     of_other = [("continue it", ["resume", run])]
     if run_dir.best_checkpoint.is_file():
         of_other += of_result[:2]
