@@ -117,6 +117,18 @@ def test_curves_are_the_readings(finished):
     assert content["best"] == [STEPS * BEST, BEST]
 
 
+def test_many_metrics_leave_room_for_the_learning_rate(tmp_path):
+    run_dir = make_run(tmp_path / "a")
+    names = [f"train/m{number}" for number in range(40)]
+    (run_dir.path / "metrics.csv").write_text("\n".join([
+        ",".join(["step", "epoch", "train/loss", *names, "lr", "val/accuracy", "val/loss", "val/extra"]),
+        *(",".join([f"{step},{step}", *["0.5"] * 45]) for step in (1, 2))]) + "\n")
+    content = page_of(run_dir)
+    charts = [chart["name"] for chart in content["charts"]]
+    assert charts == ["loss", "accuracy", "extra", *(f"m{number}" for number in range(21)), "learning rate"]
+    assert content["charts_left_out"] == 19
+
+
 def test_pictures_are_the_first_and_the_newest_within_a_limit(tmp_path, monkeypatch):
     run_dir = make_run(tmp_path / "a")
     draw(run_dir.path)

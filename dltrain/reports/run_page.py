@@ -21,7 +21,7 @@ from dltrain.run_dir import RunDir
 from dltrain.stored_files import refuse_incomplete_config
 
 FILE = "report.html"
-MOST_POINTS, MOST_CHARTS, MOST_EPOCHS = 400, 24, 1000  # of a curve; of the page; whose steps the page has
+MOST_POINTS, MOST_CHARTS, MOST_EPOCHS = 400, 24, 1000  # of a curve; of metrics; whose steps the page has
 PICTURE_BYTES, PICTURES_BYTES = 1_500_000, 8_000_000  # of a picture, and of all, as they are stored
 MOST_PICTURES, MOST_CHARACTERS = 24, 6000  # names of pictures and texts; of a text
 SPEED = "_per_second"
@@ -100,14 +100,14 @@ def words(key: str) -> str:
 
 
 def curves(columns: Sequence[str], readings: Readings, headline: run_facts.Headline) -> Content:
-    """`charts`: each with its name and its lines, which are split, steps and values; the loss and the headline first.
-    `ends`: step and number of each epoch whose end is known. `best`: step and number of the best epoch, null where it
-    is not known."""
+    """`charts`: each with its name and its lines, which are split, steps and values; the loss and the headline first,
+    then what the validation measures. `ends`: step and number of each epoch whose end is known. `best`: those of the
+    best epoch, null where it is not known."""
     metric = headline.name.partition("/")[2]
-    named = [(split, name) for split, _, name in (column.partition("/") for column in columns)]
-    names = dict.fromkeys(["loss", metric, *(
-        name for split, name in named if split in ("train", "val") and "/" not in name)])
-    keys = {name: {split: f"{split}/{name}" for split in ("train", "val")} for name in names if name}
+    named = {split: [name for head, _, name in (column.partition("/") for column in columns) if head == split
+                     and "/" not in name] for split in ("val", "train")}
+    names = [*filter(None, dict.fromkeys(["loss", metric, *named["val"], *named["train"]]))]
+    keys = {name: {split: f"{split}/{name}" for split in ("train", "val")} for name in names[:MOST_CHARTS]}
     keys |= {"learning rate": {"": "lr"}}
     keys |= {column: {"": column} for column in columns if column.endswith(SPEED)}
     points = points_of(readings, [key for lines in keys.values() for key in lines.values()])
@@ -115,10 +115,10 @@ def curves(columns: Sequence[str], readings: Readings, headline: run_facts.Headl
         {"name": words(name), "is_loss": name == "loss",
          "lines": [line_of(split, points[key]) for split, key in lines.items() if points.get(key)]}
         for name, lines in keys.items()]
-    charts = [chart for chart in charts if chart["lines"]]
     ends = {int(row["epoch"]): int(row["step"]) for row in readings if row["epoch"] and any(
         value for key, value in row.items() if key.startswith("val/"))}
-    return {"charts": charts[:MOST_CHARTS], "charts_left_out": max(len(charts) - MOST_CHARTS, 0),
+    return {"charts": [chart for chart in charts if chart["lines"]],
+            "charts_left_out": max(len(names) - MOST_CHARTS, 0),
             "ends": [[step, epoch] for epoch, step in ends.items()][:: len(ends) // MOST_EPOCHS + 1],
             "best": [ends[headline.best_epoch], headline.best_epoch] if headline.best_epoch in ends else None,
             "headline": words(metric), "most_points": MOST_POINTS}
