@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import shlex
 from collections.abc import Mapping
@@ -145,7 +146,8 @@ def train(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str] | Non
             words = write_samples(data, run_dir.path / "samples")
             run_dir.write_json("result.json", result)
             log_hyperparameters(trainer, checkpointing.config, result, run_dir.typed_keys())
-            log.info(closing_message(result, run_dir, task.total_epochs, config.output_dir, words))
+            page = write_page(run_dir)
+            log.info(closing_message(result, page, task.total_epochs, config.output_dir, words, run_dir))
         return result
 
 
@@ -273,8 +275,16 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, output_dir: str, words: str) -> str:
-    """`words`: what to type after `dltrain predict run=...` to try the run on its samples."""
+def write_page(run_dir: RunDir) -> Path:
+    """report.html, or the folder where it could not be written. What writes it reads the folder alone, and is loaded by
+    its name when the run has ended, as a verb is."""
+    page: Path = importlib.import_module("dltrain.reports.run_page").add_page(run_dir)
+    return page
+
+
+def closing_message(result: dict[str, Any], page: Path, total_epochs: int, output_dir: str, words: str,
+                    run_dir: RunDir) -> str:
+    """`page`: where to look. `words`: what to type after `dltrain predict run=...` to try the run on its samples."""
     headline, rate = result["headline"], result["steps"] / max(result["seconds"], 1e-9)
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in result.items()
                         if key.startswith("test/") and key.count("/") == 1)  # those of each class are in result.json
@@ -284,7 +294,7 @@ def closing_message(result: dict[str, Any], run_dir: RunDir, total_epochs: int, 
         metrics,
         f"best epoch {result['best_epoch']} of {total_epochs}: {headline} {result[headline]:.4f}{early}",
         f"{format_duration(result['seconds'])}, {format_count(result['steps'], 'step')}, {rate:.1f} steps/s",
-        f"{run_dir}",
+        f"{page}",
         f"next: dltrain predict run={shlex.quote(str(run_dir))} {words}",
         f"      tensorboard --logdir {shlex.quote(output_dir)}",
     ])

@@ -10,6 +10,7 @@
     samples.tsv        a line for each sample of people's own files, to see later what has changed
     own_code.json      the sha256 of the modules of the user's own
     paused.json        where a search has ended the training, to be continued later or not
+    report.html        the run on one page, at the end
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ ALLOWED = {
     "augment": {"batches", "augment"},
     "data": {"batches", "errors", "data", "image_files"},
     "drawing": {"batches", "disk", "drawing", "errors"},
+    "reports": {"config", "disk", "dotted", "drawing", "errors", "reports", "run_dir", "run_lock", "run_parent",
+                "run_pause", "stored_files"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "parallel", "tasks",
               "trust"},
     "parallel": {"parallel"},
@@ -44,8 +46,8 @@ ALLOWED = {
     "stored_files.py": {"config", "disk", "dotted", "errors", "own_modules"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
-                 "commands.doctor", "commands.prove", "commands.replay", "commands.verify", "config.compose",
-                 "config.launch", "run_dir", "processes"]
+                 "commands.doctor", "commands.prove", "commands.replay", "commands.verify", "commands.report",
+                 "config.compose", "config.launch", "reports.run_page", "run_dir", "processes"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

@@ -19,7 +19,7 @@ def complete(verbs: Sequence[str]) -> int:
     if not done and "=" not in typing:
         print(" ".join(verb for verb in verbs if verb.startswith(typing)), end=" ")
     verb = done[0] if done and done[0] in verbs else "train"
-    if verb in ("resume", "eval", "predict", "export", "verify", "replay"):
+    if verb in ("resume", "eval", "predict", "report", "export", "verify", "replay"):
         offer((f"run={path.parent}" for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
     if verb == "ls":

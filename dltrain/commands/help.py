@@ -15,6 +15,7 @@ dltrain: train deep learning's classic systems from one command.
                                                of a run that was not interrupted
   dltrain eval    run=FOLDER [key=value ...]   evaluate the best checkpoint of a run again, on the test split
   dltrain predict run=FOLDER input=FILE        use the best checkpoint of a run on your own images or texts
+  dltrain report  run=FOLDER                   write report.html of a run or of a sweep: its result on one page
   dltrain show    [choices]                    draw what an augmentation pipeline does to images
   dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
                                                settings are faster

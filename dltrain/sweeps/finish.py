@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dltrain.errors import UserError
 from dltrain.sweeps.picture import draw
 from dltrain.sweeps.report import Results, write_report
 from dltrain.sweeps.table import JOB_FAILED, Table, print_rows, read_table, write_rows
@@ -36,6 +37,16 @@ def finish(folder: Path, title: str, may_be_cut: bool = False) -> int:
     print(write_report(folder, title, results_of(table, folder, rows, settings), picture))
     failed = [job for job in table.jobs if not job.result and (job.error or not may_be_cut)]
     return JOB_FAILED if failed else 0
+
+
+def rewrite_page(folder: Path) -> Path:
+    """Writes report.html anew, without the tables and the picture. Raises UserError if no job has started."""
+    table = read_table(folder)
+    if not table.jobs:
+        raise UserError(f"run={folder}: no job of this sweep has started")
+    has_repeats = bool(table.headline) and len(table.groups()) < len(table.done)
+    results = results_of(table, folder, table.rows(), table.setting_rows() if has_repeats else [])
+    return write_report(folder, folder.absolute().name, results, folder / "results.png")
 
 
 def results_of(table: Table, folder: Path, rows: Rows, settings: Rows) -> Results:

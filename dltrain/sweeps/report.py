@@ -1,33 +1,23 @@
-"""report.html: the results of a sweep, or of one run, as a page that is one file and asks for no other.
-
-The page is report_page.html with the content as JSON, which its script draws: what came from a run is never markup.
-"""
+"""report.html of a sweep: its tables, curves, pictures and commands on one page."""
 
 from __future__ import annotations
 
-import html
-import json
-import math
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dltrain import __version__, stored_files
-from dltrain.disk import write_text
+from dltrain import stored_files
+from dltrain.reports.event_pictures import as_address, pictures_of
+from dltrain.reports.page import LONGEST_TEXT, Content, cells, write_page
+from dltrain.reports.readings import points_of, rounded, thin
 from dltrain.run_dir import RunDir
-from dltrain.sweeps.event_pictures import as_address, pictures_of
 
-TEMPLATE = Path(__file__).with_name("report_page.html")
+FILE = "report.html"
 MOST_JOBS = 5000  # of a page, the best ones
 MOST_POINTS, POINTS_OF_PAGE = 200, 160_000  # of a curve; of all curves together
 NUM_PICTURED, PICTURE_BYTES = 6, 1_500_000  # jobs with pictures, the best ones; characters of all pictures together
-LONGEST_TEXT = 300  # of a cell
 WIDTH_PX = 2000  # of results.png, at most
-
-Content = dict[str, Any]  # what the script of the page reads
 
 
 class Results(NamedTuple):
@@ -48,32 +38,20 @@ class Results(NamedTuple):
 
 
 def write_report(folder: Path, title: str, results: Results, picture: Path | None = None) -> Path:
-    """Writes the page of a folder. `picture`: results.png."""
+    """Writes the page of a folder, beside it if it is read-only. `picture`: results.png."""
+    file = RunDir(folder).writable_place(FILE)
     run_dirs, more = results.run_dirs[:MOST_JOBS], []
     if len(run_dirs) < len(results.run_dirs):
         more = [f"this page has the first {MOST_JOBS:,} of {len(results.run_dirs):,} jobs; results.csv has all"]
-    write_page(folder / "report.html", title, {
+    write_page(file, "sweep", title, {
         "summary": [*filter(None, [*results.summary, *more])], "headline": results.headline, "mode": results.mode,
         "folder": str(folder), "jobs": cells(results.jobs[:MOST_JOBS]), "num_keys": len(results.keys),
         "fixed": [word[:LONGEST_TEXT] for word in results.fixed], "settings": cells(results.settings),
         **curves(run_dirs, results.metrics), "pictures": pictures(run_dirs),
+        "pages": [(run_dir.path / FILE).is_file() for run_dir in run_dirs],
         "commands": [(purpose, shlex.join(words)) for purpose, words in results.commands],
         "picture": as_address(picture.read_bytes(), WIDTH_PX) if picture and picture.is_file() else ""})
-    return folder / "report.html"
-
-
-def write_page(file: Path, title: str, content: Content) -> None:
-    """A `<` in the content would end the script that it stands in."""
-    values = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    texts = {"TITLE": html.escape(title), "VERSION": html.escape(__version__), "CONTENT": values}
-    page = re.sub(f"@({'|'.join(texts)})@", lambda mark: texts[mark[1]], TEMPLATE.read_text(encoding="utf-8"))
-    write_text(file, page)
-
-
-def cells(rows: Sequence[Mapping[str, str]]) -> Content:
-    """A table."""
-    columns = [*dict.fromkeys(key for row in rows for key in row)]
-    return {"columns": columns, "rows": [[row.get(key, "")[:LONGEST_TEXT] for key in columns] for row in rows]}
+    return file
 
 
 def curves(run_dirs: Sequence[RunDir], metrics: Sequence[str]) -> Content:
@@ -99,30 +77,6 @@ def curves(run_dirs: Sequence[RunDir], metrics: Sequence[str]) -> Content:
                 of_metrics[metric][split].append([at, [rounded(value) for _, value in points]] if points else None)
     kept = {metric: of_splits for metric, of_splits in of_metrics.items() if any(map(any, of_splits.values()))}
     return {"most_points": num_points, "steps": [*steps], "curves": kept, "faults": faults}
-
-
-def points_of(rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
-    """The steps and values of each metric."""
-    return {key: [(int(row["step"]), float(row[key])) for row in rows if row[key]] for key in keys
-            if rows and key in rows[0]}
-
-
-def thin(points: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most that many of the points: of each of equal sections the least and the greatest value, so that no peak is
-    lost; the first point and the last one."""
-    if len(points) <= most:
-        return [*points]
-    inner, sections = points[1:-1], max((most - 2) // 2, 1)
-    kept = {points[0], points[-1]}
-    for section in range(sections):
-        span = inner[section * len(inner) // sections : (section + 1) * len(inner) // sections]
-        kept |= {min(span, key=itemgetter(1)), max(span, key=itemgetter(1))}
-    return sorted(kept)
-
-
-def rounded(value: float) -> float | None:
-    """None for what is not finite, which JSON does not have."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def pictures(run_dirs: Iterable[RunDir]) -> list[list[Content]]:

@@ -1,179 +1,5 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>@TITLE@</title>
-<style>
-:root { color-scheme: light dark; --page: #fff; --text: #1c2024; --quiet: #5f6b76; --line: #d9dee3; --band: #f4f6f8;
-  --mark: #fff3c4; --link: #0b5cad; --best: 60, 20, 110; --worst: 200, 205, 90; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171a; --text: #e4e8eb; --quiet: #9aa5af; --line: #343b42; --band: #1d2226; --mark: #4a3f14;
-    --link: #79b8ff; --best: 250, 225, 60; --worst: 75, 55, 125; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 92rem; background: var(--page); color: var(--text);
-  font: 15px/1.45 system-ui, sans-serif; }
-h1 { font-size: 1.15rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
-p { margin: .2rem 0; overflow-wrap: anywhere; }
-a { color: var(--link); text-decoration: none; }
-a:hover { text-decoration: underline; }
-code, pre { font: 13px/1.45 ui-monospace, monospace; }
-pre { margin: .2rem 0 .7rem; padding: .4rem .6rem; background: var(--band); overflow-x: auto; user-select: all; }
-#job-words code { display: inline-block; margin: 0 .4rem .3rem 0; padding: 0 .35rem; background: var(--band);
-  border-radius: 3px; overflow-wrap: anywhere; }
-#job-words code.own { background: var(--mark); }
-.quiet { color: var(--quiet); font-size: .87rem; }
-.controls { display: flex; flex-wrap: wrap; gap: .4rem 1rem; align-items: center; margin-bottom: .4rem; }
-input[type=search] { flex: 1 1 14rem; max-width: 34rem; }
-input[type=search], select { padding: .3rem .5rem; border: 1px solid var(--line); border-radius: 4px; font: inherit;
-  background: var(--page); color: inherit; }
-.table { overflow: auto; max-height: 70vh; border: 1px solid var(--line); }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; min-width: 100%; }
-th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.number { text-align: right; }
-td.long { min-width: 16rem; white-space: normal; overflow-wrap: anywhere; }
-td a { display: inline-block; width: max-content; max-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
-th { position: sticky; top: 0; background: var(--band); z-index: 1; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid var(--link); }
-th[aria-sort=ascending] button::after { content: " \25B2"; }
-th[aria-sort=descending] button::after { content: " \25BC"; }
-tr.chosen td { background: var(--mark); }
-.chart { position: relative; height: 22rem; touch-action: pan-y; }
-.chart canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
-#tip { position: absolute; display: none; pointer-events: none; padding: .25rem .5rem; max-width: 20rem;
-  background: var(--page); border: 1px solid var(--quiet); border-radius: 4px; font-size: .82rem;
-  overflow-wrap: anywhere; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; max-width: 100%; }
-figure img { display: block; max-width: 100%; background: #fff; }
-figure img.tiny { width: 10rem; image-rendering: pixelated; }
-figcaption { font-size: .82rem; color: var(--quiet); }
-#picture img { max-width: 100%; background: #fff; }
-@media (max-width: 40rem) {
-  body { padding: .6rem; } .chart { height: 16rem; } th, td { padding: .25rem .4rem; } td a { max-width: 11rem; } }
-</style>
-</head>
-<body>
-<h1>@TITLE@</h1>
-<noscript><p>This page needs JavaScript; results.csv beside it has the numbers.</p></noscript>
-<div id="summary"></div>
-<section id="curves" hidden>
-  <h2>Curves</h2>
-  <div class="controls">
-    <label>metric <select id="metric"></select></label>
-    <label><input type="checkbox" id="training"> training (dashed)</label>
-    <label><input type="checkbox" id="log"> log axis</label>
-  </div>
-  <div class="chart"><canvas id="lines"></canvas><canvas id="over"></canvas><div id="tip"></div></div>
-  <p class="quiet" id="legend"></p>
-</section>
-<section id="jobs" hidden>
-  <h2>Jobs</h2>
-  <div class="controls">
-    <input type="search" id="filter" placeholder="filter: words, or lr&lt;=0.1" aria-label="filter of jobs">
-    <span class="quiet" id="count"></span>
-  </div>
-  <div class="table"><table id="job-table"></table></div>
-  <p class="quiet">A click on a column sorts by it. Words of the filter must all be there; <code>lr=0.1</code>,
-    <code>lr&lt;0.1</code>, <code>accuracy&gt;=0.9</code> compare the value of a column, by its last name.</p>
-</section>
-<section id="job" hidden>
-  <h2 id="job-name"></h2>
-  <p id="job-words"></p>
-  <p id="job-fault"></p>
-  <div id="job-commands"></div>
-  <div id="job-pictures"></div>
-</section>
-<section id="settings" hidden>
-  <h2>Settings</h2>
-  <p class="quiet">Jobs that differ in the seed alone are repeats of one setting: mean, standard deviation and 95 %
-    interval of the mean.</p>
-  <div class="table"><table id="setting-table"></table></div>
-</section>
-<section id="picture" hidden><h2>Picture</h2><img alt="curves, test metric and effects of the keys"></section>
-<section id="commands" hidden><h2>How to go on</h2></section>
-<p class="quiet">dltrain @VERSION@</p>
-<script type="application/json" id="content">@CONTENT@</script>
-<script>
-"use strict";
-const content = JSON.parse(document.getElementById("content").textContent);
-const $ = id => document.getElementById(id);
 const state = { sort: "", down: false, filter: "", job: -1, hover: -1 };
 const BRIGHT = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"];
-
-function add(parent, tag, text, kind) {  // text is never markup
-  const node = parent.appendChild(document.createElement(tag));
-  if (text !== undefined) node.textContent = text;
-  if (kind) node.className = kind;
-  return node;
-}
-
-const number = text => text.trim() === "" ? NaN : Number(text);
-const numeric = ({ rows }, column) => rows.some(row => row[column] !== "") &&
-  rows.every(row => row[column] === "" || !isNaN(number(row[column])));
-
-// Tables
-
-function order(table, column, down) {  // of the rows, by a column; blanks stay last
-  const keys = table.rows.map(row => row[column]), places = [...keys.keys()];
-  const blank = place => keys[place] === "";
-  const isNumber = numeric(table, column), values = keys.map(number);
-  const collator = new Intl.Collator("en", { numeric: true });
-  const compare = isNumber ? (a, b) => values[a] - values[b] : (a, b) => collator.compare(keys[a], keys[b]);
-  return places.sort((a, b) => blank(a) - blank(b) || (down ? -1 : 1) * (compare(a, b) || 0) || a - b);
-}
-
-function fill(node, table, onSort, nameCell) {  // returns what makes the element of a row, once, when it is listed
-  const head = add(add(node, "thead"), "tr"), made = [];
-  const right = table.columns.map((_, column) => numeric(table, column));
-  table.columns.forEach((name, column) => {
-    const cell = add(head, "th", undefined, right[column] ? "number" : "");
-    add(cell, "button", name).onclick = () => onSort(column);
-  });
-  add(node, "tbody");
-  return place => {
-    if (made[place]) return made[place];
-    const line = made[place] = document.createElement("tr");
-    table.rows[place].forEach((text, column) => {
-      if (column === 0 && nameCell) nameCell(add(line, "td"), text, place);
-      else add(line, "td", text, right[column] ? "number" : text.length > 30 ? "long" : "");
-    });
-    return line;
-  };
-}
-
-const BATCH = 100;  // rows: those further down are added when they are scrolled to
-
-function show(node, line, places, column, down) {
-  node.querySelectorAll("th").forEach((cell, at) => {
-    if (at === column) cell.ariaSort = down ? "descending" : "ascending";
-    else cell.removeAttribute("aria-sort");
-  });
-  const body = node.tBodies[0], frame = node.parentElement;
-  body.replaceChildren(...places.slice(0, BATCH).map(line));
-  frame.scrollTop = 0;
-  frame.onscroll = () => {
-    if (frame.scrollTop + 2 * frame.clientHeight > frame.scrollHeight)
-      body.append(...places.slice(body.rows.length, body.rows.length + BATCH).map(line));
-  };
-}
-
-function keeps(words, table, row) {  // whether a row has all words of a filter
-  const text = row.join("\n").toLowerCase();
-  return words.every(word => {
-    const [, name, sign, wanted] = /^([^<>=]+)(<=|>=|=|<|>)(.+)$/.exec(word) || [];
-    const column = name ? table.columns.findIndex(key => key.toLowerCase() === name || key.toLowerCase().endsWith("." +
-      name) || key.toLowerCase().endsWith("/" + name)) : -1;
-    if (column < 0) return text.includes(word);
-    const value = row[column].toLowerCase(), gap = number(value) - number(wanted);
-    return sign === "=" ? value === wanted || gap === 0 : sign === "<" ? gap < 0 : sign === ">" ? gap > 0 :
-      sign === "<=" ? gap <= 0 : gap >= 0;
-  });
-}
 
 // The jobs
 
@@ -230,8 +56,13 @@ function showJob() {
   $("job-fault").textContent = content.faults[place] || "";
   $("job-commands").replaceChildren();
   const done = row.at(-1) === "done";
-  add($("job-commands"), "pre", (done ? `dltrain predict run=${quoted(folder)} input=FILE` :
-    `dltrain resume run=${quoted(folder)}`) + `\ntensorboard --logdir ${quoted(folder)}`);
+  addCommand($("job-commands"), done ? `dltrain predict run=${quoted(folder)} input=FILE` :
+    `dltrain resume run=${quoted(folder)}`);
+  addCommand($("job-commands"), `tensorboard --logdir ${quoted(folder)}`);
+  if (content.pages[place]) {
+    const link = add(add($("job-commands"), "p"), "a", "the page of this job");
+    link.href = names[place].split("/").map(encodeURIComponent).join("/") + "/report.html";
+  }
   const pictures = $("job-pictures"), figures = content.pictures[place];
   pictures.replaceChildren();
   if (!figures) add(pictures, "p", `Pictures are here for the best ${content.pictures.length} jobs; ` +
@@ -267,22 +98,6 @@ function canvas(id) {
   context.scale(scale, scale);
   return [context, box.width, box.height];
 }
-
-function ticks(low, high, isLog) {
-  if (isLog && Math.log10(high / low) >= 1) {
-    const powers = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
-      for (const step of Math.log10(high / low) < 3 ? [1, 2, 5] : [1]) powers.push(step * 10 ** power);
-    return powers.filter(value => value >= low && value <= high);
-  }
-  const raw = (high - low) / 5 || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find(factor => factor * power >= raw), all = [];
-  for (let at = Math.ceil(low / step); at * step <= high + step / 1e6; at++) all.push(at * step);
-  return all;
-}
-
-const short = value => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) :
-  String(Number(value.toPrecision(4)));
 
 function draw() {
   const ofMetric = content.curves[$("metric").value];
@@ -404,13 +219,7 @@ if (names.length) {
   $("jobs").hidden = false;
 }
 if (content.settings.rows.length) {
-  let [last, down] = [-1, false];
-  const settingLine = fill($("setting-table"), content.settings, column => {
-    down = last === column ? !down : false;
-    last = column;
-    show($("setting-table"), settingLine, order(content.settings, column, down), column, down);
-  });
-  show($("setting-table"), settingLine, [...content.settings.rows.keys()], -1, false);
+  sortable($("setting-table"), content.settings);
   $("settings").hidden = false;
 }
 $("training").checked = names.length <= 300;  // thousands of dashed lines take a browser seconds
@@ -418,11 +227,7 @@ Object.keys(content.curves).forEach(name => add($("metric"), "option", name));
 $("curves").hidden = !Object.keys(content.curves).length;
 $("picture").hidden = !content.picture;
 if (content.picture) $("picture").querySelector("img").src = content.picture;
-for (const [purpose, command] of content.commands) {
-  add($("commands"), "div", purpose, "quiet");
-  add($("commands"), "pre", command);
-  $("commands").hidden = false;
-}
+writeCommands();
 let timer = 0;
 $("filter").oninput = event => {
   clearTimeout(timer);
@@ -439,6 +244,3 @@ window.onhashchange = restore;
 new ResizeObserver(draw).observe($("lines").parentElement);
 matchMedia("(prefers-color-scheme: dark)").onchange = draw;
 if (names.length) restore();
-</script>
-</body>
-</html>

@@ -1,0 +1,1 @@
+"""Pages that show a run or a sweep: each is one file that asks for no other."""
