@@ -9,6 +9,8 @@
     splits.json        the number of samples of each split and a digest of them
     samples.tsv        a line for each sample of people's own files, to see later what has changed
     own_code.json      the sha256 of the modules of the user's own
+    parent.json        the run, and the place in it, with whose checkpoint this one began
+    trackers.json      the ids of the run at trackers
     paused.json        where a search has ended the training, to be continued later or not
     report.html        the run on one page, at the end
 """

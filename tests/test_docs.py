@@ -10,7 +10,9 @@ import pytest
 from dltrain.cli import COMMANDS
 from dltrain.commands.bench_words import take_options
 from dltrain.commands.prove import take_options as take_proof_options
+from dltrain.commands.stored import take_own
 from dltrain.commands.train import LIMITS
+from dltrain.commands.tune import KEYS as TUNE_KEYS
 from dltrain.config import compose, groups
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +41,13 @@ def test_the_commands_of_a_page_compose(page, tmp_path, monkeypatch):
     for words in commands_of(page):
         verb = words[0] if words and words[0] in COMMANDS else "train"
         words = words[words[:1] == [verb] :]
+        if verb == "tune":
+            words = take_own(words, TUNE_KEYS)[1]
         if verb == "bench":
             words = take_options(words)[1]
         if verb == "prove":
             words = take_proof_options(words[1:])[1]
-        if verb not in ("train", "show", "why", "bench", "prove") or {"--config-dir", "--help", "rsnet56"} & {*words}:
+        if verb not in ("train", "show", "why", "bench", "tune", "prove") or {"--config-dir", "--help", "rsnet56"} & {*words}:
             continue
         if any("from_run=" in word or "rsnet56" in word or ".lrr=" in word for word in words):
             continue
