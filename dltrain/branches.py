@@ -10,7 +10,7 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -83,13 +83,13 @@ def find_place(run_dir: RunDir, at: str) -> Place:
                     "trainer.keep_checkpoints.every_epochs=1 keeps one of each epoch")
 
 
-def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig) -> None:
-    """Makes the folder of a run that goes on from `place` with `config`; does nothing if it is made already. Raises
-    UserError where the folder has another run, and where the run is not longer than what is done."""
+def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, changed: Iterable[str]) -> None:
+    """Makes the folder of a run that goes on from `place` with `config`; does nothing if it is made already. `changed`:
+    the keys whose values the command gives. Raises UserError where the folder has another run, and where the run is not longer than what is done."""
     note_place(config, place)
     plain = to_plain(config)
     changes = {change.key: change.now for change in same_config.differences(parent.read_config(), plain)
-               if change.key not in ("name", "output_dir", "version")}
+               if any(change.key == key or change.key.startswith(f"{key}.") for key in changed)}
     link = Parent(os.path.relpath(parent.path, run_dir.path), place.epoch, place.step, changes)
     if run_dir.has_config:
         if run_parent.read(run_dir.path) != link:

@@ -267,3 +267,15 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(verb, tmp_path, dltra
     assert kills
     assert_same(Path("outputs/whole"), Path("outputs/killed"))
     assert readings(Path("outputs/whole")) == readings(Path("outputs/killed"))
+
+
+def test_a_run_of_an_earlier_version_has_the_keys_of_this_one(dltrain):
+    shutil.copytree(Path(__file__).parent / "fixtures/digits_0.2", "outputs/old")
+    code, out, err = dltrain("fork", "run=outputs/old", "trainer.keep_checkpoints.every_epochs=1", "lr=0.01", "name=new")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("begins after epoch 2, step 24 of outputs/old")]
+    assert "task.optimizer.lr=0.01" in line
+    assert "trainer.keep_checkpoints.every_epochs=1" in line
+    assert kept(Path("outputs/new")) == {"epoch-3", "epoch-4"}
+    assert dltrain("extend", "run=outputs/old", "epochs=6", "schedule=warm")[0] == 0
+    assert RunDir(Path("outputs/old_epochs6_warm")).read_result()["steps"] == 60

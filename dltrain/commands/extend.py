@@ -37,8 +37,9 @@ def run(words: list[str]) -> int:
                for short, key in (("epochs", "trainer.max_epochs"), ("steps", "trainer.max_steps")) if key in pairs}
     if len(lengths) != 1:
         raise UserError("extend needs epochs=N, or steps=N: the length of the longer run in all")
-    config = load_config(run_dir, {key: text for key, text in pairs.items() if key != "run"},
-                         ("trainer.keep_checkpoints.", "trainer.checkpoint_every_", "data.num_workers"))
+    changes = {key: text for key, text in pairs.items() if key != "run"}
+    config = load_config(run_dir, changes, ("trainer.keep_checkpoints.", "trainer.checkpoint_every_", "data.num_workers"),
+                         fork.trainer_keys())
     if how not in SCHEDULES:
         if how is not None or config.task.schedule.name != "constant":
             raise UserError(f"schedule={how or ''}: must be one of {', '.join(SCHEDULES)}; dltrain extend --help says "
@@ -47,7 +48,8 @@ def run(words: list[str]) -> int:
     (key, count), = lengths.items()
     suffix = f"{key}{count}" + (f"_{how}" if config.task.schedule.name != "constant" else "")
     lengthen(config, run_dir.path.name, key, count, how)
-    return fork.begin(run_dir, "last", config, name or f"{fork.default_name(run_dir.path)}_{suffix}", output_dir)
+    changed = [*changes, "trainer.max_epochs" if key == "epochs" else "trainer.max_steps", "trainer.extended"]
+    return fork.begin(run_dir, "last", config, changed, name or f"{fork.default_name(run_dir.path)}_{suffix}", output_dir)
 
 
 def lengthen(config: DictConfig, run: str, key: str, count: int, how: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_dir_of
+from dltrain.config import groups, schema
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
 from dltrain.sweeps.jobs import is_sweep, label
@@ -38,10 +39,15 @@ def run(words: list[str]) -> int:
         raise UserError(f"at={at}: must be last, best or epoch:N, as epoch:81")
     name, output_dir = pairs.pop("name", None), pairs.pop("output_dir", None)
     changes = {key: text for key, text in pairs.items() if key != "run"}
-    config = load_config(run_dir, changes, CHANGEABLE)
+    config = load_config(run_dir, changes, CHANGEABLE, trainer_keys())
     number = at.rpartition(":")[2]
     suffix = f"{f'from{number}' if number.isdigit() else 'fork'}_{label(changes, list(changes))}".rstrip("_")
-    return begin(run_dir, at, config, name or f"{default_name(run_dir.path)}_{suffix}", output_dir)
+    return begin(run_dir, at, config, list(changes), name or f"{default_name(run_dir.path)}_{suffix}", output_dir)
+
+
+def trainer_keys() -> dict[str, schema.Assignment]:
+    """Those of this version."""
+    return schema.assignments(groups.CONFIGS / "trainer/auto.yaml", "trainer")
 
 
 def default_name(folder: Path) -> str:
@@ -50,7 +56,7 @@ def default_name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}" if is_sweep(folder.parent) else folder.name
 
 
-def begin(parent: RunDir, at: str, config: DictConfig, name: str, output_dir: str | None) -> int:
+def begin(parent: RunDir, at: str, config: DictConfig, changed: list[str], name: str, output_dir: str | None) -> int:
     """Makes the folder of the new run and trains in it. Returns the exit code."""
     above = parent.path.absolute().parent
     place = Path(output_dir) if output_dir else parent.path.parent if not is_sweep(above) else parent.path.parent.parent
@@ -69,7 +75,7 @@ def begin(parent: RunDir, at: str, config: DictConfig, name: str, output_dir: st
 
     def train() -> None:
         if not run_dir.is_finished:
-            branches.begin(parent, branches.find_place(parent, at), run_dir, config)
+            branches.begin(parent, branches.find_place(parent, at), run_dir, config, changed)
         with explained(run_dir), branches.removed_if_refused(run_dir):
             run.train(config, run_dir)
 

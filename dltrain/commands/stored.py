@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dltrain import own_modules, trust
 from dltrain.config import checks, schema
+from dltrain.config.free_keys import EARLIER
 from dltrain.config.interpolations import refuse_interpolations, value_at
 from dltrain.config.words import full_key, take_config_folders
 from dltrain.errors import UserError, suggest
@@ -43,9 +44,10 @@ def take_own(words: list[str], keys: Iterable[str]) -> tuple[dict[str, str], lis
     return own, [word for word in words if word.partition("=")[0] not in own]
 
 
-def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str]) -> DictConfig:
-    """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. Raises UserError
-    that names the key."""
+def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterable[str],
+                newer: Mapping[str, schema.Assignment] | None = None) -> DictConfig:
+    """The run's config with `changes`. `changeable`: the keys, or prefixes of keys, that may change. `newer`: keys that
+    a run of an earlier version may not have, which are added. Raises UserError that names the key."""
     stored, allowed = run_dir.read_config(), tuple(changeable)
     refuse_incomplete_config(stored, run_dir.path / "config.yaml")
     try:
@@ -53,6 +55,10 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
     except OmegaConfBaseException as error:
         raise UserError(f"{run_dir}/config.yaml: damaged ({checks.one_line(error)})") from None
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
+    for key, line in (newer or {}).items():
+        if OmegaConf.select(config, key) is None and type(line.value) is not dict:
+            OmegaConf.update(config, key, EARLIER.get(key, line.value), force_add=True)
+            rules.setdefault(key, schema.rule_of(line.comment))
     known = checks.flat_keys(config)
     for key, text in changes.items():
         if key not in known:
