@@ -1,0 +1,121 @@
+"""The runs below a folder: their configs, states, results and parents. One that cannot be read does not hide the
+others. Nothing is written, no lock is taken and torch is not imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dltrain import run_parent, run_pause, stored_files
+from dltrain.config.groups import natural_key
+from dltrain.errors import UserError
+from dltrain.run_parent import Parent
+from dltrain.runs.states import State, best_reading, state_of
+from dltrain.sweeps.values import Values
+
+WITHOUT_RUNS = {"checkpoints", "samples", "replay"}  # folders of a run
+
+
+class Run(NamedTuple):
+    """`values`: of config.yaml, as text by dotted key, choices also by their group; `result`: result.json, or what is
+    known of the headline of a run that is not done; all empty for a run that cannot be read."""
+
+    folder: Path
+    state: State
+    values: dict[str, str]
+    result: dict[str, Any]
+    parent: Parent | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        return self.state.name != "unreadable"
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The names of model and data; of a study its experiment."""
+        if any(key.startswith("study.") for key in self.values):
+            return self.values.get("experiment", "study"), ""
+        return self.values.get("model", "?"), self.values.get("data", "?")
+
+    @property
+    def headline(self) -> str:
+        """The metric of validation that decides, as val/accuracy; "" where it is not known."""
+        return str(self.result.get("headline", ""))
+
+    def number(self, key: str) -> float | None:
+        """A number of its result, as test/accuracy or seconds."""
+        value = self.result.get(key)
+        return float(value) if stored_files.is_number(value) else None
+
+    def place_of_parent(self) -> str:
+        """The absolute path of the folder it goes on from; "" for none."""
+        return os.path.abspath(self.parent.folder(self.folder)) if self.parent else ""
+
+
+def read_runs(root: Path) -> list[Run]:
+    """In the natural order of their folders."""
+    values = Values(refuse_incomplete)
+    runs = [read_run(folder, files, values) for folder, files in sorted(folders_of_runs(root), key=by_path)]
+    return [*with_headlines(runs)]
+
+
+def refuse_incomplete(config: Mapping[str, Any], file: Path) -> None:
+    """Raises UserError for the config of a run that lacks what each has; that of a study has other keys."""
+    if "study" not in config:
+        stored_files.refuse_incomplete_config(config, file)
+
+
+def by_path(entry: tuple[Path, set[str]]) -> list[object]:
+    return [natural_key(name) for name in entry[0].parts]
+
+
+def folders_of_runs(folder: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Those that have a config.yaml or checkpoints, with the names of what is in them. Links are not followed."""
+    try:
+        entries = [*os.scandir(folder)]
+    except OSError:
+        return
+    names = {entry.name for entry in entries}
+    if not names.isdisjoint(("config.yaml", "checkpoints")):
+        yield folder, names
+    for entry in entries:
+        if entry.name not in WITHOUT_RUNS and entry.is_dir(follow_symlinks=False):
+            yield from folders_of_runs(folder / entry.name)
+
+
+def read_run(folder: Path, files: set[str], values: Values) -> Run:
+    try:
+        used = values.read_all(folder)
+        if not used:
+            stored_files.read_config(folder)  # which says what is wrong
+        result = stored_files.read_result(folder / "result.json") if "result.json" in files else {}
+        parent = run_parent.read(folder) if run_parent.FILE in files else None
+        state = state_of(folder, files, result, used)
+        if state.name in ("paused", "pruned"):
+            result = headline_of_paused(folder)
+        return Run(folder, state, used, result, parent)
+    except UserError as error:
+        return Run(folder, State("unreadable", reason=str(error)), {}, {})
+
+
+def headline_of_paused(folder: Path) -> dict[str, Any]:
+    paused = run_pause.read(folder)
+    return {} if paused is None else {"headline": paused.headline, "headline_mode": paused.headline_mode,
+                                      paused.headline: paused.value}
+
+
+def with_headlines(runs: Iterable[Run]) -> Iterator[Run]:
+    """A run that is not done has the best of its readings. Which metric decides is as in a run of the same task that
+    is done."""
+    runs = [*runs]
+    known = {run.values.get("task._target_"): {key: run.result[key] for key in ("headline", "headline_mode")}
+             for run in runs if run.headline}
+    for run in runs:
+        stated = known.get(run.values.get("task._target_"))
+        if run.is_readable and not run.result and stated:
+            best = best_reading(run.folder, *stated.values())
+            yield run._replace(result=stated if best is None else {**stated, stated["headline"]: best})
+        else:
+            yield run
