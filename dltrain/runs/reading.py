@@ -6,52 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dltrain import run_parent, run_pause, stored_files
 from dltrain.config.groups import natural_key
 from dltrain.errors import UserError
-from dltrain.run_parent import Parent
-from dltrain.runs.states import State, best_reading, state_of
+from dltrain.runs.record import Origin, Run, State
+from dltrain.runs.states import best_reading, state_of
 from dltrain.sweeps.values import Values
 
 WITHOUT_RUNS = {"checkpoints", "samples", "replay"}  # folders of a run
-
-
-class Run(NamedTuple):
-    """`values`: of config.yaml, as text by dotted key, choices also by their group; `result`: result.json, or what is
-    known of the headline of a run that is not done; all empty for a run that cannot be read."""
-
-    folder: Path
-    state: State
-    values: dict[str, str]
-    result: dict[str, Any]
-    parent: Parent | None = None
-
-    @property
-    def is_readable(self) -> bool:
-        return self.state.name != "unreadable"
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """The names of model and data; of a study its experiment."""
-        if any(key.startswith("study.") for key in self.values):
-            return self.values.get("experiment", "study"), ""
-        return self.values.get("model", "?"), self.values.get("data", "?")
-
-    @property
-    def headline(self) -> str:
-        """The metric of validation that decides, as val/accuracy; "" where it is not known."""
-        return str(self.result.get("headline", ""))
-
-    def number(self, key: str) -> float | None:
-        """A number of its result, as test/accuracy or seconds."""
-        value = self.result.get(key)
-        return float(value) if stored_files.is_number(value) else None
-
-    def place_of_parent(self) -> str:
-        """The absolute path of the folder it goes on from; "" for none."""
-        return os.path.abspath(self.parent.folder(self.folder)) if self.parent else ""
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -92,10 +56,11 @@ def read_run(folder: Path, files: set[str], values: Values) -> Run:
             stored_files.read_config(folder)  # which says what is wrong
         result = stored_files.read_result(folder / "result.json") if "result.json" in files else {}
         parent = run_parent.read(folder) if run_parent.FILE in files else None
+        origin = Origin(parent.folder(folder), parent.epoch) if parent else None
         state = state_of(folder, files, result, used)
         if state.name in ("paused", "pruned"):
             result = headline_of_paused(folder)
-        return Run(folder, state, used, result, parent)
+        return Run(folder, state, used, result, origin)
     except UserError as error:
         return Run(folder, State("unreadable", reason=str(error)), {}, {})
 

@@ -9,37 +9,17 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dltrain import run_lock, run_pause, stored_files
 from dltrain.errors import UserError
+from dltrain.runs.record import State
 
-STATES = ("done", "running", "stopped", "diverged", "failed", "paused", "pruned", "unreadable")
 # The last line of the traceback, also of the process of a run of several; without it, the messages of a divergence.
-DIVERGED = re.compile(r"^(dltrain\.errors\.DivergedError: |(rank \d+: )?(loss is (nan|-?inf) at step \d|weights are not "
-                      r"finite at step \d|\S.* has nan at step \d))", re.MULTILINE)
+DIVERGED = re.compile(r"^(dltrain\.errors\.DivergedError: |(rank \d+: )?(loss is (nan|-?inf) at step \d|"
+                      r"weights are not finite at step \d|\S.* has nan at step \d))", re.MULTILINE)
 LENGTH = re.compile(r"[\d,]+ steps? in ([\d,]+) epochs?|more steps, to epoch ([\d,]+)")  # in log.txt
 MOST_REASON = 300  # characters of error.txt
-
-
-class State(NamedTuple):
-    """`name`: one of STATES. `epoch`: the latest with a reading, of `epochs`; None where they are not known. `reason`:
-    the first line of error.txt, or why the run cannot be read."""
-
-    name: str
-    epoch: int | None = None
-    epochs: int | None = None
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return self.name if self.epoch is None else f"{self.name} at epoch {self.epoch}{self.limit(' of ')}"
-
-    @property
-    def short(self) -> str:
-        return self.name if self.epoch is None else f"{self.name} {self.epoch}{self.limit('/')}"
-
-    def limit(self, before: str) -> str:
-        return "" if self.epochs is None else f"{before}{self.epochs}"
 
 
 def state_of(folder: Path, files: Collection[str], result: Mapping[str, Any], values: Mapping[str, str]) -> State:
@@ -76,7 +56,8 @@ def progress_of(folder: Path, values: Mapping[str, str]) -> tuple[int | None, in
 
 def epochs_of(folder: Path, values: Mapping[str, str]) -> int | None:
     epochs = values.get("trainer.max_epochs", "null")
-    if epochs.isdecimal() and {values.get(f"trainer.{key}", "null") for key in ("max_steps", "smoke_steps")} == {"null"}:
+    others = {values.get(f"trainer.{key}", "null") for key in ("max_steps", "smoke_steps")}
+    if epochs.isdecimal() and others == {"null"}:
         return int(epochs)
     with suppress(UserError):
         stated = [*LENGTH.finditer(stored_files.read_text(folder / "log.txt"))]
