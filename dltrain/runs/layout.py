@@ -90,14 +90,15 @@ def line_of(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[in
 
 
 def cut_beginning(text: str, width: int) -> str:
-    """`…/jobs/lr0.1`: the end of a path says which run it is. What is drawn before a path stays."""
+    """`…/lr0.1`: the end of a path says which run it is, cut at a slash if there is one. What is drawn before a path
+    stays."""
     if cell_len(text) <= width:
         return text
     name = text.lstrip("├└│ ")
     branch = text[: len(text) - len(name)][: max(0, width - 4)]
     while name and cell_len(name) > width - len(branch) - 1:
         name = name[1:]
-    return f"{branch}…{name}"
+    return f"{branch}…{name[max(0, name.find('/')):]}"
 
 
 def cut_end(text: str, width: int) -> str:

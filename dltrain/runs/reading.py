@@ -4,17 +4,18 @@ others. Nothing is written, no lock is taken and torch is not imported."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dltrain import run_parent, run_pause, stored_files
-from dltrain.config.groups import natural_key
 from dltrain.errors import UserError
 from dltrain.runs.record import Origin, Run, State
 from dltrain.runs.states import best_reading, state_of
 from dltrain.sweeps.values import Values
 
+NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 WITHOUT_RUNS = {"checkpoints", "samples", "replay"}  # folders of a run
 
 
@@ -31,8 +32,10 @@ def refuse_incomplete(config: Mapping[str, Any], file: Path) -> None:
         stored_files.refuse_incomplete_config(config, file)
 
 
-def by_path(entry: tuple[Path, set[str]]) -> list[object]:
-    return [natural_key(name) for name in entry[0].parts]
+def by_path(entry: tuple[Path, set[str]]) -> list[list[str | float]]:
+    """lr0.05 before lr0.1 and lr0.1 before lr0.1_seed2."""
+    return [[float(piece) if piece[:1].isdecimal() else piece for piece in NUMBER.split(name)]
+            for name in entry[0].parts]
 
 
 def folders_of_runs(folder: Path) -> Iterator[tuple[Path, set[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -19,7 +20,7 @@ from dltrain.runs.record import State
 DIVERGED = re.compile(r"^(dltrain\.errors\.DivergedError: |(rank \d+: )?(loss is (nan|-?inf) at step \d|"
                       r"weights are not finite at step \d|\S.* has nan at step \d))", re.MULTILINE)
 LENGTH = re.compile(r"[\d,]+ steps? in ([\d,]+) epochs?|more steps, to epoch ([\d,]+)")  # in log.txt
-MOST_REASON = 300  # characters of error.txt
+MOST_REASON = 200  # characters of error.txt
 
 
 def state_of(folder: Path, files: Collection[str], result: Mapping[str, Any], values: Mapping[str, str]) -> State:
@@ -31,7 +32,7 @@ def state_of(folder: Path, files: Collection[str], result: Mapping[str, Any], va
         return State("running", *progress_of(folder, values))
     if "error.txt" in files and is_of_last_start(folder):
         text = stored_files.read_text(folder / "error.txt")
-        reason = (text.splitlines() or ["error.txt is empty"])[0][:MOST_REASON]
+        reason = textwrap.shorten((text.splitlines() or ["error.txt is empty"])[0], MOST_REASON, placeholder=" ...")
         return State("diverged" if DIVERGED.search(text) else "failed", *progress_of(folder, values), reason)
     if "paused.json" in files and (paused := run_pause.read(folder)):
         return State("pruned" if paused.pruned else "paused", paused.epoch, paused.epochs)
