@@ -45,7 +45,7 @@ def compare_losses(a: Sequence[float], b: Sequence[float]) -> list[str]:
     equal = len([*takewhile(lambda values: repr(values[0]) == repr(values[1]), zip(a, b, strict=False))])
     if equal == count:
         return [f"the losses of the first {format_count(count, 'step')} are equal"] if count else []
-    before = f"the first {format_count(equal, 'loss')}es are equal; " if equal > 1 else (
+    before = f"the first {equal} losses are equal; " if equal > 1 else (
         "the first loss is equal; " if equal else "")
     return [f"{before}losses part at step {equal + 1}: {a[equal]:.6g} against {b[equal]:.6g}"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dltrain import run_parent, same_data, step_record, stored_files
-from dltrain.config.free_keys import DERIVED
+from dltrain.config.free_keys import DERIVED, EARLIER
 from dltrain.dotted import flatten, select
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
@@ -52,18 +52,19 @@ class Pair(NamedTuple):
 
 def config_section(pair: Pair) -> Section:
     """Keys that change the training first; choices and class names have sections of their own."""
-    changes = [change for change in differences(pair.config_a, pair.config_b)
+    changes = [change._replace(then=effective(change.key, change.then), now=effective(change.key, change.now))
+               for change in differences(pair.config_a, pair.config_b)
                if change.key.partition(".")[0] not in DERIVED | IDENTITY]
     rows = [(change.key, text_at(pair.config_a, change.key, change.then),
              text_at(pair.config_b, change.key, change.now), FREE_NOTE * change.is_free)
-            for change in sorted(changes, key=lambda change: change.is_free)
-            if not (is_empty(change.then) and is_empty(change.now))]
+            for change in sorted(changes, key=lambda change: change.is_free) if change.then != change.now]
     return Section("config", rows, [])
 
 
-def is_empty(value: object) -> bool:
-    """An empty list is as good as null."""
-    return value is None or value == [] or value == {}
+def effective(key: str, value: object) -> object:
+    """What runs did before they had the key; None for an empty list, which is as good as none."""
+    value = EARLIER.get(key) if value is None else value
+    return None if value == [] or value == {} else value
 
 
 def text_at(config: Mapping[str, Any], key: str, value: object) -> str:
