@@ -24,6 +24,7 @@ from dltrain.run_links import stray_file
 
 LINE = re.compile(r"^( *[A-Za-z_]\w*: )(.*?)(  # .*)$", re.MULTILINE)  # of a key with a comment
 WORD = re.compile(r"[\w.+/-]*\w")
+LIST = re.compile(rf"\[({WORD.pattern}(, {WORD.pattern})*)?\]")
 PLAIN_NAME = re.compile(r"\w+")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 PLAIN = (str, int, float, bool, type(None))
@@ -106,12 +107,14 @@ def changed(known: Known, words: list[str]) -> dict[str, str] | None:
 
 @lru_cache(maxsize=10_000)
 def plain_value(word: str, rule: str) -> str | None:
-    """The value of a word as `format_value` writes it; None if it is not plain, or against the rule."""
+    """The value of a word, or of a list of words, as `format_value` writes it; None if it is not plain, or against the
+    rule."""
     try:
-        value = yaml.load(word, Loader=yaml_text.FASTEST) if WORD.fullmatch(word) else ()
+        value = yaml.load(word, Loader=yaml_text.FASTEST) if WORD.fullmatch(word) or LIST.fullmatch(word) else ()
     except ValueError:  # a day that no month has
         return None
-    return None if type(value) not in PLAIN or schema.violation(rule, value) else format_value(value)
+    is_plain = all(type(item) in PLAIN for item in (value if type(value) is list else [value]))
+    return format_value(value) if is_plain and not schema.violation(rule, value) else None
 
 
 def refuse_other_values(folder: Path, used: Mapping[str, str], given: Mapping[str, str]) -> None:
