@@ -18,7 +18,7 @@ from rich.cells import cell_len
 
 from dltrain import run_lock, run_parent, run_pause, stored_files
 from dltrain.runs import reading, states
-from dltrain.runs.layout import Column, fit
+from dltrain.runs.layout import Column, fit, in_encoding
 from tests.conftest import TINY
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -422,6 +422,17 @@ def test_columns_are_shortened_before_they_are_left_out():
     assert fit(columns, 45).lines[1] == "  …/a_run_of_a_long_name  stopped 3/9   0.1"
     assert fit(columns, 38).left_out == ["lr"]
     assert fit(columns, 15).lines[1] == "  outputs/a_ru…"
+
+
+def test_an_encoding_without_the_signs_has_plain_ones():
+    assert in_encoding("├ a  0.5 ± 0.1\n└ …/b é", "ascii") == "| a  0.5 +-0.1\n` ~/b \\xe9"
+    assert in_encoding("├ a  0.5 ± 0.1", "utf-8") == "├ a  0.5 ± 0.1"
+
+
+def test_checkpoints_without_a_config_are_named(make, dltrain):
+    make("a")
+    Path("outputs/b/checkpoints").mkdir(parents=True)
+    assert "outputs/b: it has checkpoints, but no config.yaml; restore it" in "\n".join(listed(dltrain))
 
 
 # other programs

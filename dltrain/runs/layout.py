@@ -11,6 +11,7 @@ from rich.console import Console
 from dltrain.errors import printable
 
 SHORTEST = 20  # cells of a column that can be shortened
+PLAIN_SIGNS = str.maketrans({"├": "|", "└": "`", "│": "|", "…": "~"})
 GAP = 2  # cells between columns; also before the first
 
 
@@ -103,3 +104,13 @@ def cut_beginning(text: str, width: int) -> str:
 
 def cut_end(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
+
+
+def in_encoding(text: str, encoding: str) -> str:
+    """The text with signs that the encoding of the output has, as wide as before; other letters as their escapes."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plain = text.replace(" ± ", " +-").translate(PLAIN_SIGNS)
+        return plain.encode(encoding, "backslashreplace").decode(encoding)
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from dltrain.drawing.tables import format_count, write_csv
 from dltrain.errors import UserError
 from dltrain.runs.filters import Keys, Order
-from dltrain.runs.layout import terminal_width
+from dltrain.runs.layout import in_encoding, terminal_width
 from dltrain.runs.lines import Line, in_order, join_seeds
 from dltrain.runs.reading import read_runs
 from dltrain.runs.record import Run
@@ -31,11 +32,11 @@ def answer(folder: Path, conditions: Sequence[str], options: Mapping[str, Any]) 
     if "csv" in options:
         return write_rows(Path(options["csv"]), lines)
     if options.get("json"):
-        return json.dumps(rows_of(lines), indent=1, ensure_ascii=False)
+        return json.dumps(rows_of(lines), indent=1)
     if not chosen:
         return none_left(folder, runs, conditions)
     shown = [*(condition.key for condition in filters if condition.key), order.key]
-    return table_of(lines, Request(shown, terminal_width()))
+    return in_encoding(table_of(lines, Request(shown, terminal_width())), sys.stdout.encoding or "utf-8")
 
 
 def order_of(text: str, keys: Keys) -> Order:

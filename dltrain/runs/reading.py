@@ -55,6 +55,8 @@ def folders_of_runs(folder: Path) -> Iterator[tuple[Path, set[str]]]:
 def read_run(folder: Path, files: set[str], values: Values) -> Run:
     try:
         used = values.read_all(folder)
+        if "config.yaml" not in files:
+            raise UserError(f"{folder}: it has checkpoints, but no config.yaml; {stored_files.RESTORE}")
         if not used:
             stored_files.read_config(folder)  # which says what is wrong
         result = stored_files.read_result(folder / "result.json") if "result.json" in files else {}
