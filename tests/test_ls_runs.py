@@ -259,7 +259,7 @@ def test_free_keys_and_their_absence_do_not_keep_jobs_apart(make, dltrain):
     make("s/0", seed=0)
     folder = make("s/1", seed=1, checkpoint_every_minutes=9)
     text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(re.sub(r"(?m)^ +(extended|callbacks): \[\].*\n", "", text))
+    (folder / "config.yaml").write_text(re.sub(r"(?m)^ +(extended|callbacks|nodes): .*\n", "", text))
     assert listed(dltrain)[0].startswith("  outputs/s/0 +1  ")
 
 
@@ -427,6 +427,12 @@ def test_columns_are_shortened_before_they_are_left_out():
 def test_an_encoding_without_the_signs_has_plain_ones():
     assert in_encoding("├ a  0.5 ± 0.1\n└ …/b é", "ascii") == "| a  0.5 +-0.1\n` ~/b \\xe9"
     assert in_encoding("├ a  0.5 ± 0.1", "utf-8") == "├ a  0.5 ± 0.1"
+
+
+def test_a_config_that_lacks_a_node_is_damaged(make, dltrain):
+    file = make("a") / "config.yaml"
+    file.write_text(file.read_text().replace("\nchoices:", "\nchoices_:"))
+    assert "outputs/a/config.yaml: it has no key 'choices'; restore it" in "\n".join(listed(dltrain))
 
 
 def test_checkpoints_without_a_config_are_named(make, dltrain):
