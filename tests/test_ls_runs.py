@@ -268,7 +268,7 @@ def test_free_keys_and_their_absence_do_not_keep_jobs_apart(make, dltrain):
 
 @pytest.fixture
 def family(make) -> None:
-    """b and d go on from c, a from d."""
+    """c is the parent of b and d, d that of a."""
     values = {"c": (0.05, 0.5), "d": (0.01, 0.7), "b": (0.02, 0.9), "a": (0.04, 0.6), "z": (0.3, 0.1)}
     for name, (lr, accuracy) in values.items():
         make(name, lr=lr, result={"test/accuracy": accuracy, "seconds": 100 * accuracy})

@@ -34,7 +34,7 @@ dltrain ls [LIST]    what can be chosen, and how the runs compare
                                  parameters, multiply-adds and depth of each classifier at that size, measured
   dltrain ls runs [FOLDER] [condition ...] [sort=KEY]
                                  the runs below a folder, by default outputs: state, the values in which they differ,
-                                 results; forks and extensions below the run that they go on from
+                                 results; forks and extensions below their parents
     state=done model=resnet20 lr=0.1 'lr<0.1' 'test/accuracy>=0.9' 'rates*'
                                  conditions: any key of the config, also in short form, or of result.json; a word alone
                                  is a pattern of the folder's name; states: {', '.join(STATES[:5])},

@@ -1,5 +1,5 @@
-"""The lines of a list of runs: jobs that differ in the seed alone are one line, and runs that go on from another one
-stand below it."""
+"""The lines of a list of runs: jobs that differ in the seed alone are one line, and forks and extensions
+stand below their parents."""
 
 from __future__ import annotations
 

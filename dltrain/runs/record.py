@@ -30,7 +30,7 @@ class State(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a run goes on from another one: the folder of that, and the whole epochs that were done."""
+    """Where a run continues another one: the folder of its parent, and the whole epochs that were done."""
 
     folder: Path
     epoch: int
@@ -68,5 +68,5 @@ class Run(NamedTuple):
         return float(value) if isinstance(value, int | float) and type(value) is not bool else None
 
     def place_of_parent(self) -> str:
-        """The absolute path of the folder it goes on from; "" for none."""
+        """The absolute path of the folder of its parent; "" for none."""
         return os.path.abspath(self.origin.folder) if self.origin else ""

@@ -158,7 +158,7 @@ def metrics_section(pair: Pair) -> Section:
 
 
 def parent_section(pair: Pair) -> Section:
-    """Where the two part, if one goes on from the other or both from the same run."""
+    """Where the two part, if one is the parent of the other, or both have an ancestor in common."""
     chains = [ancestors(folder) for folder in (pair.a, pair.b)]
     if not any(len(chain) > 1 for chain in chains):
         return Section("parent", [], [])

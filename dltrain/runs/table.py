@@ -39,12 +39,12 @@ def table_of(lines: Sequence[Line], request: Request) -> str:
     return "\n".join(text)
 
 
-def columns_of(lines: Sequence[Line], asked_for: Sequence[str] = ()) -> list[Column]:
+def columns_of(lines: Sequence[Line], requested: Sequence[str] = ()) -> list[Column]:
     runs = [run for line in lines for run in line.runs]
     varied = [key for key in varied_keys(runs) if key != "seed"]
-    numbers = [key for key in dict.fromkeys(asked_for) if key not in SPECIAL and not any(
+    numbers = [key for key in dict.fromkeys(requested) if key not in SPECIAL and not any(
         key in run.values for run in runs) and key not in headlines(runs)]
-    configured = [key for key in dict.fromkeys(asked_for) if key not in (*varied, "seed", "model", "data", *SPECIAL)
+    configured = [key for key in dict.fromkeys(requested) if key not in (*varied, "seed", "model", "data", *SPECIAL)
                   and any(key in run.values for run in runs)]
     shown = [*varied, *configured]
     names = titles(shown)
@@ -63,7 +63,7 @@ def columns_of(lines: Sequence[Line], asked_for: Sequence[str] = ()) -> list[Col
           for key in numbers),
         Column("time", [describe_values(line.numbers("seconds"), format_duration).partition(" ±")[0]
                         for line in lines], 50 + len(shown), right=True),
-        Column("goes on from", [describe_parent(line.first, is_below=bool(line.branch)) for line in lines],
+        Column("parent", [describe_parent(line.first, is_below=bool(line.branch)) for line in lines],
                60 + len(shown), is_path=True)]
 
 
