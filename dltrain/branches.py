@@ -85,7 +85,8 @@ def find_place(run_dir: RunDir, at: str) -> Place:
 
 def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, changed: Iterable[str]) -> None:
     """Makes the folder of a run that goes on from `place` with `config`; does nothing if it is made already. `changed`:
-    the keys whose values the command gives. Raises UserError where the folder has another run, and where the run is not longer than what is done."""
+    the keys whose values the command gives. Raises UserError where the folder has another run, and where the run is not
+    longer than what is done."""
     note_place(config, place)
     plain = to_plain(config)
     changes = {change.key: change.now for change in same_config.differences(parent.read_config(), plain)

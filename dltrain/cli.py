@@ -24,8 +24,8 @@ from dltrain.signals import caught
 # verb -> file below commands/
 COMMANDS = {"train": "train", "resume": "resume", "extend": "extend", "fork": "fork", "eval": "evaluate",
             "predict": "predict", "report": "report", "show": "show", "bench": "bench", "tune": "tune",
-            "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "why": "why", "new": "new",
-            "doctor": "doctor", "clean": "clean", "export": "export"}
+            "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "diff": "diff", "why": "why",
+            "new": "new", "doctor": "doctor", "clean": "clean", "export": "export"}
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 

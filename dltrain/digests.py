@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FIRST_STEPS_FILE, NUM_FIRST_STEPS = "first_steps.json", 20  # in a run folder; callbacks/first_steps.py writes it
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}  # by bytes a value
 
 

@@ -17,6 +17,8 @@ def stray_file(folder: Path) -> str:
         if below != "." and (folder / below).is_symlink():
             continue  # refused above if it leads out
         for entry in os.scandir(folder / below) if (folder / below).is_dir() else ():
+            if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
+                continue
             target = os.path.realpath(entry.path)
             if entry.is_symlink() and not target.startswith(root + os.sep):
                 return f"{entry.path} is a symbolic link to {target}, outside the run folder: delete the link"

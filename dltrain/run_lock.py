@@ -14,6 +14,8 @@ import os
 import platform
 import re
 import stat
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ from dltrain.errors import MachineError, UserError
 
 FILE = ".lock"
 TAKEN = {errno.EACCES, errno.EAGAIN}  # the lock is another process's; other errors: the disk has no locks
+FLOCK = "hhqqi0q"  # struct flock of Linux: type, whence, start, length, process
 HELD: set[tuple[int, int]] = set()  # device and inode of folders: a record lock does not exclude its own process
 
 
@@ -124,13 +127,27 @@ def owner_of(folder: Path) -> str:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe: no run of dltrain has it
             return ""
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace")
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        is_live = error.errno in TAKEN or (owner and not has_ended(owner))
-        return (owner.splitlines() or ["another process"])[0] if is_live else ""
+        is_live = is_taken(descriptor)
+    except OSError:  # the disk has no locks
+        is_live = bool(owner) and not has_ended(owner)
     finally:
         os.close(descriptor)
-    return ""
+    return (owner.splitlines() or ["another process"])[0] if is_live else ""
+
+
+def is_taken(descriptor: int) -> bool:
+    """Whether another process has the lock of an open file. On Linux the lock is not taken for it (F_GETLK), so that a
+    run that starts in the same instant is not refused. Raises OSError on a disk without locks."""
+    if sys.platform == "linux":
+        query = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        return bool(struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0] != fcntl.F_UNLCK)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return True
+        raise
+    return False
 
 
 def key_of(folder: Path) -> tuple[int, int]:

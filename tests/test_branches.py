@@ -271,7 +271,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(verb, tmp_path, dltra
 
 def test_a_run_of_an_earlier_version_has_the_keys_of_this_one(dltrain):
     shutil.copytree(Path(__file__).parent / "fixtures/digits_0.2", "outputs/old")
-    code, out, err = dltrain("fork", "run=outputs/old", "trainer.keep_checkpoints.every_epochs=1", "lr=0.01", "name=new")
+    code, out, err = dltrain("fork", "run=outputs/old", "trainer.keep_checkpoints.every_epochs=1", "lr=0.01",
+                             "name=new")
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("begins after epoch 2, step 24 of outputs/old")]
     assert "task.optimizer.lr=0.01" in line

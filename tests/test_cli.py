@@ -190,7 +190,8 @@ def test_cfg_job_shows_the_composed_config(run):
     ("dltrain train model=resnet5", "model=resnet56"),
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain bench tr", "trace="), ("dltrain bench model=resnet5", "model=resnet56"),
-    ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
+    ("dltrain ls mo", "models"), ("dltrain ls models p", "px="), ("dltrain ls runs so", "sort="),
+    ("dltrain ls runs state=d", "state=diverged"), ("dltrain di", "diff")])
 def test_completion(typed, offered, run):
     result = run("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})
     assert result.returncode == 0

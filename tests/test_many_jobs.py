@@ -12,7 +12,8 @@ from dltrain.sweeps.table import read_table
 from dltrain.sweeps.values import Values, refuse_other_values
 from tests import many_jobs
 
-KEYS = ["task.optimizer.lr", "data.batch_size", "seed", "model", "name", "augment.normalize"]
+KEYS = ["task.schedule.milestones", "task.optimizer.lr",
+        "data.batch_size", "seed", "model", "name", "augment.normalize"]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,10 @@ def folders(simulated: Path, tmp_path: Path) -> list[Path]:
     ("lr: 0.1 ", "lr: 1e-3 "), ("lr: 0.1 ", "lr: 1.0e-3 "), ("lr: 0.1 ", "lr: [1] "), ("lr: 0.1 ", "lr: 'x "),
     ("lr: 0.1 ", "lr: - "), ("lr: 0.1 ", "lr: ~ "), ("lr: 0.1 ", "lr: !!python/name:os.system "),
     ("lr: 0.1 ", "lr: *a "),
+    ("milestones: [0.5, 0.75]", "milestones: [0.25]"), ("milestones: [0.5, 0.75]", "milestones: [0.25, x]"),
+    ("milestones: [0.5, 0.75]", "milestones: [0.25, 7]"), ("milestones: [0.5, 0.75]", "milestones: []"),
+    ("milestones: [0.5, 0.75]", "milestones: [2020-01-01]"), ("milestones: [0.5, 0.75]", "milestones: [a, b"),
+    ("name: many ", "name: 2020-13-45 "),
     ("name: many ", "name: --- "), ("name: many ", "name: 2020-01-01 "), ("name: many ", "name: 'a  # b' "),
     ("name: many ", "name: null "), ("name: many ", "name: yes "), ("name: many ", "name: a: b "),
     ("batch_size: 128 ", "batch_size: 64 "), ("batch_size: 128 ", "batch_size: 0 "),
@@ -59,7 +64,9 @@ def test_a_config_that_differs_in_plain_values_is_not_read_in_full(folders, monk
     values = Values()
     first = values.read(folders[0], KEYS)
     monkeypatch.setattr(stored_files, "read_config", lambda *_: pytest.fail("read in full"))
-    assert values.read(folders[1], KEYS) == {**first, "seed": "2"}
+    file = folders[1] / "config.yaml"
+    file.write_text(file.read_text().replace("milestones: [0.5, 0.75]", "milestones: [0.3, 0.6, 0.9]"))
+    assert values.read(folders[1], KEYS) == {**first, "seed": "2", "task.schedule.milestones": "[0.3, 0.6, 0.9]"}
     assert first["seed"] == "1"
 
 

@@ -36,8 +36,9 @@ ALLOWED = {
               "trust"},
     "parallel": {"parallel"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "digests", "disk", "drawing", "own_code",
-                  "callbacks", "tensor_files", "signals"},
+                  "callbacks", "tensor_files", "signals", "step_record"},
     "digests.py": set(),
+    "step_record.py": {"errors"},
     "config": {"config", "dotted", "errors", "pretrained", "image_files", "run_dir", "trust", "own_modules",
                "stored_files"},
     "optim.py": {"errors", "contracts"},
@@ -46,8 +47,9 @@ ALLOWED = {
     "stored_files.py": {"config", "disk", "dotted", "errors", "own_modules"},
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
-                 "commands.doctor", "commands.prove", "commands.replay", "commands.verify", "commands.report",
-                 "config.compose", "config.launch", "reports.run_page", "run_dir", "processes"]
+                 "commands.doctor", "commands.diff", "commands.extend", "commands.fork", "commands.prove",
+                 "commands.replay", "commands.report", "commands.tune", "commands.verify", "config.compose",
+                 "config.launch", "reports.run_page", "run_dir", "processes"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

@@ -383,7 +383,8 @@ def test_mixed_labels_train(dltrain, tmp_path):
 
 def test_ls_runs_compares(dltrain, finished_run):
     _, out, _ = dltrain("ls", "runs")
-    assert re.search(r"outputs/a +sdresnet56 on digits +seed 0 +done +test/accuracy 0\.\d{4}", out)
+    assert re.search(r"run +model on data +state +test/accuracy +val/accuracy +time\n"
+                     r" +outputs/a +sdresnet56 on digits +done( +0\.\d{4}){2} +\d+ s\n1 run: 1 done\n", out)
 
 
 def test_smoke_takes_two_steps_of_everything(dltrain, tmp_path):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from dltrain import step_record
 from dltrain.checkpoints import Checkpoint
-from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS, digest, sums_of_bits
+from dltrain.digests import digest, sums_of_bits
 from dltrain.disk import write_text
-from dltrain.errors import CheckpointError
 from dltrain.own_code import digests_of_code
 
 
@@ -31,8 +31,8 @@ class FirstSteps(pl.Callback):
     weights   digest of the weights after a step, by its number; 0: before the first
     losses    of the first `num_steps` optimizer steps; of several batches, their mean"""
 
-    def __init__(self, folder: Path, num_steps: int = NUM_FIRST_STEPS):
-        self.file, self.num_steps = folder / FIRST_STEPS_FILE, num_steps
+    def __init__(self, folder: Path, num_steps: int = step_record.NUM_STEPS):
+        self.file, self.num_steps = folder / step_record.FILE, num_steps
         self.is_complete = False
         self.record: dict[str, Any] = {"batch": None, "weights": {}, "losses": []}
         self.losses: list[Tensor] = []  # of the steps that are not in the record yet
@@ -44,7 +44,7 @@ class FirstSteps(pl.Callback):
         if step == 0:
             self.sums["0"] = sums_of_bits(pl_module.parameters())
         elif self.file.is_file():
-            stored = read_record(self.file)
+            stored = step_record.read(self.file)
             weights = {key: value for key, value in stored["weights"].items() if int(key) <= step}
             self.record = {**stored, "weights": weights, "losses": stored["losses"][:step]}
         self.is_complete = not trainer.is_global_zero or len(self.record["losses"]) != min(step, self.num_steps) or (
@@ -86,16 +86,3 @@ class FirstSteps(pl.Callback):
         self.record["weights"] |= {step: digest({"sums": sums}) for step, sums in self.sums.items()}
         self.losses, self.sums = [], {}
         write_text(self.file, json.dumps({"code": digests_of_code(), **self.record}, indent=1) + "\n")
-
-
-def read_record(file: Path) -> dict[str, Any]:
-    """first_steps.json. Raises CheckpointError for a damaged one."""
-    try:
-        record: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
-        [int(step) for step in {**record["weights"]}]
-        is_whole = {"code", "batch"} <= record.keys() and all(type(loss) is float for loss in record["losses"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        is_whole = False
-    if not is_whole:
-        raise CheckpointError(f"{file}: damaged; delete it, the run continues without the record of its steps")
-    return record

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dltrain.commands.ls import LISTS, SIZES
+from dltrain.commands.ls_words import LISTS, RUN_OPTIONS, SIZES
 from dltrain.leftovers import KINDS
+from dltrain.runs.record import STATES
 
 
 def complete(verbs: Sequence[str]) -> int:
@@ -23,7 +24,10 @@ def complete(verbs: Sequence[str]) -> int:
         offer((f"run={path.parent}" for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
     if verb == "ls":
-        offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else LISTS, typing)
+        offer(words_of_list(done[1] if done[1:] else ""), typing)
+        return 0
+    if verb == "diff":
+        offer((str(path.parent) for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
     if verb == "doctor":
         offer(("output_dir=", "json="), typing)
@@ -46,6 +50,17 @@ def complete(verbs: Sequence[str]) -> int:
     from dltrain.config import launch  # Hydra, which the other completions do without
 
     return launch.hand_to_hydra(launch.parse_flags(["-sc", "query=bash"]))
+
+
+def words_of_list(name: str) -> Iterable[str]:
+    """`name`: of the list of `dltrain ls` that was typed, if there is one."""
+    match name:
+        case "models":
+            return (f"{key}=" for key in SIZES)
+        case "runs":
+            return [*(f"{key}=" for key in RUN_OPTIONS if key not in ("seeds", "json")), "seeds=each", "json=true",
+                    *(f"state={name}" for name in STATES)]
+    return LISTS
 
 
 def offer(words: Iterable[str], typing: str) -> None:

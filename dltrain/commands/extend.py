@@ -26,6 +26,7 @@ dltrain extend run=FOLDER epochs=N schedule=HOW    a new run that goes on where 
 The best weights are the best of both. The same command again continues the run; dltrain resume does too."""
 
 SCHEDULES = ("continue", "stretch", "warm")
+CHANGEABLE = ("trainer.keep_checkpoints.", "trainer.checkpoint_every_", "data.num_workers")
 LIMITS = ("max_epochs", "max_steps", "target_steps")
 
 
@@ -38,8 +39,7 @@ def run(words: list[str]) -> int:
     if len(lengths) != 1:
         raise UserError("extend needs epochs=N, or steps=N: the length of the longer run in all")
     changes = {key: text for key, text in pairs.items() if key != "run"}
-    config = load_config(run_dir, changes, ("trainer.keep_checkpoints.", "trainer.checkpoint_every_", "data.num_workers"),
-                         fork.trainer_keys())
+    config = load_config(run_dir, changes, CHANGEABLE, fork.trainer_keys())
     if how not in SCHEDULES:
         if how is not None or config.task.schedule.name != "constant":
             raise UserError(f"schedule={how or ''}: must be one of {', '.join(SCHEDULES)}; dltrain extend --help says "
@@ -49,7 +49,8 @@ def run(words: list[str]) -> int:
     suffix = f"{key}{count}" + (f"_{how}" if config.task.schedule.name != "constant" else "")
     lengthen(config, run_dir.path.name, key, count, how)
     changed = [*changes, "trainer.max_epochs" if key == "epochs" else "trainer.max_steps", "trainer.extended"]
-    return fork.begin(run_dir, "last", config, changed, name or f"{fork.default_name(run_dir.path)}_{suffix}", output_dir)
+    name = name or f"{fork.default_name(run_dir.path)}_{suffix}"
+    return fork.begin(run_dir, "last", config, changed, name, output_dir)
 
 
 def lengthen(config: DictConfig, run: str, key: str, count: int, how: str) -> None:

@@ -24,6 +24,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain replay  run=FOLDER step=N            give one past step again: its loss, its batch, what each layer does
   dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
                                                recipes, augment, trainers, experiments, runs
+  dltrain diff    A B                          in what two runs differ, and at which step they part
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
   dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
   dltrain export  run=FOLDER output=FILE       write a run's weights as a plain file: .safetensors or .pth

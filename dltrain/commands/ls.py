@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dltrain import run_pause
+from dltrain.commands.ls_words import LISTS, RUN_OPTIONS, SIZES
 from dltrain.config import groups, schema
 from dltrain.config.words import take_config_folders
 from dltrain.data.cache import cache_file, read_json, stamp_of, write_json
 from dltrain.drawing.tables import format_table
 from dltrain.errors import UserError, suggest
-from dltrain.run_dir import RunDir
-from dltrain.stored_files import refuse_incomplete_config
+from dltrain.runs import listing
+from dltrain.runs.filters import CONDITION
+from dltrain.runs.record import STATES
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-LISTS = ("models", "backbones", "data", "recipes", "augment", "trainers", "experiments", "runs")
-SIZES = {"px": "int >= 1", "channels": "one of 1 | 3", "classes": "int >= 1"}  # of `ls models`, with their rules
 HELP = f"""\
 dltrain ls [LIST]    what can be chosen, and how the runs compare
 
@@ -32,7 +32,17 @@ dltrain ls [LIST]    what can be chosen, and how the runs compare
                                  by default everything but the runs
   dltrain ls models px=224 [channels=3] [classes=1000]
                                  parameters, multiply-adds and depth of each classifier at that size, measured
-  dltrain ls runs [FOLDER]       the runs below a folder, by default outputs
+  dltrain ls runs [FOLDER] [condition ...] [sort=KEY]
+                                 the runs below a folder, by default outputs: state, the values in which they differ,
+                                 results; forks and extensions below their parents
+    state=done model=resnet20 lr=0.1 'lr<0.1' 'test/accuracy>=0.9' 'rates*'
+                                 conditions: any key of the config, also in short form, or of result.json; a word alone
+                                 is a pattern of the folder's name; states: {', '.join(STATES[:5])},
+                                 {', '.join(STATES[5:])}
+    sort=test/accuracy           a headline metric: the best first; sort=time, sort=lr: the smallest first; sort=-lr:
+                                 the largest; by default by name
+    seeds=each                   jobs that differ in the seed alone one by one, not as their mean and deviation
+    csv=FILE, json=true          a row for each run, for other programs
   --config-dir FOLDER            your own choices too"""
 
 
@@ -47,7 +57,7 @@ def answer(words: list[str]) -> str:
     if topic and topic not in LISTS:
         raise UserError(f"unknown list '{topic}'{suggest(topic, list(LISTS)) or '; there are: ' + ', '.join(LISTS)}")
     if topic == "runs":
-        return runs_table(Path(words[1] if len(words) > 1 else "outputs"))
+        return listing.answer(*split_run_words(words[1:]))
     if topic == "models" and words[1:]:
         return measure_models(**parse_sizes(words[1:]))
     lists: dict[str, Callable[..., str]] = {
@@ -100,14 +110,19 @@ def parse_sizes(words: list[str]) -> dict[str, int]:
         if not equals or key not in SIZES:
             hint = suggest(key, list(SIZES)) or "; it takes px=224 channels=3 classes=1000"
             raise UserError(f"ls models: cannot read '{word}'{hint}")
-        with schema.building(f"ls models: {key}={text}"):
-            value = yaml.load(text, Loader=schema.Loader)
-        if fault := schema.violation(SIZES[key], value):
-            raise UserError(f"ls models: {key}={text}: {fault}")
-        sizes[key] = value
+        sizes[key] = parse_value("models", key, text, SIZES[key])
     if "px" not in sizes:
         raise UserError("ls models: it measures for images of one size, and needs px=, as px=224")
     return sizes
+
+
+def parse_value(topic: str, key: str, text: str, rule: str) -> Any:
+    """Raises UserError for what the rule of the key does not allow. Unlike that of stored.py it loads no Hydra."""
+    with schema.building(f"ls {topic}: {key}={text}"):
+        value = text if rule == "str" else yaml.load(text, Loader=schema.Loader)
+    if fault := schema.violation(rule, value):
+        raise UserError(f"ls {topic}: {key}={text}: {fault}")
+    return value
 
 
 def classifier_nodes(px: int, channels: int, classes: int) -> Iterator[tuple[str, DictConfig]]:
@@ -166,25 +181,17 @@ def in_millions(count: int) -> str:
     return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
 
 
-def runs_table(folder: Path) -> str:
-    """Every run below a folder, one with a config.yaml or checkpoints, with its result if it has finished; then what
-    is wrong with those that cannot be read."""
-    rows, faults = [], []
-    for path in sorted({file.parent for name in ("config.yaml", "checkpoints") for file in folder.glob(f"**/{name}")}):
-        run_dir = RunDir(path)
-        try:
-            config, result, paused = run_dir.read_config(), run_dir.read_result(), run_pause.read(path)
-            if "study" not in config:
-                refuse_incomplete_config(config, path / "config.yaml")
-        except UserError as error:
-            rows.append((str(run_dir), "?", "", "cannot be read", "", ""))
-            faults.append(str(error))
-            continue
-        chosen = config.get("choices", {})
-        metric = result.get("headline", "").replace("val/", "test/")
-        value = f"{metric} {result[metric]:.4f}" if metric in result else ""
-        seconds = f"{result['seconds']:.0f} s" if "seconds" in result else ""
-        pair = f"{chosen.get('model', '?')} on {chosen.get('data', '?')}"
-        state = "done" if result else str(paused or "unfinished")
-        rows.append((str(run_dir), pair, f"seed {config.get('seed')}", state, value, seconds))
-    return "\n".join([format_table([], rows), *faults]) if rows else f"  no runs below {folder}; `dltrain` makes one"
+def split_run_words(words: Iterable[str]) -> tuple[Path, list[str], dict[str, Any]]:
+    """The folder (the first word that is one, by default outputs), the conditions, and the values of the options.
+    Raises UserError."""
+    folder, conditions, options = None, [], {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if equals and key in RUN_OPTIONS:
+            options[key] = parse_value("runs", key, text, RUN_OPTIONS[key])
+        elif folder is None and (os.path.isdir(os.path.expanduser(word)) or (
+                "/" in word and CONDITION.fullmatch(word) is None)):
+            folder = Path(word).expanduser()
+        else:
+            conditions.append(word)
+    return folder or Path("outputs"), conditions, options

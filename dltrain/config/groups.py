@@ -29,7 +29,7 @@ def names(group: str, *folders: Path) -> list[str]:
 
 
 def natural_key(name: str) -> list[str | int]:
-    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def path_of(group: str, name: str, *folders: Path) -> Path | None:

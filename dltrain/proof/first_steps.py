@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dltrain.callbacks import first_steps
-from dltrain.digests import FIRST_STEPS_FILE
+from dltrain import step_record
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, MachineError, UserError
 from dltrain.run_dir import RunDir
@@ -46,8 +45,8 @@ class Verdict(NamedTuple):
 
 def read_record(folder: Path) -> dict[str, Any]:
     """first_steps.json; empty where there is none."""
-    file = folder / FIRST_STEPS_FILE
-    return first_steps.read_record(file) if file.is_file() else {}
+    file = folder / step_record.FILE
+    return step_record.read(file) if file.is_file() else {}
 
 
 def compare_steps(then: Path, now: Path, last_step: int) -> tuple[list[str], str]:

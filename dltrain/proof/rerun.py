@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoints, processes, run_parent, same_config, same_data
+from dltrain import checkpoints, processes, run_parent, same_config, same_data, step_record
 from dltrain.build import build_callbacks, build_data, build_task
 from dltrain.callbacks.ending import TimeLimit
 from dltrain.callbacks.figures import Figures
@@ -26,7 +26,6 @@ from dltrain.callbacks.progress import ProgressDisplay
 from dltrain.callbacks.stopping import StopAtNonFinite
 from dltrain.data.datamodule import DataModule
 from dltrain.devices import device_name, place_on_gpu, set_up_device
-from dltrain.digests import FIRST_STEPS_FILE, NUM_FIRST_STEPS
 from dltrain.errors import DivergedError, UserError
 from dltrain.memory import keep_freed_memory
 from dltrain.processes import RankError
@@ -65,8 +64,8 @@ def verify(config: DictConfig, run_dir: RunDir, num_steps: int | None) -> Verdic
     record = read_record(run_dir.path)
     rows = run_dir.read_metrics() if (run_dir.path / "metrics.csv").is_file() else []
     if not record and not rows:
-        raise UserError(f"run={run_dir}: it has no {FIRST_STEPS_FILE} and no readings in metrics.csv to compare with")
-    last_step = num_steps or (NUM_FIRST_STEPS if record else int(rows[0]["step"]))
+        raise UserError(f"run={run_dir}: it has no {step_record.FILE} and no readings in metrics.csv to compare with")
+    last_step = num_steps or (step_record.NUM_STEPS if record else int(rows[0]["step"]))
     with TemporaryDirectory(prefix="dltrain-verify-") as folder:
         # the reading of an epoch's last step comes after it
         data = train_in_processes(config, run_dir, Steps(folder, last_step + 1)) or build_data(config)

@@ -7,9 +7,10 @@ which are the same but for single words after keys that state a rule, only these
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,6 +24,7 @@ from dltrain.run_links import stray_file
 
 LINE = re.compile(r"^( *[A-Za-z_]\w*: )(.*?)(  # .*)$", re.MULTILINE)  # of a key with a comment
 WORD = re.compile(r"[\w.+/-]*\w")
+LIST = re.compile(rf"\[({WORD.pattern}(, {WORD.pattern})*)?\]")
 PLAIN_NAME = re.compile(r"\w+")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 PLAIN = (str, int, float, bool, type(None))
@@ -39,28 +41,40 @@ class Known(NamedTuple):
 
 
 class Values:
-    """Reads the values of many jobs. `known`: by the text without the values of keys with rules."""
+    """Reads the values of many jobs. `known`: by the text without the values of keys with rules. `refuse`: is called
+    with each config that is read in full and its file, to raise UserError for one that lacks keys."""
 
-    def __init__(self) -> None:
-        self.known: dict[str, Known] = {}
+    def __init__(self, refuse: Callable[[dict[str, Any], Path], None] | None = None) -> None:
+        self.known: dict[tuple[str, ...], Known] = {}
+        self.refuse = refuse
 
     def read(self, folder: Path, keys: Iterable[str]) -> dict[str, str]:
         """The values of these keys that the job of this folder is trained with; empty if it has not started. Raises
         UserError for a damaged config."""
+        used = self.read_all(folder)
+        return {key: used[key] for key in keys if key in used}
+
+    def read_all(self, folder: Path) -> dict[str, str]:
+        """The values of all keys."""
         file = folder / "config.yaml"
         if not file.is_file():
             return {}
         if message := stray_file(folder):
             raise UserError(message)
         text = stored_files.read_text(file, most_bytes=yaml_text.MOST_BYTES)
-        frame, words = LINE.sub(r"\1\3", text), [match[2] for match in LINE.finditer(text)]
+        pieces = LINE.split(text)  # after the text before a line: its key, its value and its comment
+        words = pieces[2::4]
+        del pieces[2::4]
+        frame = tuple(pieces)
         used = changed(self.known[frame], words) if frame in self.known else None
         if used is None:
             config = stored_files.read_config(folder)
+            if self.refuse:
+                self.refuse(config, file)
             used = {**{key: format_value(value) for key, value in flatten(config).items()}, **config.get("choices", {})}
             if known := examine(text, used):
                 self.known[frame] = known
-        return {key: used[key] for key in keys if key in used}
+        return used
 
 
 def examine(text: str, values: dict[str, str]) -> Known | None:
@@ -84,11 +98,23 @@ def changed(known: Known, words: list[str]) -> dict[str, str] | None:
     for key, before, word, rule in zip(known.keys, known.words, words, known.rules, strict=True):
         if word == before:
             continue
-        value = yaml.load(word, Loader=yaml_text.FASTEST) if WORD.fullmatch(word) else ()
-        if type(value) not in PLAIN or schema.violation(rule, value):
+        text = plain_value(word, rule)
+        if text is None:
             return None
-        used[key] = format_value(value)
+        used[key] = text
     return used
+
+
+@lru_cache(maxsize=10_000)
+def plain_value(word: str, rule: str) -> str | None:
+    """The value of a word, or of a list of words, as `format_value` writes it; None if it is not plain, or against the
+    rule."""
+    try:
+        value = yaml.load(word, Loader=yaml_text.FASTEST) if WORD.fullmatch(word) or LIST.fullmatch(word) else ()
+    except ValueError:  # a day that no month has
+        return None
+    is_plain = all(type(item) in PLAIN for item in (value if type(value) is list else [value]))
+    return format_value(value) if is_plain and not schema.violation(rule, value) else None
 
 
 def refuse_other_values(folder: Path, used: Mapping[str, str], given: Mapping[str, str]) -> None:

@@ -20,12 +20,10 @@ import torch
 import yaml
 
 import dltrain
-from dltrain import checkpoints, processes, rank, run
+from dltrain import checkpoints, processes, rank, run, step_record
 from dltrain.build import build_task
-from dltrain.callbacks.first_steps import read_record
 from dltrain.commands.stored import load_config
 from dltrain.config.compose import compose as composed_of
-from dltrain.digests import FIRST_STEPS_FILE as FILE
 from dltrain.errors import CheckpointError, UserError
 from dltrain.proof import killing, verdicts
 from dltrain.proof.comparing import compare
@@ -34,6 +32,7 @@ from dltrain.proof.layers import Statistics, Sums
 from dltrain.proof.replay import add_up
 from dltrain.proof.rerun import replay, verify
 from dltrain.run_dir import RunDir
+from dltrain.step_record import FILE
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -383,4 +382,4 @@ def test_prove_resume_in_processes_of_its_own(is_sound, tmp_path):
 def test_a_damaged_record_of_the_first_steps_is_named(tmp_path, text):
     (tmp_path / "first_steps.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"first_steps.json: damaged; delete it"):
-        read_record(tmp_path / "first_steps.json")
+        step_record.read(tmp_path / "first_steps.json")
