@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 SIDE_PX = 420  # of a picture that is scaled down, at most
 MOST_PIXELS = 40_000_000  # of one that is read
+CONFIG = "run/config"  # a text that stands elsewhere on a page
 MOST_OF_RUN, MOST_CHARACTERS = 4, 1500  # pictures and texts; of a text
 MOST_BYTES = 400_000_000  # of an event file that is read
 SMALLEST_BYTES = 160  # of a record with a picture or a text; most are numbers, of about 60 bytes
@@ -76,8 +77,9 @@ def read_drawings(folder: Path) -> Drawings:
                     continue
                 else:
                     continue
-                drawings.first.setdefault(name, drawing)
-                drawings.last[name] = drawing
+                if name != CONFIG:
+                    drawings.first.setdefault(name, drawing)
+                    drawings.last[name] = drawing
     return drawings
 
 
@@ -86,7 +88,8 @@ def titles_of(layout: bytes) -> list[str]:
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
     try:
-        return [chart.title for category in Layout.FromString(layout).category for chart in category.chart]
+        titles = (chart.title for category in Layout.FromString(layout).category for chart in category.chart)
+        return list(dict.fromkeys(titles))
     except Exception:
         return []
 

@@ -288,7 +288,8 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         algorithm 1). Without clipping, the norm of the step before each reading is noted."""
         self.clips = gradient_clip_val is not None
         if gradient_clip_val is None:
-            if (self.trainer.global_step + 1) % vars(self.trainer)["log_every_n_steps"] == 0:
+            step = self.trainer.global_step + 1
+            if self.trainer.is_last_batch or step % vars(self.trainer)["log_every_n_steps"] == 0:
                 gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
                 self.norm_sums.append((nn.utils.get_total_norm(gradients), 0, 1))
             return
