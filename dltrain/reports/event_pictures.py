@@ -100,7 +100,7 @@ def pictures_of(folder: Path) -> list[Picture]:
     for name in drawings.names:
         step, encoded, text = drawings.last[name]
         address = as_address(encoded) if encoded else ""
-        if not name.startswith("train/") and (address or text):
+        if not name.startswith(("train/", "run/")) and (address or text):
             pictures.append(Picture(name, step, address, text[:MOST_CHARACTERS]))
     return pictures[:MOST_OF_RUN]
 
