@@ -52,21 +52,29 @@ class StochasticAverage(WeightAverage):
     def __init__(self, first_step: int, every_n_steps: int, seed: int):
         super().__init__(0.0, every_n_steps)
         self.first_step, self.seed = max(1, -(-first_step // every_n_steps)) * every_n_steps, seed
+        self.count = 0  # of the sets of weights in the mean
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.count = state_dict["count"]
 
     def has_begun(self, step: int) -> bool:
         return step >= self.first_step
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        count = (step - self.first_step) // self.every_n_steps
-        if count < 0:
+        if not self.has_begun(step):  # a run that was made longer has a mean from before
+            self.count = 0
             return
         average = get_swa_multi_avg_fn()
         for other, tensor in zip(self.others, self.tensors, strict=True):
-            if count and tensor.is_floating_point():
-                average([other], [tensor], count)
+            if self.count and tensor.is_floating_point():
+                average([other], [tensor], self.count)
             else:
                 copy_all([other], [tensor])
+        self.count += 1
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         had_average = self.has_average
