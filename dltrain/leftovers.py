@@ -31,7 +31,7 @@ OLD_CACHES = {"decoded"}  # of earlier versions
 # What a run writes before its first checkpoint.
 OWN = {run_lock.FILE, "log.txt", "config.yaml", "command.txt", "overrides.txt", "environment.json", "metrics.csv",
        "first_steps.json", "splits.json", "samples.tsv", "vocabulary.json", "left_out.txt", "damaged_exif.txt",
-       "error.txt", "report.html", "checkpoints"}
+       "own_code.json", "trackers.json", "error.txt", "report.html", "checkpoints"}
 
 
 class Leftover(NamedTuple):
