@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.ls import LISTS, SIZES
+from dltrain.config.groups import GROUPS
+from dltrain.config.key_index import KeyIndex
 from dltrain.leftovers import KINDS
 
 
@@ -24,6 +26,9 @@ def complete(verbs: Sequence[str]) -> int:
         return 0
     if verb == "ls":
         offer((f"{key}=" for key in SIZES) if done[1:2] == ["models"] else LISTS, typing)
+        return 0
+    if verb == "help":
+        offer((*verbs, *GROUPS, "codes", *KeyIndex().settings), typing)
         return 0
     if verb == "doctor":
         offer(("output_dir=", "json="), typing)

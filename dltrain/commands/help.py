@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import textwrap
+from types import ModuleType
 
 from dltrain.config.groups import GROUPS
 from dltrain.config.renamed import SHORT_FORMS
@@ -31,7 +32,7 @@ dltrain: train deep learning's classic systems from one command
 
 Examples
   dltrain                                real handwritten digits, about a minute
-  dltrain model=resnet56 data=cifar10    the paper's recipe is chosen by the names
+  dltrain model=resnet56 data=cifar10    the names choose the paper's recipe
   dltrain model=plain20 lr=0.05 trainer=cpu
   dltrain name=first seed=3              outputs/first; again: continues it
   dltrain -m model=plain20,resnet20 seed=0,1    a sweep: four runs, one table
@@ -55,13 +56,19 @@ def answer(words: list[str]) -> str:
     if not words:
         return overview()
     if words[0] in VERBS:
-        text: str = importlib.import_module(f"dltrain.commands.{VERBS[words[0]].file}").HELP
-        return text
+        return str(module_of(words[0]).HELP)
     if words == ["codes"]:
         return exit_codes()
     from dltrain.commands import help_key
 
-    return help_key.explain(words)
+    text = help_key.explain(words)
+    if any("=" in word and not word.startswith("-") for word in words[1:]):  # choices, or values
+        text += "\n\n" + module_of("why").answer(words)
+    return text
+
+
+def module_of(verb: str) -> ModuleType:
+    return importlib.import_module(f"dltrain.commands.{VERBS[verb].file}")
 
 
 def overview() -> str:

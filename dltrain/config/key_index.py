@@ -1,15 +1,15 @@
-"""Every key of the yaml files of configs/ and of a user's folders: which files set it, to which value, under which rule.
+"""Every key of the yaml files of configs/ and of a user's folders: which files set it, to which value, by which rule.
 
-It reads the files as text and follows their defaults lists as Hydra does, without Hydra (tests/test_help_key.py compares
-the two): `help` answers from it, and the JSON Schema of the yaml files is made from it.
+It reads the files as text and follows their defaults lists as Hydra does, without Hydra (tests/test_help_key.py
+compares the two). `help` answers from it, and the JSON Schema of the yaml files is made from it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,11 +53,9 @@ class KeyIndex:
         """Key -> choice -> its settings in the order in which they are merged."""
         settings: dict[str, dict[Choice, list[Setting]]] = defaultdict(lambda: defaultdict(list))
         for choice, places in self.places.items():
-            for file, package in places:
-                for key, line in schema.assignments(file, package).items():
-                    rule = schema.rule_of(line.comment)
-                    sentence = line.comment[len(rule) :].lstrip(": ") if rule else line.comment
-                    settings[key][choice].append(Setting(file, line.line, line.value, rule, sentence))
+            for place in places:
+                for key, setting in settings_in(*place).items():
+                    settings[key][choice].append(setting)
         return settings
 
     @cached_property
@@ -70,16 +68,17 @@ class KeyIndex:
             assert path is not None
             for other in ("task", "augment", "model/backbone"):
                 chosen[other] = groups.chosen_by(path, other) or chosen.get(other)
-        return [("", "train"), *((group, name) for group, name in chosen.items() if (group, name) in self.places)]
+        return [("", "train"), *((group, name) for group, name in chosen.items() if name)]
 
     def definitions(self, key: str) -> list[Setting]:
         """The settings that state the key's rule, each once; if none does, all."""
         stated = {(one.file, one.line): one for chain in self.settings[key].values() for one in chain}
         return [one for one in stated.values() if one.rule] or list(stated.values())
 
-    def choices_with(self, file: Path) -> list[Choice]:
-        """The choices whose values come from this file, among others."""
-        return [choice for choice, places in self.places.items() if file in (place for place, _ in places)]
+    def choice_with(self, key: str, setting: Setting) -> Choice:
+        """The first choice that has this setting of the key, and no later rule if possible."""
+        having = [(choice, chain) for choice, chain in self.settings[key].items() if setting in chain]
+        return next((choice for choice, chain in having if ruling(chain) == setting.rule), having[0][0])
 
     def values(self, key: str) -> dict[Choice, Setting]:
         """The value that each choice gives the key."""
@@ -96,6 +95,22 @@ class KeyIndex:
     def below(self, key: str) -> list[str]:
         """The keys right below a mapping."""
         return [other for other in self.settings if other.rpartition(".")[0] == key]
+
+
+def ruling(chain: Sequence[Setting]) -> str | None:
+    """The last rule that is stated where a choice sets a key."""
+    return next((setting.rule for setting in reversed(chain) if setting.rule), None)
+
+
+@cache
+def settings_in(file: Path, package: str) -> dict[str, Setting]:
+    """Key -> what one file sets it to."""
+    settings = {}
+    for key, line in schema.assignments(file, package).items():
+        rule = schema.rule_of(line.comment)
+        sentence = line.comment[len(rule) :].lstrip(": ") if rule else line.comment
+        settings[key] = Setting(file, line.line, line.value, rule, sentence)
+    return settings
 
 
 def package_of(file: Path, group: str) -> str:
