@@ -23,6 +23,7 @@ VERBS = {
     "show": Verb("show", "look", "draw the first batch, and what the augmentation does"),
     "eval": Verb("evaluate", "look", "measure the best weights of a run again"),
     "predict": Verb("predict", "look", "use the best weights on your own images or texts"),
+    "summary": Verb("summary", "look", "the stages of a model: shapes, parameters, multiply-adds"),
     "ls": Verb("ls", "look", "list what can be chosen, or the runs"),
     "why": Verb("why", "look", "show where a config value was set, and what it replaced"),
     "bench": Verb("bench", "look", "measure how fast a model trains here"),
@@ -31,6 +32,7 @@ VERBS = {
     "verify": Verb("verify", "compare", "give the first steps of a run again; say where they differ"),
     "replay": Verb("replay", "compare", "give one past step again: its loss, its batch, each layer"),
     "export": Verb("export", "take away", "write the weights as a plain file: .safetensors or .pth"),
+    "schema": Verb("schema", "take away", "write a JSON Schema with which editors check your yaml files"),
     "new": Verb("new", "take away", "write the files of a model, a data set or a task of your own"),
     "clean": Verb("clean", "take away", "list, and delete, what the runs no longer need"),
 }

@@ -191,6 +191,8 @@ def test_cfg_job_shows_the_composed_config(run):
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain bench tr", "trace="), ("dltrain bench model=resnet5", "model=resnet56"),
     ("dltrain help task.optimizer.l", "task.optimizer.lr"), ("dltrain help cod", "codes"),
+    ("dltrain summary d", "depth="), ("dltrain summary model=resnet5", "model=resnet56"),
+    ("dltrain schema tr", "trainer"),
     ("dltrain ls mo", "models"), ("dltrain ls models p", "px=")])
 def test_completion(typed, offered, run):
     result = run("-sc", "query=bash", env={"COMP_LINE": typed, "COMP_POINT": str(len(typed))})

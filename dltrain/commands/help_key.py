@@ -35,7 +35,7 @@ def explain(words: list[str]) -> str:
     key = full_key(group)
     if key in PURPOSES:
         return explain_group(index, key)
-    if key in index.settings:
+    if key in index.settings or index.below(key):
         return explain_key(index, key)
     if not equals and (named := name_choices([word], folders)):
         group, _, name = named[0].partition("=")
@@ -133,13 +133,11 @@ def short_value(value: object) -> str:
 
 def line_of(index: KeyIndex, key: str) -> str:
     """One line: the key, its default, its rule."""
-    setting = index.definitions(key)[0]
-    default = index.default(key)
+    setting, default = next(iter(index.definitions(key)), None), index.default(key)
+    if setting is None or (index.below(key) and not setting.rule):
+        return f"  {key}    holds further keys"
     value = schema.format_value(default[1].value if default else setting.value)
-    if index.below(key) and not setting.rule:
-        value, about = "", "holds further keys"
-    else:
-        about = f"{setting.rule}: {setting.sentence}" if setting.rule else setting.sentence
+    about = f"{setting.rule}: {setting.sentence}" if setting.rule else setting.sentence
     return cut(f"  {key}={value}  {about}".rstrip())
 
 
@@ -171,7 +169,7 @@ def explain_choice(index: KeyIndex, choice: Choice) -> str:
 
 
 def holds_keys(index: KeyIndex, key: str, choice: Choice) -> bool:
-    return any(choice in index.settings[other] for other in index.below(key))
+    return any(choice in index.values(other) for other in index.below(key))
 
 
 def place(setting: Setting) -> str:

@@ -56,7 +56,7 @@ class KeyIndex:
             for place in places:
                 for key, setting in settings_in(*place).items():
                     settings[key][choice].append(setting)
-        return settings
+        return dict(settings)  # a key that nothing sets is not added by looking it up
 
     @cached_property
     def default_choices(self) -> list[Choice]:
@@ -71,8 +71,9 @@ class KeyIndex:
         return [("", "train"), *((group, name) for group, name in chosen.items() if name)]
 
     def definitions(self, key: str) -> list[Setting]:
-        """The settings that state the key's rule, each once; if none does, all."""
-        stated = {(one.file, one.line): one for chain in self.settings[key].values() for one in chain}
+        """The settings that state the key's rule, each once; if none does, all. None of a mapping that no file sets as
+        such, as model.pretrained, into which a whole file is merged."""
+        stated = {(one.file, one.line): one for chain in self.settings.get(key, {}).values() for one in chain}
         return [one for one in stated.values() if one.rule] or list(stated.values())
 
     def choice_with(self, key: str, setting: Setting) -> Choice:
@@ -82,19 +83,21 @@ class KeyIndex:
 
     def values(self, key: str) -> dict[Choice, Setting]:
         """The value that each choice gives the key."""
-        return {choice: chain[-1] for choice, chain in self.settings[key].items()}
+        return {choice: chain[-1] for choice, chain in self.settings.get(key, {}).items()}
 
     def default(self, key: str) -> tuple[Choice, Setting] | None:
         """The value in a run without words and without a recipe, and the choice that gives it. None if such a run does
         not have the key."""
-        values = self.values(key) if key in self.settings else {}
+        values = self.values(key)
         order = ["", "trainer", "augment", "task", "data", "model"]  # of merging
         given = [(choice, values[choice]) for choice in self.default_choices if choice in values]
         return max(given, key=lambda one: order.index(one[0][0]), default=None)
 
     def below(self, key: str) -> list[str]:
-        """The keys right below a mapping."""
-        return [other for other in self.settings if other.rpartition(".")[0] == key]
+        """The keys right below a mapping, in full; "" is the whole config."""
+        prefix = f"{key}." if key else ""
+        names = (other.removeprefix(prefix).partition(".")[0] for other in self.settings if other.startswith(prefix))
+        return [prefix + name for name in dict.fromkeys(names)]
 
 
 def ruling(chain: Sequence[Setting]) -> str | None:
