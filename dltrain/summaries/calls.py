@@ -155,13 +155,13 @@ def of_sequences(model: Any, config: DictConfig) -> Cost:
 
 
 def of_translation(model: Any, config: DictConfig) -> Cost:
-    source = per_symbol(model, lambda count: model.begin(tokens(count), [count]), "source symbol")
+    source = per_symbol(model, lambda count: model.begin(tokens(count), [count]), "source")
     trace = source.trace
     state = model.begin(tokens(1), [1])
     trace.multiply_adds = Counter()
     with trace.following():
         model.step(tokens(1)[:, 0], state)
-    costs = {**source.multiply_adds, "target symbol": trace.multiply_adds}
+    costs = {**source.multiply_adds, "target": trace.multiply_adds}
     return Cost(costs, trace, "one symbol of the source and one of the target", False)
 
 
