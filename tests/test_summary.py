@@ -211,7 +211,7 @@ def test_what_reads_a_state_of_zeros_is_counted():
     """The image is the first input: attention reads the state before it, which is zeros."""
     rows = {row.name: row for row in summary_of("model=captioner_lite0").rows}
     assert rows["state_query"].multiply_adds == {"image": 256 * 128, "word": 256 * 128}
-    assert rows["recurrent 1"].multiply_adds == {unit: 4 * 256 * (128 + 320 + 256) for unit in ("image", "word")}
+    assert rows["recurrent 1"].multiply_adds == dict.fromkeys(("image", "word"), 4 * 256 * (128 + 320 + 256))
 
 
 def test_shared_weights_are_counted_once_and_computed_as_often_as_they_are_read():
