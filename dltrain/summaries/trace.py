@@ -86,7 +86,7 @@ class Trace(TorchDispatchMode):
             for tensor in outputs:
                 self.weights[tensor] = self.weights[largest]
             return result
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
             owner = self.weights[max(weights, key=Tensor.numel)] if weights else (self.called or [""])[-1]
             self.multiply_adds[owner] += count(*args, **(kwargs or {}), out_val=result) // 2
         seen = [tensor for tensor in inputs if tensor in self.fields]
