@@ -15,17 +15,14 @@ from types import ModuleType
 
 from dltrain import __version__
 from dltrain.disk import naming_full_disk
-from dltrain.errors import InterruptedRun, MachineError, UserError
+from dltrain.errors import OWN_CODE, InterruptedRun, MachineError, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports
 from dltrain.ranks import forget_other_starters
 from dltrain.signals import caught
+from dltrain.verbs import VERBS
 
-# verb -> file below commands/
-COMMANDS = {"train": "train", "resume": "resume", "extend": "extend", "fork": "fork", "eval": "evaluate",
-            "predict": "predict", "report": "report", "show": "show", "bench": "bench", "tune": "tune",
-            "prove": "prove", "verify": "verify", "replay": "replay", "ls": "ls", "diff": "diff", "why": "why",
-            "new": "new", "doctor": "doctor", "clean": "clean", "export": "export"}
+COMMANDS = {name: verb.file for name, verb in VERBS.items()}  # verb -> file below commands/
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
@@ -67,7 +64,7 @@ def main() -> int:
         if (frame := own_code.frame_of(error)) is None:
             raise  # a bug in dltrain, with its traceback
         print(f"dltrain: error: {own_code.message_of(error)}\n{own_code.describe(frame)}", file=sys.stderr)
-        return own_code.EXIT_CODE
+        return OWN_CODE
 
 
 def dispatch(argv: list[str]) -> int:
@@ -78,23 +75,11 @@ def dispatch(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"dltrain {__version__}")
         return 0
-    if argv[:1] == ["help"]:
-        return explain(argv[1:])
     verb, words = split_verb(argv)
     if {"--help", "-h"} & {*words}:
-        return explain([verb] if argv[:1] == [verb] else [])
+        verb, words = "help", [verb] if argv[:1] == [verb] else []
     with naming_full_disk():
         return int(command(verb).run(words))
-
-
-def explain(words: list[str]) -> int:
-    """`dltrain help`, `help VERB` and `help KEY [choices]`."""
-    from dltrain.commands import help as texts
-
-    if words and words[0] not in COMMANDS:
-        return int(command("why").run(words))
-    print(command(words[0]).HELP if words else texts.overview())
-    return 0
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:

@@ -1,9 +1,4 @@
-"""Errors that end the program with one line on standard error, each with its own exit code.
-
-0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint,
-weights, or another file that a run stored; 5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs
-of a sweep failed; 8 an exception in the user's own code; 128 + n ended by signal n.
-"""
+"""Exit codes, and the errors that end the program with one line on standard error, each with its own code."""
 
 from __future__ import annotations
 
@@ -13,6 +8,22 @@ from collections.abc import Mapping, Sequence
 
 from dltrain import __version__
 
+SUCCESS, BUG, COMMAND, DATA, STORED, DIVERGED, MACHINE, JOBS_FAILED, OWN_CODE, CHECK_FAILED = range(10)
+SIGNALS = 128  # 128 + n: ended by signal n
+EXIT_CODES = {  # of all verbs: `dltrain help codes` prints them, docs/commands.md has the same table
+    SUCCESS: "success",
+    BUG: "a bug in dltrain, with its traceback; verify: the steps differ for no known reason",
+    COMMAND: "the command or a config is wrong",
+    DATA: "the data are wrong or missing",
+    STORED: "a checkpoint, weights or another stored file is wrong, or differs from what it must equal (prove resume, "
+            "export)",
+    DIVERGED: "the training diverged",
+    MACHINE: "the machine: disk, memory or device; doctor: it has problems",
+    JOBS_FAILED: "some jobs of a sweep failed",
+    OWN_CODE: "an exception in your own code, with its file and line",
+    CHECK_FAILED: "a check failed",
+    SIGNALS: "ended by signal n, as 130 by Ctrl-C and 143 by SIGTERM; a run has saved a checkpoint",
+}
 FAULTS_IN_LINE = 3
 OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 
@@ -21,7 +32,7 @@ class UserError(Exception):
     """An error that the user can fix. The message names the key or file and says how. UserError itself, not a
     subclass, means that the command or a config is wrong."""
 
-    exit_code = 2
+    exit_code = COMMAND
 
     def __str__(self) -> str:
         """On one line: a name in it may have line breaks or symbols that steer a terminal."""
@@ -29,7 +40,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    exit_code = 3
+    exit_code = DATA
 
 
 class FaultyData(DataError):
@@ -43,15 +54,15 @@ class FaultyData(DataError):
 
 
 class CheckpointError(UserError):
-    exit_code = 4
+    exit_code = STORED
 
 
 class DivergedError(UserError):
-    exit_code = 5
+    exit_code = DIVERGED
 
 
 class MachineError(UserError):
-    exit_code = 6
+    exit_code = MACHINE
 
 
 class InterruptedRun(BaseException):
@@ -60,7 +71,7 @@ class InterruptedRun(BaseException):
 
     def __init__(self, signum: int, message: str, requeue: bool = False):
         super().__init__(message)
-        self.exit_code, self.requeue = 128 + signum, requeue
+        self.exit_code, self.requeue = SIGNALS + signum, requeue
 
 
 def printable(text: str) -> str:

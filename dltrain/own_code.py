@@ -14,8 +14,6 @@ from pathlib import Path
 PACKAGE = str(Path(__file__).parent)
 INSTALLED = tuple(os.path.realpath(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages()))
 
-
-EXIT_CODE = 8
 BESIDE_TRAINING = ("benchmark", "commands", "config", "doctor", "drawing", "proof", "studies", "cli.py", "__main__.py")
 
 

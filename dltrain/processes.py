@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import trust
-from dltrain.errors import InterruptedRun, UserError, printable
+from dltrain.errors import MACHINE, InterruptedRun, UserError, printable
 from dltrain.ranks import this_node, world_size
 from dltrain.run_dir import RunDir
 from dltrain.signals import Signals, end_children
@@ -38,7 +38,6 @@ CHANNEL = "DLTRAIN_CHANNEL"  # the environment variable with the file number of 
 POLL_SECONDS = 0.02  # a signal to the command reaches rank 0 within that time
 SECONDS_TO_BLAME = 3.0  # after the first rank has lost another one, until it is clear which one does not answer
 SECONDS_TO_END = 60.0  # for the others, after the first rank has ended
-MACHINE = 6  # the exit code for what the machine did
 Message = dict[str, Any]
 
 

@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from dltrain import own_code
 from dltrain.data.loader import DEAD_WORKER, describe_dead_worker
 from dltrain.disk import FOLDER_GONE, naming_full_disk, write_text
-from dltrain.errors import FAULTS_IN_LINE, FaultyData, MachineError, UserError
+from dltrain.errors import BUG, FAULTS_IN_LINE, OWN_CODE, FaultyData, MachineError, UserError
 from dltrain.installation import describe_mismatch
 from dltrain.out_of_memory import shortage_of
 from dltrain.ranks import is_first_process
@@ -95,7 +95,7 @@ def failure_of(error: BaseException, run_dir: RunDir) -> Failure:
         case UserError():
             return Failure(str(error), error.exit_code, own_code.frame_of(error))
         case SystemExit():
-            return Failure(f"the code ended the program with exit code {error.code}", 1)
+            return Failure(f"the code ended the program with exit code {error.code}", BUG)
     if shortage := shortage_of(error):
         kept = run_dir.checkpoint("last").is_file() and not run_dir.is_finished
         advice = f"; dltrain resume run={run_dir} continues from its checkpoint where there is more" if kept else ""
@@ -105,7 +105,7 @@ def failure_of(error: BaseException, run_dir: RunDir) -> Failure:
     if message := describe_mismatch(error):
         return Failure(message, MachineError.exit_code)
     frame = own_code.frame_of(error)
-    return Failure(own_code.message_of(error), 1 if frame is None else own_code.EXIT_CODE, frame, frame is None)
+    return Failure(own_code.message_of(error), BUG if frame is None else OWN_CODE, frame, frame is None)
 
 
 def has_lost_a_rank(error: BaseException) -> bool:

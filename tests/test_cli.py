@@ -143,7 +143,7 @@ def test_help_teaches(run):
     assert result.returncode == 0
     examples = result.stdout.partition("Examples\n")[2].partition("Choices")[0].strip().splitlines()
     assert len(examples) == 6
-    for word in ("resume", "predict", "resnet1202", "sdresnet110", "fashion_mnist", "smoke", "-m ", "tensorboard"):
+    for word in ("resume", "predict", "experiment=", "lr= is", "-m ", "tensorboard", "dltrain help codes"):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 
@@ -190,6 +190,9 @@ def test_cfg_job_shows_the_composed_config(run):
     ("dltrain train model=resnet5", "model=resnet56"),
     ("dltrain why model=resnet5", "model=resnet56"), ("dltrain train task.optimizer.l", "task.optimizer.lr="),
     ("dltrain bench tr", "trace="), ("dltrain bench model=resnet5", "model=resnet56"),
+    ("dltrain help task.optimizer.l", "task.optimizer.lr"), ("dltrain help cod", "codes"),
+    ("dltrain summary d", "depth="), ("dltrain summary model=resnet5", "model=resnet56"),
+    ("dltrain schema tr", "trainer"),
     ("dltrain ls mo", "models"), ("dltrain ls models p", "px="), ("dltrain ls runs so", "sort="),
     ("dltrain ls runs state=d", "state=diverged"), ("dltrain di", "diff")])
 def test_completion(typed, offered, run):

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.ls_words import LISTS, RUN_OPTIONS, SIZES
+from dltrain.config.groups import GROUPS
+from dltrain.config.json_schema import KINDS as SCHEMA_KINDS
+from dltrain.config.key_index import KeyIndex
 from dltrain.leftovers import KINDS
 from dltrain.runs.record import STATES
 
@@ -29,6 +32,12 @@ def complete(verbs: Sequence[str]) -> int:
     if verb == "diff":
         offer((str(path.parent) for path in sorted(Path("outputs").glob("**/config.yaml"))), typing)
         return 0
+    if verb == "help":
+        offer((*verbs, *GROUPS, "codes", *KeyIndex().settings), typing)
+        return 0
+    if verb == "schema":
+        offer((*SCHEMA_KINDS, "output="), typing)
+        return 0
     if verb == "doctor":
         offer(("output_dir=", "json="), typing)
         return 0
@@ -47,6 +56,8 @@ def complete(verbs: Sequence[str]) -> int:
         from dltrain.commands.bench_words import KEYS
 
         print(" ".join(f"{key}=" for key in KEYS if f"{key}=".startswith(typing)), end=" ")
+    if verb == "summary":
+        print(" ".join(word for word in ("depth=", "json=") if word.startswith(typing)), end=" ")
     from dltrain.config import launch  # Hydra, which the other completions do without
 
     return launch.hand_to_hydra(launch.parse_flags(["-sc", "query=bash"]))

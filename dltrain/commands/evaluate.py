@@ -13,7 +13,7 @@ from dltrain.config import launch
 from dltrain.config.compose import compose
 from dltrain.disk import write_text
 from dltrain.drawing.tables import format_count, format_table, write_csv
-from dltrain.errors import UserError
+from dltrain.errors import JOBS_FAILED, UserError
 from dltrain.run_dir import RunDir
 from dltrain.run_log import logging_to
 from dltrain.sweeps.jobs import is_sweep
@@ -64,7 +64,7 @@ def evaluate_run(words: list[str], split: str, checkpoint: str) -> int:
 
 def evaluate_sweep(folder: Path, changes: dict[str, str], split: str, checkpoint: str) -> int:
     """Each job that is done, then a table of all metrics, also in eval.csv. Returns 7 if one cannot be measured."""
-    from dltrain.sweeps.table import JOB_FAILED, ranked, read_jobs
+    from dltrain.sweeps.table import ranked, read_jobs
 
     codes, rows = [], []
     for job in ranked(read_jobs(folder))[0]:
@@ -82,7 +82,7 @@ def evaluate_sweep(folder: Path, changes: dict[str, str], split: str, checkpoint
         file = RunDir(folder).writable_place("eval.csv")
         write_csv(file, header, cells)
         print(f"\n{format_table(header, cells)}\n\n{file}")
-    return JOB_FAILED if any(codes) else 0
+    return JOBS_FAILED if any(codes) else 0
 
 
 def evaluate_folder(run_dir: RunDir, changes: dict[str, str], split: str, checkpoint: str) -> int:

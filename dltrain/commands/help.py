@@ -1,65 +1,94 @@
-"""The text of `dltrain --help`."""
+"""`dltrain help`: the overview, and explanations of verbs, keys, choices and exit codes. It imports neither Hydra nor
+torch, but for a key with choices, whose value is composed."""
 
 from __future__ import annotations
 
+import importlib
 import textwrap
+from types import ModuleType
 
-from dltrain.config import groups
+from dltrain.config.groups import GROUPS
 from dltrain.config.renamed import SHORT_FORMS
+from dltrain.errors import EXIT_CODES, SIGNALS
+from dltrain.verbs import VERBS
 
+COLUMNS = 80
+HELP = """\
+dltrain help [WORD]    explains a verb, a key, a group of choices, a choice or the exit codes
+
+  dltrain help predict                     a verb, as dltrain predict --help
+  dltrain help task.optimizer.lr           a key: its rule, its default, which yaml files set it, an example
+  dltrain help lr model=resnet56 data=cifar10    also its value there, as dltrain why
+  dltrain help task.optimizer              the keys below one
+  dltrain help data                        a group of choices
+  dltrain help data=cifar10                one choice: what it sets
+  dltrain help codes                       the exit codes
+  --config-dir FOLDER                      your own configs too"""
 OVERVIEW = """\
-dltrain: train deep learning's classic systems from one command.
+dltrain: train deep learning's classic systems from one command
+  dltrain [VERB] [choices] [key=value ...]    every choice has a default
 
-  dltrain [train] [choices] [key=value ...]    train, then test; every choice has a default
-  dltrain resume  run=FOLDER                   continue an interrupted run; its weights end bit-identical to those
-                                               of a run that was not interrupted
-  dltrain eval    run=FOLDER [key=value ...]   evaluate the best checkpoint of a run again, on the test split
-  dltrain predict run=FOLDER input=FILE        use the best checkpoint of a run on your own images or texts
-  dltrain report  run=FOLDER                   write report.html of a run or of a sweep: its result on one page
-  dltrain show    [choices]                    draw what an augmentation pipeline does to images
-  dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
-                                               settings are faster
-  dltrain prove   resume [choices]             kill a training at random here, resume it, and compare the bits
-  dltrain verify  run=FOLDER                   give the first steps of a run again here; say where they part, and why
-  dltrain replay  run=FOLDER step=N            give one past step again: its loss, its batch, what each layer does
-  dltrain ls      [LIST]                       list what can be chosen, or compare the runs: models, backbones, data,
-                                               recipes, augment, trainers, experiments, runs
-  dltrain diff    A B                          in what two runs differ, and at which step they part
-  dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
-  dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
-  dltrain export  run=FOLDER output=FILE       write a run's weights as a plain file: .safetensors or .pth
-  dltrain doctor                               examine this machine and its software; the text of a bug report
-  dltrain clean   [FOLDER]                     list, and with apply=true delete, what the runs no longer need
-  dltrain VERB --help, dltrain help VERB       the arguments of a verb
+{verbs}
 
 Examples
-  dltrain                                      resnet20 on real handwritten digits: no download, about a minute
-  dltrain model=resnet56 data=cifar10          the paper's recipe for this pair is chosen by name
-  dltrain model=plain20 task.optimizer.lr=0.05 trainer=cpu
-  dltrain name=first seed=3                    the folder outputs/first; the same command again continues it
-  dltrain -m model=plain20,resnet20 seed=0,1   a sweep: four runs, one table
+  dltrain                                real handwritten digits, about a minute
+  dltrain model=resnet56 data=cifar10    the names choose the paper's recipe
+  dltrain model=plain20 lr=0.05 trainer=cpu
+  dltrain name=first seed=3              outputs/first; again: continues it
+  dltrain -m model=plain20,resnet20 seed=0,1    a sweep: four runs, one table
   dltrain why task.optimizer.lr model=resnet56 data=cifar10
 
-Choices, described by dltrain ls
-{groups}
-
-Short forms of keys
+{choices}
 {short_forms}
+Your own configs: --config-dir FOLDER    every key and value: --cfg job
+Completion: eval "$(dltrain -sc install=bash)"    Hydra's flags: --hydra-help
+Look at the runs: tensorboard --logdir outputs
+Exit codes: dltrain help codes"""
 
-Every key and its value:            dltrain --cfg job
-Your own models, data and recipes:  dltrain --config-dir FOLDER ...   (FOLDER/model/mine.yaml is model=mine)
-Tab completion:                     eval "$(dltrain -sc install=bash)"
-Hydra's other flags:                dltrain --hydra-help
-Look at the runs:                   tensorboard --logdir outputs"""
+
+def run(words: list[str]) -> int:
+    print(answer(words))
+    return 0
+
+
+def answer(words: list[str]) -> str:
+    """Raises UserError for a word that nothing has."""
+    if not words:
+        return overview()
+    if words[0] in VERBS:
+        return str(module_of(words[0]).HELP)
+    if words == ["codes"]:
+        return exit_codes()
+    from dltrain.commands import help_key
+
+    text = help_key.explain(words)
+    if any("=" in word and not word.startswith("-") for word in words[1:]):  # choices, or values
+        text += "\n\n" + module_of("why").answer(words)
+    return text
+
+
+def module_of(verb: str) -> ModuleType:
+    return importlib.import_module(f"dltrain.commands.{VERBS[verb].file}")
 
 
 def overview() -> str:
-    lines = []
-    for group in groups.GROUPS:
-        names = ", ".join(groups.names(group)) or "none yet"
-        if group == "recipe":  # too many to list
-            names = "<model>-on-<data>, chosen by the two names; dltrain ls recipes lists them; recipe=none for none"
-        lines += textwrap.wrap(names, 116, initial_indent=f"  {group + '=':<16}", subsequent_indent=" " * 18)
+    lines, group = [], ""
+    for name, verb in VERBS.items():
+        lines.append(f"{'' if verb.group == group else verb.group:<11}{name:<9}{verb.purpose}")
+        group = verb.group
+    choices = ", ".join(f"{group}=" for group in GROUPS)
     short = ", ".join(f"{short}= is {key}=" for short, key in SHORT_FORMS.items())
-    return OVERVIEW.format(groups="\n".join(lines), short_forms=textwrap.fill(
-        f"{short}, resume=FOLDER is resume run=FOLDER", 116, initial_indent="  ", subsequent_indent="  "))
+    return OVERVIEW.format(verbs="\n".join(lines), choices=wrap(f"Choices: {choices}; dltrain ls lists them"),
+                           short_forms=wrap(f"Short: {short}, resume=FOLDER is resume run=FOLDER"))
+
+
+def exit_codes() -> str:
+    lines = ["exit codes of all verbs", ""]
+    for code, meaning in EXIT_CODES.items():
+        head = "  128 + n  " if code == SIGNALS else f"  {code:<9}"
+        lines.append(textwrap.fill(meaning, COLUMNS, initial_indent=head, subsequent_indent=" " * len(head)))
+    return "\n".join(lines)
+
+
+def wrap(text: str) -> str:
+    return textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)

@@ -43,6 +43,16 @@ def write(kind: str, name: str) -> list[Path]:
             raise UserError(f"new {kind}={name}: {file} is there already; choose another name, or delete it")
     for file, template in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
-        file.write_text(Template(text).safe_substitute(names), encoding="utf-8")
+        text = Template((TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")).safe_substitute(names)
+        file.write_text(name_schema(text, kind) if file.suffix == ".yaml" else text, encoding="utf-8")
     return list(files)
+
+
+def name_schema(text: str, kind: str) -> str:
+    """With the line that names the JSON Schema to an editor, where `dltrain schema output=conf/schema/` has written it.
+    """
+    name = f"schema/{'task' if kind == 'task' else 'config'}.json"
+    if not Path("conf", name).is_file():
+        return text
+    package = "# @package _global_\n" if text.startswith("# @package") else ""
+    return f"{package}# yaml-language-server: $schema=../{name}\n{text.removeprefix(package)}"

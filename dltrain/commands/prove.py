@@ -15,7 +15,7 @@ from dltrain.commands.stored import parse_value, take_own
 from dltrain.config import compose, launch
 from dltrain.config.words import full_key
 from dltrain.drawing.tables import format_count, format_duration, format_table
-from dltrain.errors import InterruptedRun, UserError
+from dltrain.errors import STORED, InterruptedRun, UserError
 from dltrain.proof import killing
 from dltrain.proof.verdicts import HEADER, faults_of, rows_of
 
@@ -37,7 +37,6 @@ Exit codes: 0 all is equal, 4 it is not."""
 KEYS = {"kills": "int >= 1", "shrink": "bool", "keep": "bool"}  # key -> its rule
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.target_steps", "trainer.smoke_steps")
 FEW_STEPS = 24  # about as many as a run is shrunk to
-NOT_EQUAL = 4
 PATIENCE_SECONDS = 3600.0
 
 
@@ -73,7 +72,7 @@ def run(words: list[str]) -> int:
             print(f"with {' '.join(f'{key}={value}' for key, value in more.items())}")
         command = [sys.executable, "-m", "dltrain", "train", *words, f"output_dir={folder}",
                    *(f"{key}={value}" for key, value in more.items())]
-        codes.append(NOT_EQUAL if prove_resume(command, folder, options.kills, config.seed) else 0)
+        codes.append(STORED if prove_resume(command, folder, options.kills, config.seed) else 0)
 
     code = report(RunDir(folder), prove) or codes[0]
     if code == 0 and not options.keep:

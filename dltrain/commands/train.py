@@ -26,7 +26,7 @@ from dltrain.sweeps.planning import Planner, describe
 HELP = """\
 dltrain [train] [choices] [key=value ...]    trains, then tests the best weights; every choice has a default
 
-  model=resnet56 data=cifar10    choices; dltrain ls describes them, dltrain --help names them
+  model=resnet56 data=cifar10    choices; dltrain ls describes them, dltrain help model names them
   model/backbone=lite0           the backbone of a model that has one
   task.optimizer.lr=0.05         any key of the config; dltrain --cfg job prints them all, dltrain why KEY explains one
   name=first                     the run folder outputs/first; the same command again continues that run
@@ -40,9 +40,7 @@ dltrain [train] [choices] [key=value ...]    trains, then tests the best weights
   trust=[my_package]             a config may name classes of this package too (docs/trust.md)
   --cfg job                      prints the composed config and does not train
 
-Ctrl-C saves and stops; a second one stops at once. Exit codes: 0 done, 2 command or config, 3 data, 4 checkpoint,
-5 diverged, 6 machine, 7 jobs of a sweep failed, 8 an exception in your own code, 128 + n stopped by signal n,
-1 a bug."""
+Ctrl-C saves and stops; a second one stops at once. Exit codes: dltrain help codes."""
 
 
 LIMITS = ("plan", "max_jobs", "max_hours", *search_words.WORDS)  # words of a sweep

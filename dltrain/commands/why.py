@@ -30,11 +30,15 @@ class Source:
 
 
 def run(words: list[str]) -> int:
+    print(answer(words))
+    return 0
+
+
+def answer(words: list[str]) -> str:
     flags = launch.parse_flags(words)
     if not flags.overrides:
         raise UserError("why needs a key: dltrain why task.optimizer.lr model=resnet56 data=cifar10")
-    print(explain(flags.overrides[0], flags.overrides[1:], flags.config_dir))
-    return 0
+    return explain(flags.overrides[0], flags.overrides[1:], flags.config_dir)
 
 
 def explain(key: str, words: list[str], config_dir: str | None = None) -> str:

@@ -41,9 +41,9 @@ def path_of(group: str, name: str, *folders: Path) -> Path | None:
 
 
 def describe(path: Path) -> str:
-    """The first comment line of a config that is not `# @package ...`."""
+    """The first comment line of a config that is neither `# @package ...` nor for an editor."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @"):
+        if line.startswith("#") and not line.startswith(("# @", "# yaml-language-server:")):
             return line.lstrip("# ").strip()
     return ""
 

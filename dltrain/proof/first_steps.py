@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from dltrain import step_record
 from dltrain.drawing.tables import format_count
-from dltrain.errors import DataError, MachineError, UserError
+from dltrain.errors import BUG, DataError, MachineError, UserError
 from dltrain.run_dir import RunDir
 from dltrain.stored_files import read_json
 
 NOT_COMPARED = {"host", "system", "git_commit"}  # of environment.json: they are no reason by themselves
-UNEXPLAINED = 1  # exit code
 SHOWN = 5  # of each kind of reason
 
 
@@ -31,7 +30,7 @@ class Verdict(NamedTuple):
             return 0
         codes = {"config": UserError.exit_code, "data": DataError.exit_code, "environment": MachineError.exit_code,
                  "code": UserError.exit_code}
-        return next((codes[kind] for kind in codes if self.reasons[kind]), UNEXPLAINED)
+        return next((codes[kind] for kind in codes if self.reasons[kind]), BUG)
 
     def lines(self) -> list[str]:
         reasons = [f"{kind}: {'; '.join(differ[:SHOWN])}{f' and {len(differ) - SHOWN} more' * (len(differ) > SHOWN)}"

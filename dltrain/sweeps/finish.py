@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dltrain.errors import UserError
+from dltrain.errors import JOBS_FAILED, UserError
 from dltrain.sweeps.picture import draw
 from dltrain.sweeps.report import Results, write_report
-from dltrain.sweeps.table import JOB_FAILED, Table, print_rows, read_table, write_rows
+from dltrain.sweeps.table import Table, print_rows, read_table, write_rows
 
 Rows = list[dict[str, str]]
 
@@ -19,7 +19,7 @@ def finish(folder: Path, title: str, may_be_cut: bool = False) -> int:
     table = read_table(folder)
     if not table.jobs:
         print(f"no job has started in {folder}")
-        return JOB_FAILED
+        return JOBS_FAILED
     rows = table.rows()
     write_rows(folder / "results.csv", rows)
     print_rows(rows)
@@ -36,7 +36,7 @@ def finish(folder: Path, title: str, may_be_cut: bool = False) -> int:
         print(picture)
     print(write_report(folder, title, results_of(table, folder, rows, settings), picture))
     failed = [job for job in table.jobs if not job.result and (job.error or not may_be_cut)]
-    return JOB_FAILED if failed else 0
+    return JOBS_FAILED if failed else 0
 
 
 def rewrite_page(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from typing import Any, TextIO, cast
 from dltrain import slurm, trust
 from dltrain.config.words import take_config_folders
 from dltrain.disk import write_text
-from dltrain.errors import InterruptedRun, MachineError, UserError
+from dltrain.errors import BUG, InterruptedRun, MachineError, UserError
 from dltrain.late_imports import collect_after_imports, import_plots_late
 from dltrain.own_modules import guard_imports, put_last
 from dltrain.run_lock import owner_of
@@ -59,7 +59,7 @@ class RemoteJob:
             return error.exit_code
         except Exception:
             print(f"{name}: {traceback.format_exc()}", file=sys.stderr, flush=True)
-            return 1
+            return BUG
 
     def checkpoint(self, words: list[str], name: str) -> object:
         """What submitit calls before it has Slurm start the job again: it is to do the same."""

@@ -21,7 +21,6 @@ from dltrain.sweeps.values import Values, refuse_other_values
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group
 
-JOB_FAILED = 7  # exit code
 MOST_ROWS = 40  # of a printed table
 
 
