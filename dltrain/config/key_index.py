@@ -105,9 +105,18 @@ def ruling(chain: Sequence[Setting]) -> str | None:
     return next((setting.rule for setting in reversed(chain) if setting.rule), None)
 
 
-@cache
 def settings_in(file: Path, package: str) -> dict[str, Setting]:
-    """Key -> what one file sets it to."""
+    """Key -> what one file sets it to. The user's own files may change while a process lives."""
+    read = packaged_settings if file.is_relative_to(groups.CONFIGS) else read_settings
+    return read(file, package)
+
+
+@cache
+def packaged_settings(file: Path, package: str) -> dict[str, Setting]:
+    return read_settings(file, package)
+
+
+def read_settings(file: Path, package: str) -> dict[str, Setting]:
     settings = {}
     for key, line in schema.assignments(file, package).items():
         rule = schema.rule_of(line.comment)
