@@ -30,6 +30,7 @@ from dltrain.tasks.decoding import beam_search, read_sequences, repeat_state, st
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask, TrainingPixels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+from dltrain.tasks.writing_forms import CaptionForm
 
 IMAGES_SHOWN = 8
 
@@ -156,6 +157,9 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         samples = [(image, number) for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]
         return {"captions": arrange([draw_caption(image, [self.texts[number]], self.references[number])
                                      for image, number in samples[:IMAGES_SHOWN]])}
+
+    def export_form(self) -> CaptionForm:
+        return CaptionForm(self)
 
     def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: object
                 ) -> Iterator[Prediction]:

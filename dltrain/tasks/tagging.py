@@ -18,6 +18,7 @@ from dltrain.drawing.sequences import CHARACTERS, LINES, join_tagged
 from dltrain.errors import UserError
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
+from dltrain.tasks.text_forms import SequenceForm
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
            "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
@@ -88,6 +89,9 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
+
+    def export_form(self) -> SequenceForm:
+        return SequenceForm(self, per_symbol=True)
 
     def predict(self, inputs: Sequence[Input], data: TaggedText, **options: object) -> Iterator[Prediction]:
         """The tag of each symbol: one line per word or, for characters, one line per stretch of equal tags; in a

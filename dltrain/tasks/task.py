@@ -22,6 +22,7 @@ from dltrain.batches import Batch, to_device
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
+from dltrain.tasks.graphs import Form
 from dltrain.tasks.step_sums import StepSums
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -241,6 +242,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         """Predictions for a user's own inputs. `data`: the run's data module, not loaded; `options`: the keys of the
         task's node `predict`, but for `input`, `text` and `prompt`, which say what the inputs are."""
         raise UserError(f"{type(self).__name__} has no predict")
+
+    def export_form(self) -> Form | None:
+        """The graphs that `dltrain export` writes; None where the weights alone can be exported."""
+        return None
 
     # training
 
