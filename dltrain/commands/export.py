@@ -1,5 +1,5 @@
-"""`dltrain export run=FOLDER format=...`: writes a run's model for other programs, compared with the run, or its weights
-alone."""
+"""`dltrain export run=FOLDER format=...`: writes a run's model for other programs, compared with the run, or its
+weights alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def run(words: list[str]) -> int:
     return write_export(run_dir, checkpoint, name, folder, pixels, changes)
 
 
-def write_export(run_dir: RunDir, checkpoint: str, name: str, folder: Path, pixels: str, changes: dict[str, str]) -> int:
+def write_export(run_dir: RunDir, checkpoint: str, name: str, folder: Path, pixels: str, changes: dict[str, str]
+                 ) -> int:
     config = load_config(run_dir, changes, DATA_KEYS)
     from dltrain.exporting.exporter import Request, export  # torch from here on
     from dltrain.reporting import report
@@ -70,7 +71,7 @@ def write_export(run_dir: RunDir, checkpoint: str, name: str, folder: Path, pixe
 def write_weights(run_dir: RunDir, checkpoint: str, output: str, changes: dict[str, str]) -> int:
     file = Path(output).expanduser()
     if file.suffix not in SUFFIXES:
-        raise UserError(f"export needs format=onnx, torch_export or safetensors, or output=FILE with one of the suffixes "
+        raise UserError(f"export needs format={', format='.join(FORMATS)}, or output=FILE with one of the suffixes "
                         f"{', '.join(SUFFIXES)}")
     if file.exists():
         raise UserError(f"output={file}: is there already; choose another file")

@@ -27,8 +27,8 @@ def card_lines(record: Mapping[str, Any], run_dir: RunDir) -> Iterator[str]:
     checkpoint, config = record["checkpoint"], run_dir.read_config()
     yield f"# {record['model']} on {record['data']}"
     yield ""
-    yield (f"A model for {str(record['task']).replace('_', ' ')}, trained by dltrain {config['version']} and exported as "
-           f"{record['format']}: the {checkpoint['name']} weights, of epoch {checkpoint['epoch']}, step "
+    yield (f"A model for {str(record['task']).replace('_', ' ')}, trained by dltrain {config['version']} and exported "
+           f"as {record['format']}: the {checkpoint['name']} weights, of epoch {checkpoint['epoch']}, step "
            f"{checkpoint['step']}. `{RECORD}` has the names, shapes and ranges of inputs and outputs"
            f"{', the names of the classes' if record['class_names'] else ''}"
            f"{' and the vocabulary' if record['vocabularies'] else ''}.")
@@ -37,8 +37,8 @@ def card_lines(record: Mapping[str, Any], run_dir: RunDir) -> Iterator[str]:
     yield from ["", "## Results", "", *result_lines(run_dir)]
     check = record["check"]
     values = ", ".join(f"{name} {value:.2g}" for name, value in check["largest_differences"].items())
-    yield from ["", f"The exported file against the run, on {format_count(check['samples'], 'input')} of the test split, "
-                f"largest absolute differences: {values}."]
+    yield from ["", f"The exported file against the run, on {format_count(check['samples'], 'input')} of the test "
+                f"split, largest absolute differences: {values}."]
     yield from ["", "## Training", "", *training_lines(config, run_dir)]
     yield from ["", "## Weights and licences", "", *licence_lines(config)]
     yield from ["", "## Versions", "", f"Exported with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}."]
@@ -51,7 +51,7 @@ def result_lines(run_dir: RunDir) -> list[str]:
     if not metrics:
         return ["The run has not finished: it has no result yet."]
     rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    return ["| metric of the run | value |", "| --- | --- |", *rows]
+    return ["| metric of the run, of its best weights | value |", "| --- | --- |", *rows]
 
 
 def training_lines(config: Mapping[str, Any], run_dir: RunDir) -> Iterator[str]:
@@ -88,8 +88,8 @@ def licence_lines(config: Mapping[str, Any]) -> list[str]:
         elif pretrained.weights == TIMM:
             lines.append(f"- {key} began with weights of timm: licence {timm_licence(str(node.get('name')))}")
         elif pretrained.weights:
-            lines.append(f"- {key} began with {Path(pretrained.weights).name}: licence unknown; the terms of its author "
-                         "and of the data that it was trained on apply")
+            lines.append(f"- {key} began with {Path(pretrained.weights).name}: licence unknown; the terms of its "
+                         "author and of the data that it was trained on apply")
     return [*(lines or ["- The run began with random weights."]), "- The licence of the training data is not known to "
             "dltrain; whoever passes the model on must look it up."]
 
@@ -99,6 +99,7 @@ def timm_licence(name: str) -> str:
     try:
         import timm
 
-        return str(timm.get_pretrained_cfg(name).license or "unknown")
+        config = timm.get_pretrained_cfg(name)
+        return str((config and config.license) or "unknown")
     except (ImportError, RuntimeError, AttributeError):
         return "unknown"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,17 +31,21 @@ class Check(NamedTuple):
         return f"largest difference from the run on {self.samples} test inputs: {values}"
 
 
+def sizes_up_to(sizes: Iterable[int], count: int) -> list[int]:
+    """The first of these sizes whose sum is `count`, the last one reduced; all of them for fewer."""
+    kept = []
+    for size in sizes:
+        if count > 0:
+            kept.append(min(size, count))
+            count -= size
+    return kept
+
+
 def batches_of_test(data: DataModule) -> Iterator[Any]:
     """Batches of up to SAMPLES samples of the test split; a sample of a language model is a window of its text."""
-    indices = torch.arange(min(SAMPLES, data.num_samples("test")))
-    sizes = [*SIZES] + [SIZES[-1]] * SAMPLES
-    batches, start = [], 0
-    for size in sizes:
-        if start < len(indices):
-            batches.append(indices[start : start + size])
-            start += size
+    sizes, indices = [*SIZES, *[SIZES[-1]] * SAMPLES], torch.arange(data.num_samples("test"))
     left = SAMPLES
-    for batch in data.read("test", batches):
+    for batch in data.read("test", list(indices[: sum(sizes)].split(sizes_up_to(sizes, len(indices))))):
         kept = first_rows(batch, left) if batch.size > left else batch
         left -= kept.size
         yield kept

@@ -7,9 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
+from dltrain.build import build_task
+from dltrain.errors import CheckpointError
 from dltrain.exporting.formats import require_libraries
+from dltrain.exporting.record import ExportedModel
+from dltrain.run_dir import RunDir
 from dltrain.tasks.graphs import Call, Form
+from dltrain.tasks.task import Task
+
+
+def restore_exported(config: DictConfig, run_dir: RunDir, exported: ExportedModel) -> Task:
+    """As evaluation.restore, with the exported graphs in the place of the model, on the CPU. Raises CheckpointError
+    where the run has other classes or symbols than the graphs."""
+    vocabularies = run_dir.read_vocabularies()
+    now = list(config.get("class_names") or []), vocabularies
+    if now != (exported.record.get("class_names"), exported.record.get("vocabularies")):
+        raise CheckpointError(f"{exported.folder}: {run_dir} has other classes or another vocabulary than the exported "
+                              "model; export it again")
+    task = build_task(config, vocabularies, fresh=False).eval()
+    if (form := task.export_form()) is None:
+        raise CheckpointError(f"{exported.folder}: {type(task).__name__} has no export_form; export it again")
+    connect_graphs(form, exported.folder, exported.record["graphs"], exported.record["format"])
+    return task
 
 
 def connect_graphs(form: Form, folder: Path, graphs: Sequence[Mapping[str, Any]], name: str) -> None:

@@ -133,6 +133,7 @@ def export_graphs(request: Request, task: Task, data: DataModule, place: Path, r
     form = task.export_form()
     assert form is not None
     attempts = [one for one in form.attempts if request.format == "onnx" or not one.traced]
+    reasons = []
     for number, attempt in enumerate(attempts):
         is_last = number == len(attempts) - 1
         try:
@@ -142,14 +143,15 @@ def export_graphs(request: Request, task: Task, data: DataModule, place: Path, r
         except (UserError, MemoryError):
             raise
         except Exception as error:  # an exporter raises whatever it likes, and so does a runtime for a wrong shape
+            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
             if is_last:
-                reason = " ".join(str(error).split())[:200]
                 raise UserError(f"format={request.format}: {type(task.model).__name__} cannot be exported so "
-                                f"({type(error).__name__}: {reason}); {other_formats(request.format)}") from error
+                                f"({'; '.join(dict.fromkeys(reasons))}); {other_formats(request.format)}") from error
         else:
             if is_last or not check.exceeded(form.tolerances):
                 require_agreement(check, form.tolerances, f"format={request.format}: the exported model")
                 return check, described
+            reasons.append(f"differences of {check.exceeded(form.tolerances)}")
         for file in place.iterdir():
             file.unlink()
     raise CheckpointError(f"format={request.format}: {type(task).__name__} has no way to be exported")
@@ -168,6 +170,7 @@ def write_graphs(graphs: list[Graph], name: str, attempt: Attempt, place: Path, 
     for graph in graphs:
         file = place / f"{graph.name}{FORMATS[name].suffix}"
         ports = records.describe_graph(graph, file.name)
+        graph.module.eval()  # a module around the model: exporters restore its mode, also that of the model below
         if name == "onnx":
             write_onnx(graph, file, attempt.traced, properties_of(record, ports))
         else:

@@ -23,7 +23,7 @@ NORMALIZE = "augment.normalize."  # in the task
 def exported_tensors(task: Task) -> dict[str, Tensor]:
     statistics = {name.replace(NORMALIZE, PREFIX, 1): value for name, value in task.state_dict().items()
                   if name.startswith(NORMALIZE)}
-    return {**task.model.state_dict(), **statistics}  # type: ignore[attr-defined]  # models are modules
+    return {**task.model.state_dict(), **statistics}
 
 
 def write_weights(task: Task, file: Path) -> None:
@@ -37,9 +37,10 @@ def check_weights(file: Path, task: Task, config: DictConfig, data: DataModule) 
     differences = {"tensors": max((largest_difference(value, tensors[name]) for name, value in
                                    exported_tensors(task).items()), default=0.0)}
     other = build_task(config, data.vocabularies, fresh=False)
-    names = {name: (name.replace(PREFIX, NORMALIZE, 1) if name.startswith(PREFIX) else f"model.{name}")
-             for name in tensors}
-    other.load_state_dict({names[name]: value for name, value in tensors.items()}, strict=False)
+    other.model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(PREFIX)})
+    statistics = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    if statistics:
+        other.get_submodule(NORMALIZE[:-1]).load_state_dict(statistics)
     own, exported = task.export_form(), other.eval().export_form()
     if own is None or exported is None:
         samples = sum(batch.size for batch in batches_of_test(data))

@@ -19,15 +19,16 @@ from dltrain.tasks.graphs import Graph
 def write_program(graph: Graph, path: Path) -> None:
     """Raises whatever torch.export raises where the graph cannot be written."""
     with torch.no_grad(), branch_free_suppression():
-        program = torch.export.export(graph.module, graph.example, dynamic_shapes=dynamic_shapes(graph),
-                                      strict=False)
+        program = torch.export.export(graph.module, graph.example, dynamic_shapes=dynamic_shapes(graph, Dim.DYNAMIC),
+                                      strict=False, prefer_deferred_runtime_asserts_over_guards=True)
     torch.export.save(program, path)
 
 
-def dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
-    """The open axes of the inputs, as torch.export takes them: of arguments `*state` in one tuple."""
+def dynamic_shapes(graph: Graph, dim: Any = None) -> tuple[Any, ...]:
+    """The open axes of the inputs, as torch.export takes them: of arguments `*state` in one tuple. `dim`: what each of
+    them is; None: the axes of one name are equal, and of any size that torch.export can prove to work."""
     dims: dict[str, Any] = {}
-    shapes = [{place: dims.setdefault(axis, Dim(axis)) for place, axis in enumerate(port.axes)
+    shapes = [{place: dim or dims.setdefault(axis, Dim(axis)) for place, axis in enumerate(port.axes)
                if isinstance(axis, str)} for port in graph.inputs]
     parameters = inspect.signature(graph.module.forward).parameters.values()
     named = [one for one in parameters if one.kind is not inspect.Parameter.VAR_POSITIONAL]

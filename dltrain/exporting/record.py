@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltrain.disk import write_text
 from dltrain.errors import CheckpointError, UserError
@@ -62,6 +63,35 @@ def read_record(folder: Path) -> dict[str, Any]:
         if digest_of(folder / name) != expected:
             raise CheckpointError(f"{folder / name}: not as it was exported; export the run again")
     return dict(record)
+
+
+class ExportedModel(NamedTuple):
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that it was exported from."""
+        return Path(os.path.normpath(self.folder / self.record["run"]))
+
+
+def read_exported(place: Path) -> ExportedModel | None:
+    """The exported model in a folder, or that a file belongs to; None where `place` is none, as a run folder. Raises
+    UserError where predictions cannot be made with it."""
+    folder = place.parent if place.is_file() else place
+    if not (folder / RECORD).is_file() or (folder / "config.yaml").exists():
+        return None
+    model = ExportedModel(folder, read_record(folder))
+    name = model.record["format"]
+    if name != "onnx":
+        reason = {"torch_export": "reading a file of torch.export may run code in it",
+                  "safetensors": "it holds the weights alone"}.get(name, "the format is unknown")
+        raise UserError(f"run={place}: format={name} cannot predict ({reason}); run={model.run} can, and so can "
+                        "format=onnx")
+    if not (model.run / "config.yaml").is_file():
+        raise UserError(f"run={place}: the run that it was exported from is not in {model.run}, and predict needs its "
+                        "config; move it there, or export it again")
+    return model
 
 
 def same_export(folder: Path, record: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from dltrain.tasks.graphs import Attempt, Axis, Call, Form, Graph, Port, largest
 from dltrain.tasks.image_forms import IMAGES_RESIZED, PIXEL_VALUES, WithPixels, resize_pixels, take_raw_pixels
 
 OUTPUTS = ("boxes", "labels", "scores")
-NEAR_PX = 1.0  # two boxes of one label whose corners all lie nearer are taken for the same
+NEAR_PX = 1e-2  # boxes of one label whose corners all lie nearer are the same
 Target = dict[str, Tensor]
 
 
@@ -31,12 +31,13 @@ class DetectionForm(Form):
     """Torchvision's Faster R-CNN is traced and takes any size; the sizes of windows and grids of boxes are fixed.
 
     Compared are the boxes that both have: to each box of the run, in the order of scores, belongs the nearest one of
-    its label, with all four corners within NEAR_PX. A box without a counterpart, as where an overlap is the threshold
-    up to the last bit, may be one of a thousand."""
+    its label, with all four corners within NEAR_PX. One box of a thousand may have no counterpart, as where an overlap
+    is equal to a threshold up to the last bit, so that one of both suppresses or merges a box and the other does not.
+    """
 
     reads_pixels = True
     attempts = (Attempt(True, True), Attempt(False, False), Attempt(True, False))
-    tolerances: ClassVar[Mapping[str, float]] = {"boxes_px": 1e-2, "boxes_without_counterpart": 1e-3}
+    tolerances: ClassVar[Mapping[str, float]] = {"boxes_px": NEAR_PX, "boxes_without_counterpart": 1e-3}
 
     def connect(self, calls: Mapping[str, Call]) -> None:
         take_raw_pixels(self.task, CallsDetector(calls["model"], self.task.model.losses))

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from dltrain.batches import Batch
 
@@ -20,7 +19,8 @@ Axis = int | str  # a number is fixed; a name is a size that may differ from cal
 
 TOLERANCE = 1e-4  # of the largest absolute difference of an output
 PIXELS = {"uint8": torch.uint8, "float32": torch.float32}
-FIXED_LENGTH = "torch.export fixes the length of the sequences that a recurrent layer reads"
+# Why tasks that read whole sequences refuse a format.
+FIXED_LENGTH = {"torch_export": "torch.export fixes the length of the sequences that a recurrent layer reads"}
 
 
 class Port(NamedTuple):
@@ -45,8 +45,13 @@ class Graph(NamedTuple):
 class Call(Protocol):
     """An exported graph."""
 
-    inputs: Sequence[str]  # names
-    outputs: Sequence[str]
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names."""
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]: ...
 
@@ -63,7 +68,7 @@ class Form(ABC):
     """The graphs of one kind of task. `refused`: formats that it does not allow, with the reason. `attempts`: tried in
     order for ONNX until the outputs agree; those that are not traced also for torch.export."""
 
-    refused: Mapping[str, str] = {}
+    refused: ClassVar[Mapping[str, str]] = {}
     attempts: ClassVar[tuple[Attempt, ...]] = (Attempt(False, True), Attempt(False, False))
     reads_pixels: ClassVar[bool] = False
     tolerances: ClassVar[Mapping[str, float]] = {}  # by the keys of `differences`; TOLERANCE for the others
@@ -103,7 +108,7 @@ def largest_difference(own: Tensor, exported: Tensor) -> float:
 
 def first_rows(batch: Batch, count: int) -> Any:
     """A batch of its first samples: every field has one entry, or row, for each sample."""
-    return type(batch)(*(value[:count] for value in batch))  # type: ignore[call-arg]
+    return type(batch)(**{name: value[:count] for name, value in batch._asdict().items()})
 
 
 def rows_of_one_length(lengths: Iterable[int]) -> dict[int, list[int]]:
@@ -118,7 +123,3 @@ def whole_lengths(tokens: Tensor) -> Any:
     """(B,): the length of each row of (B, T) or (B, T, F), all T, computed from the tensor so that a traced graph
     reads it too."""
     return torch.ones_like(tokens.flatten(2)[..., 0] if tokens.dim() > 2 else tokens, dtype=torch.int64).sum(1)
-
-
-def detached(values: Any) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), values)

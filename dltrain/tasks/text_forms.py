@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class LanguageForm(Form):
     """Compared are the logits of the windows of the test split and the state after them, which the run computes window
     by window and the graph symbol by symbol."""
 
+    attempts = (Attempt(False, False),)
     usage = "the state before the first symbol is zeros; each call returns the one for the next call"
 
     def connect(self, calls: Mapping[str, Call]) -> None:
@@ -119,7 +120,7 @@ class CallsWhole(nn.Module):
 class SequenceForm(Form):
     """`per_symbol`: a tagger, whose outputs are compared up to the end of each sequence."""
 
-    refused: ClassVar[Mapping[str, str]] = {"torch_export": FIXED_LENGTH}
+    refused = FIXED_LENGTH
     attempts = (Attempt(True, True),)
     usage = WHOLE_ROWS
 

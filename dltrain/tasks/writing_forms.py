@@ -46,7 +46,7 @@ class Packing:
         return tuple(leaves[number][1] for number in self.full)
 
     def unpack(self, tensors: Sequence[Tensor]) -> Any:
-        leaves = [tensors[0].new_zeros(len(tensors[0]), *shape[1:]) for shape in self.shapes]
+        leaves = [tensors[0].new_zeros(tensors[0].shape[0], *shape[1:]) for shape in self.shapes]
         for number, tensor in zip(self.full, tensors, strict=True):
             leaves[number] = tensor
         return tree_unflatten(leaves, self.spec)
@@ -150,7 +150,7 @@ class WritingForm(Form):
 
 
 class TranslationForm(WritingForm):
-    refused: ClassVar[Mapping[str, str]] = {"torch_export": FIXED_LENGTH}
+    refused = FIXED_LENGTH
     attempts = (Attempt(True, True),)
     symbols = "symbols"
     usage = WHOLE_ROWS
