@@ -25,7 +25,8 @@ dltrain: train deep learning's classic systems from one command.
                                                recipes, augment, trainers, experiments, runs
   dltrain why     KEY [choices]                show where a config value was set, and the values it replaced
   dltrain new     model=NAME                   write the files of a model, a data set or a task of your own
-  dltrain export  run=FOLDER output=FILE       write a run's weights as a plain file: .safetensors or .pth
+  dltrain export  run=FOLDER format=onnx       write a run's model for other programs, with preprocessing, compared
+                                               with the run; output=FILE: its weights as a plain file
   dltrain doctor                               examine this machine and its software; the text of a bug report
   dltrain clean   [FOLDER]                     list, and with apply=true delete, what the runs no longer need
   dltrain VERB --help, dltrain help VERB       the arguments of a verb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,6 @@ from dltrain.errors import CheckpointError
 from dltrain.tasks.graphs import TOLERANCE, Form, first_rows
 
 SAMPLES = 100
-SIZES = (1, 2, 33)  # of the first batches, and of those after them: an exporter may have fixed a batch size
 
 
 class Check(NamedTuple):
@@ -41,9 +40,9 @@ def sizes_up_to(sizes: Iterable[int], count: int) -> list[int]:
     return kept
 
 
-def batches_of_test(data: DataModule) -> Iterator[Any]:
-    """Batches of up to SAMPLES samples of the test split; a sample of a language model is a window of its text."""
-    sizes, indices = [*SIZES, *[SIZES[-1]] * SAMPLES], torch.arange(data.num_samples("test"))
+def batches_of_test(data: DataModule, first: Sequence[int]) -> Iterator[Any]:
+    """Batches of up to SAMPLES samples of the test split, of the sizes `first`: an exporter may have fixed the size."""
+    sizes, indices = [*first, *[first[-1]] * SAMPLES], torch.arange(data.num_samples("test"))
     left = SAMPLES
     for batch in data.read("test", list(indices[: sum(sizes)].split(sizes_up_to(sizes, len(indices))))):
         kept = first_rows(batch, left) if batch.size > left else batch
@@ -62,9 +61,9 @@ def compare(own: Form, exported: Form, data: DataModule, any_size: bool) -> Chec
     """`any_size`: images of another size are compared too."""
     largest: dict[str, float] = {}
     samples = 0
-    for number, batch in enumerate(batches_of_test(data)):
+    for number, batch in enumerate(batches_of_test(data, own.check_sizes)):
         samples += batch.size
-        cases = [batch]
+        cases = [batch, *([first_rows(batch, 1)] if number == 0 and batch.size > 1 else [])]
         if number == 0 and any_size:
             cases.append(own.resized(batch))
         for case in cases:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.build import build_task
 from dltrain.data.datamodule import DataModule
 from dltrain.exporting.checking import Check, batches_of_test, compare
-from dltrain.tasks.graphs import largest_difference
+from dltrain.tasks.graphs import Form, largest_difference
 from dltrain.tasks.task import Task
 from dltrain.weights import read_file, write_file
 
@@ -43,7 +43,7 @@ def check_weights(file: Path, task: Task, config: DictConfig, data: DataModule) 
         other.get_submodule(NORMALIZE[:-1]).load_state_dict(statistics)
     own, exported = task.export_form(), other.eval().export_form()
     if own is None or exported is None:
-        samples = sum(batch.size for batch in batches_of_test(data))
+        samples = sum(batch.size for batch in batches_of_test(data, Form.check_sizes))
         return Check(samples, differences)
     with torch.inference_mode():
         check = compare(own, exported, data, any_size=False)

@@ -72,6 +72,7 @@ class Form(ABC):
     attempts: ClassVar[tuple[Attempt, ...]] = (Attempt(False, True), Attempt(False, False))
     reads_pixels: ClassVar[bool] = False
     tolerances: ClassVar[Mapping[str, float]] = {}  # by the keys of `differences`; TOLERANCE for the others
+    check_sizes: ClassVar[tuple[int, ...]] = (1, 2, 33)  # of the first batches that are compared; then the last again
     usage: ClassVar[str] = ""  # what to know about a call of the graphs, for the model card
 
     def __init__(self, task: Any):

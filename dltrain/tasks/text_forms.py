@@ -60,6 +60,7 @@ class LanguageForm(Form):
     by window and the graph symbol by symbol."""
 
     attempts = (Attempt(False, False),)
+    check_sizes = (1,)  # a sample is a window of all streams of the text
     usage = "the state before the first symbol is zeros; each call returns the one for the next call"
 
     def connect(self, calls: Mapping[str, Call]) -> None:

@@ -6,12 +6,11 @@ in a fixed order, without those that have no values; a step takes all of them an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import GetAttrKey, TreeSpec, tree_flatten_with_path, tree_unflatten
 
 from dltrain.tasks.decoding import read_sequences
 from dltrain.tasks.graphs import (
@@ -36,27 +35,40 @@ class Packing:
     """The order of the tensors of a state, and their names."""
 
     def __init__(self, state: Any):
-        leaves, self.spec = flatten(state)
+        leaves = flatten(state)
+        self.like = state
         self.shapes = [tuple(leaf.shape) for _, leaf in leaves]
         self.full = [number for number, (_, leaf) in enumerate(leaves) if leaf.numel()]
         self.names = [leaves[number][0] for number in self.full]
 
     def pack(self, state: Any) -> State:
-        leaves, _ = flatten(state)
+        leaves = flatten(state)
         return tuple(leaves[number][1] for number in self.full)
 
     def unpack(self, tensors: Sequence[Tensor]) -> Any:
         leaves = [tensors[0].new_zeros(tensors[0].shape[0], *shape[1:]) for shape in self.shapes]
         for number, tensor in zip(self.full, tensors, strict=True):
             leaves[number] = tensor
-        return tree_unflatten(leaves, self.spec)
+        return rebuild(self.like, iter(leaves))
 
 
-def flatten(state: Any) -> tuple[list[tuple[str, Tensor]], TreeSpec]:
-    """The tensors of a state by name: that of a field, or state_N."""
-    leaves, spec = tree_flatten_with_path(state)
-    return [(path[-1].name if isinstance(path[-1], GetAttrKey) else f"state_{number}", leaf)
-            for number, (path, leaf) in enumerate(leaves)], spec
+def flatten(state: Any, name: str = "state") -> list[tuple[str, Tensor]]:
+    """The tensors of a state by the name of their field, or by their places in lists, as state_1_0."""
+    if isinstance(state, Tensor):
+        return [(name, state)]
+    pairs = state.items() if isinstance(state, Mapping) else zip(
+        getattr(state, "_fields", [f"{name}_{place}" for place in range(len(state))]), state, strict=True)
+    return [leaf for field, inner in pairs for leaf in flatten(inner, str(field))]
+
+
+def rebuild(like: Any, leaves: Iterator[Tensor]) -> Any:
+    """A state in the form of another one, with its tensors in the order of `flatten`."""
+    if isinstance(like, Tensor):
+        return next(leaves)
+    if isinstance(like, Mapping):
+        return {key: rebuild(inner, leaves) for key, inner in like.items()}
+    values = [rebuild(inner, leaves) for inner in like]
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 
 class Begin(nn.Module):
