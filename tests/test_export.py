@@ -38,6 +38,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "captioner": ("model=captioner", "model.backbone.depth=8", "model.hidden=16", "data.num_train=8"),
     "fcn8s": ("model=fcn8s", "model.backbone.depth=11", "model.backbone.width=4", "model.hidden=8",
               "data.num_train=6", "data.image_px=64", "data.sizes_px=[20,40]"),
+    "cifar_hypercolumn": ("model=hypercolumn", "model/backbone=cifar", "model.backbone.depth=8", "model.hidden=8",
+                          "data.num_train=6", "data.image_px=32", "data.sizes_px=[10,20]"),
     "hypercolumn": ("model=hypercolumn", "model.backbone.width=4", "model.hidden=8", "data.num_train=6",
                     "data.image_px=64", "data.sizes_px=[20,40]"),
     "dilated": ("model=dilated", "model.backbone.width=4", "model.hidden=8", "data.num_train=6", "data.image_px=64",
@@ -51,7 +53,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fast_rcnn": ("model=fast_rcnn", *SMALL),
     "rcnn": ("model=rcnn", *SMALL),
 }
-QUICK = ("resnet20", "char_rnn", "captioner", "fcn8s")
+QUICK = ("resnet20", "char_rnn", "captioner", "cifar_hypercolumn")
 WITHOUT_PROGRAM = ("seq_classifier", "tagger", "seq2seq")
 
 
@@ -227,7 +229,7 @@ def test_a_step_of_a_language_model_writes_the_text_of_the_run(runs, export, dlt
 
 
 @needs_onnx
-@pytest.mark.parametrize("family", ["resnet20", "fcn8s", "captioner",
+@pytest.mark.parametrize("family", ["resnet20", "cifar_hypercolumn", "captioner",
                                     *(pytest.param(family, marks=pytest.mark.slow) for family in
                                       ("faster_rcnn", "overfeat", "seq2seq", "tagger", "seq_classifier"))])
 def test_predict_with_the_file_prints_and_draws_what_the_run_does(family, runs, export, dltrain, tmp_path):

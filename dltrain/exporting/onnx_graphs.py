@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dltrain.exporting.programs import branch_free_suppression, dynamic_shapes
+from dltrain.exporting.quiet import quiet
 from dltrain.tasks.graphs import Graph
 
 TRACED_OPSET = 17  # of torch's older exporter, whose torchvision operators are made for it
@@ -54,22 +51,6 @@ def refuse_fixed_axes(graph: Graph, model: Any) -> None:
         for place, axis in enumerate(port.axes):
             if isinstance(axis, str) and stored[port.name][place].HasField("dim_value"):
                 raise FixedAxis(f"{port.name} has the fixed size {stored[port.name][place].dim_value} as its {axis}")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the reports and warnings of the exporters."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 class OnnxCall:

@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.export import Dim
 from torchvision.ops import boxes as box_ops
 
+from dltrain.exporting.quiet import quiet
 from dltrain.tasks.graphs import Graph
 
 
 def write_program(graph: Graph, path: Path) -> None:
     """Raises whatever torch.export raises where the graph cannot be written."""
-    with torch.no_grad(), branch_free_suppression():
+    with quiet(), torch.no_grad(), branch_free_suppression():
         program = torch.export.export(graph.module, graph.example, dynamic_shapes=dynamic_shapes(graph, Dim.DYNAMIC),
                                       strict=False, prefer_deferred_runtime_asserts_over_guards=True)
-    torch.export.save(program, path)
+        torch.export.save(program, path)
 
 
 def dynamic_shapes(graph: Graph, dim: Any = None) -> tuple[Any, ...]:
@@ -59,7 +60,8 @@ class ProgramCall:
     """A file of torch.export, called on the CPU. Tensors are converted to the types of the inputs."""
 
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str], dtypes: Sequence[torch.dtype]):
-        self.module = torch.export.load(path).module()
+        with quiet():
+            self.module = torch.export.load(path).module()
         self.inputs, self.outputs, self.dtypes = list(inputs), list(outputs), list(dtypes)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:

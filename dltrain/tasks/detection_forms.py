@@ -63,6 +63,7 @@ class DetectionForm(Form):
 
     def graphs(self, batch: Any, any_size: bool, pixels: torch.dtype) -> list[Graph]:
         image: Tensor = batch.images[0]
+        self.outputs(type(batch)([image], batch.targets[:1]))  # what a model keeps for a size is then a constant
         sides: tuple[Axis, ...] = ("height", "width") if any_size else tuple(image.shape[1:])
         return [Graph("model", WithPixels(self.task, self.detect), (image.to(pixels),),
                       (Port("image", (image.shape[0], *sides), pixels, PIXEL_VALUES),),
