@@ -32,8 +32,8 @@ def card_lines(record: Mapping[str, Any], run_dir: RunDir) -> Iterator[str]:
            f"{checkpoint['step']}. `{RECORD}` has the names, shapes and ranges of inputs and outputs"
            f"{', the names of the classes' if record['class_names'] else ''}"
            f"{' and the vocabulary' if record['vocabularies'] else ''}.")
-    yield from ["", "## Use", "", f"In this folder{'; ' + record['usage'] if record['usage'] else ''}:", ""]
-    yield from ["```python", *usage_code(record, config), "```"]
+    yield from ["", "## Use", "", "In this folder:", "", "```python", *usage_code(record, config), "```"]
+    yield from ["", record["usage"]] if record["usage"] else []
     yield from ["", "## Results", "", *result_lines(run_dir)]
     check = record["check"]
     values = ", ".join(f"{name} {value:.2g}" for name, value in check["largest_differences"].items())

@@ -21,7 +21,7 @@ from dltrain.tasks.graphs import (
 )
 
 State = tuple[Tensor, ...]
-WHOLE_ROWS = "all sequences of a call have the same length: call it once for each length"
+WHOLE_ROWS = "All sequences of a call have the same length: call it once for each length."
 
 
 class Step(nn.Module):
@@ -61,7 +61,7 @@ class LanguageForm(Form):
 
     attempts = (Attempt(False, False),)
     check_sizes = (1,)  # a sample is a window of all streams of the text
-    usage = "the state before the first symbol is zeros; each call returns the one for the next call"
+    usage = "The state before the first symbol is zeros; each call returns the one for the next call."
 
     def connect(self, calls: Mapping[str, Call]) -> None:
         self.task.model = CallsStep(calls["model"], self.task.model.zeros)

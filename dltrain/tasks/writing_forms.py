@@ -7,6 +7,7 @@ in a fixed order, without those that have no values; a step takes all of them an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +40,8 @@ class Packing:
         self.like = state
         self.shapes = [tuple(leaf.shape) for _, leaf in leaves]
         self.full = [number for number, (_, leaf) in enumerate(leaves) if leaf.numel()]
-        self.names = [leaves[number][0] for number in self.full]
+        unnamed = count()
+        self.names = [leaves[number][0] or f"state_{next(unnamed)}" for number in self.full]
 
     def pack(self, state: Any) -> State:
         leaves = flatten(state)
@@ -52,12 +54,12 @@ class Packing:
         return rebuild(self.like, iter(leaves))
 
 
-def flatten(state: Any, name: str = "state") -> list[tuple[str, Tensor]]:
-    """The tensors of a state by the name of their field, or by their places in lists, as state_1_0."""
+def flatten(state: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """The tensors of a state by the name of their field, "" in a list or tuple."""
     if isinstance(state, Tensor):
         return [(name, state)]
     pairs = state.items() if isinstance(state, Mapping) else zip(
-        getattr(state, "_fields", [f"{name}_{place}" for place in range(len(state))]), state, strict=True)
+        getattr(state, "_fields", [""] * len(state)), state, strict=True)
     return [leaf for field, inner in pairs for leaf in flatten(inner, str(field))]
 
 
@@ -145,10 +147,10 @@ class WritingForm(Form):
         changed = [number for number, tensor in enumerate(new) if tensor is not first[number]]
         ports = [Port(name, ("batch", *(a if a == b else open_axis for a, b in
                                         zip(one.shape[1:], two.shape[1:], strict=True))), one.dtype,
-                      "of the state, as the encoder or the step before returned it")
+                      "the state, from the encoder or the step before")
                  for name, one, two in zip(packing.names, first, second, strict=True)]
         outputs = [Port("logits", ("batch", vocab_size), torch.float32, LOGITS),
-                   *(ports[number]._replace(name=f"new_{ports[number].name}", values="of the state after the symbol")
+                   *(ports[number]._replace(name=f"new_{ports[number].name}", values="the state after the symbol")
                      for number in changed)]
         attends = bool(getattr(model, "attends", False)) and hasattr(model, "attention")
         if attends:
@@ -191,7 +193,7 @@ class CaptionForm(WritingForm):
     attempts = (Attempt(False, False), Attempt(True, False))
     reads_pixels = True
     symbols = "words"
-    usage = "a sentence begins with START (2) and is at its end with END (3); PAD is 0, unknown words are 1"
+    usage = "A sentence begins with START, 2, and ends with END, 3. PAD is 0, an unknown word 1."
 
     def connect(self, calls: Mapping[str, Call]) -> None:
         take_raw_pixels(self.task, CallsDecoder(calls["encoder"], calls["step"]))
