@@ -380,6 +380,7 @@ def test_boxes_are_matched_by_place_and_label():
     assert form.differences([own], [target((10, 1, 0.9), (30, 3, 0.8))])[alone] == pytest.approx(2 / 3)
     assert form.differences([own], [target()])[alone] == 1
     assert matched_boxes(target(), own) == []
+    assert matched_boxes(target((10, 1, 0.9), (10, 1, 0.9)), target((10, 1, 0.9))) == [(0, 0)]
 
 
 def test_the_batches_of_a_check_have_different_sizes():
