@@ -245,9 +245,9 @@ def test_predict_with_the_file_prints_and_draws_what_the_run_does(family, runs, 
         answers.append((out.replace(output, ""), [*sorted((tmp_path / output).rglob("*"))]))
     assert answers[0][0] == answers[1][0]
     for one, other in zip(answers[0][1], answers[1][1], strict=True):
-        if one.suffix == ".png":  # what lights a picture is rounded to a level
+        if one.suffix == ".png":  # light is rounded to a level, and the corner of a box to a pixel
             levels = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in (one, other)]
-            assert np.abs(levels[0] - levels[1]).max() <= 1
+            assert (np.abs(levels[0] - levels[1]) > 1).mean() < 0.01
 
 
 # files and refusals
