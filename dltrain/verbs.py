@@ -34,7 +34,7 @@ VERBS = {
     "diff": Verb("diff", "compare", "in what two runs differ, and at which step they part"),
     "verify": Verb("verify", "compare", "give the first steps of a run again; say where they differ"),
     "replay": Verb("replay", "compare", "give one past step again: its loss, its batch, each layer"),
-    "export": Verb("export", "take away", "write the weights as a plain file: .safetensors or .pth"),
+    "export": Verb("export", "take away", "write the model for other programs (ONNX), or its weights"),
     "schema": Verb("schema", "take away", "write a JSON Schema with which editors check your yaml files"),
     "new": Verb("new", "take away", "write the files of a model, a data set or a task of your own"),
     "clean": Verb("clean", "take away", "list, and delete, what the runs no longer need"),

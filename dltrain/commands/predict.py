@@ -18,15 +18,17 @@ from dltrain.config import schema
 from dltrain.disk import write_text, writing
 from dltrain.drawing.tables import format_count
 from dltrain.errors import DataError, UserError, suggest
+from dltrain.exporting.record import ExportedModel, read_exported
 from dltrain.run_dir import RunDir
 from dltrain.stored_files import refuse_incomplete_config
 from dltrain.sweeps.jobs import is_sweep
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from PIL.Image import Image
 
     from dltrain.data.datamodule import DataModule
-    from dltrain.tasks.task import Input, Prediction
+    from dltrain.tasks.task import Input, Prediction, Task
 
 HELP = """\
 dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own inputs; the keys depend on the task
@@ -43,7 +45,8 @@ dltrain predict run=FOLDER ...    uses the best checkpoint of a run on your own 
 Drawn results are written to FOLDER/predictions, by the names of the inputs; labels, boxes, masks and captions also to
 FOLDER/predictions.json. A second predict writes predictions_2; output=PLACE writes all into another folder. Results of
 a run folder that is read-only are written beside it, as FOLDER-predictions.
-Of the folder of a sweep, the job that is best in validation predicts.
+Of the folder of a sweep, the job that is best in validation predicts. run=FOLDER/export/onnx, or a file in it, predicts
+by the graphs that dltrain export wrote.
 The keys of a run, with their rules, are in its config.yaml under task.predict. trainer.accelerator=cpu predicts on
 the CPU."""
 
@@ -54,7 +57,9 @@ INPUTS = ("input", "text", "prompt")  # the keys that give the inputs, in the or
 def run(words: list[str]) -> int:
     pairs = parse_pairs("predict", words)
     run_dir = run_dir_of(pairs)
-    if is_sweep(run_dir.path):
+    if exported := read_exported(run_dir.path):
+        run_dir = RunDir(exported.run)
+    elif is_sweep(run_dir.path):
         from dltrain.sweeps.table import best
 
         run_dir = best(run_dir.path)
@@ -64,23 +69,33 @@ def run(words: list[str]) -> int:
     if place is None and not run_dir.is_writable:
         print(f"{run_dir} is read-only: results go to {outputs.folder}; output=FOLDER chooses another place")
     config = load_config(run_dir, {key: value for key, value in pairs.items() if key != "run"}, ("trainer.",))
-    from dltrain import evaluation  # torch from here on
-    from dltrain.build import build_unloaded_data
+    from dltrain.build import build_unloaded_data  # torch from here on
     from dltrain.reporting import report
 
     def predict() -> None:
-        task = evaluation.restore(config, run_dir)
+        task = restore(config, run_dir, exported)
         data = build_unloaded_data(config, run_dir.read_vocabularies())
         inputs, faults = split_readable(read_inputs(options, data), data)
         if data.input_kind == "text":
             warn_of_unknown(*data.unknown_inputs([item.name for item in inputs]))
         settings = {key: value for key, value in options.items() if key not in INPUTS}
-        present(task.to(evaluation.device_of(config)).predict(inputs, data, **settings), inputs, outputs)
+        present(task.predict(inputs, data, **settings), inputs, outputs)
         if faults:
             raise DataError(f"{len(faults)} of {len(faults) + len(inputs)} inputs cannot be read, the others are "
                             f"predicted: {'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' * (len(faults) > 3)}")
 
     return report(run_dir, predict)
+
+
+def restore(config: DictConfig, run_dir: RunDir, exported: ExportedModel | None) -> Task:
+    """The task of the run, with its best weights or with exported graphs."""
+    if exported is not None:
+        from dltrain.exporting.connecting import restore_exported
+
+        return restore_exported(config, run_dir, exported)
+    from dltrain import evaluation
+
+    return evaluation.restore(config, run_dir).to(evaluation.device_of(config))
 
 
 def take_options(pairs: dict[str, str], run_dir: RunDir) -> dict[str, Any]:

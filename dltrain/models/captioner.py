@@ -76,7 +76,7 @@ class Captioner(nn.Module):
         maps = self.backbone.features(images)
         vector = self.image(average_to(maps, self.pool_px).flatten(1)).repeat_interleave(
             sentences_per_image, 0)
-        n = len(vector)
+        n = vector.shape[0]
         attended = AttendedMap(vector.new_zeros(n, 0, 0), vector.new_zeros(n, 0, 0))
         if self.attends:
             places = average_to(maps, self.map_px).flatten(2).transpose(1, 2) + self.place_embedding

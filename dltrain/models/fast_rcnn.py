@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from dltrain.models.regions import REGION_PX, RegionPool, region_head
 Target = dict[str, Tensor]
 Features = Callable[[Tensor], Tensor] | None
 CROPS_AT_ONCE = 1024  # regions that go through R-CNN's backbone together in evaluation
+GRIDS_KEPT = 64  # sizes of images whose grids of boxes stay in memory
 
 
 class GridRegions(nn.Module):
@@ -60,8 +62,8 @@ class GridRegions(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         scaled, targets = self.transform(images, targets)
         pixels = scaled.tensors
-        proposals = [to_device(grid(h, w, self.box_px, self.ratios, self.step).to(pixels.dtype), pixels.device)
-                     for h, w in scaled.image_sizes]
+        proposals = [to_device(kept_grid(int(h), int(w), self.box_px, self.ratios, self.step).to(pixels.dtype),
+                               pixels.device) for h, w in scaled.image_sizes]
         map_ = features(pixels) if features is not None else pixels
         boxes, losses = self.heads({"0": map_}, proposals, scaled.image_sizes, targets)
         return self.transform.postprocess(boxes, scaled.image_sizes, sizes), losses
@@ -130,6 +132,13 @@ class RCNN(nn.Module):
     def detect(self, images: list[Tensor]) -> list[Target]:
         """As FasterRCNN.detect."""
         return self.regions.detect(images)
+
+
+@lru_cache(maxsize=GRIDS_KEPT)
+@torch.inference_mode(False)
+def kept_grid(height: int, width: int, box_px: tuple[int, ...], ratios: tuple[float, ...], step: float) -> Tensor:
+    """As `grid`, the same tensor for the same arguments: it is a constant of an exported graph."""
+    return grid(height, width, box_px, ratios, step)
 
 
 def grid(height: int, width: int, box_px: Sequence[int], ratios: Sequence[float], step: float) -> Tensor:

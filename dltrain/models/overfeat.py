@@ -20,7 +20,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import box_iou
+from torchvision.ops import boxes as box_ops
 
 from dltrain.batches import to_device
 
@@ -149,7 +150,7 @@ class OverFeatDetector(nn.Module):
             score, boxes = probabilities[indices, label], decode(code[indices], windows[indices])
             h, w = image.shape[1:]
             boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([w, h, w, h]))
-            kept = batched_nms(boxes, score, label, self.nms)[:100]
+            kept = box_ops.batched_nms(boxes, score, label, self.nms)[:100]
             detections.append({"boxes": merge(boxes, score, label, kept, self.nms), "labels": label[kept],
                                "scores": score[kept]})
         return detections

@@ -30,6 +30,7 @@ from dltrain.tasks.decoding import beam_search, read_sequences, repeat_state, st
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask, TrainingPixels
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
+from dltrain.tasks.writing_forms import CaptionForm
 
 IMAGES_SHOWN = 8
 
@@ -175,6 +176,9 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
             weights = self.model.attention_maps(pixels, read)[0].cpu()
         names = self.vocabularies.get("words", [])
         return [names[word] for word in words], weights
+
+    def export_form(self) -> CaptionForm:
+        return CaptionForm(self)
 
     def predict(self, inputs: Sequence[Input], data: CaptionData, beam: int = 5, **options: object
                 ) -> Iterator[Prediction]:

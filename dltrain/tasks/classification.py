@@ -16,6 +16,7 @@ from dltrain.drawing.captions import draw_caption
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError, suggest
 from dltrain.tasks.freezing import FreezingKeys
+from dltrain.tasks.image_forms import ClassificationForm
 from dltrain.tasks.images import AUGMENTED_SHOWN, ImageTask
 from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -132,6 +133,9 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
+
+    def export_form(self) -> ClassificationForm:
+        return ClassificationForm(self)
 
     def predict(self, inputs: Sequence[Input], data: object, **options: object) -> Iterator[Prediction]:
         """The five most probable labels of each image."""

@@ -19,6 +19,7 @@ from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
 from dltrain.parallel.sampling import SamplerOfAll, share_samplers
+from dltrain.tasks.detection_forms import DetectionForm
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -161,6 +162,9 @@ class Detection(ImageTask[Detector, DetectionBatch]):
         if "scores" not in target:
             return names
         return [f"{name} {score:.2f}" for name, score in zip(names, target["scores"].tolist(), strict=True)]
+
+    def export_form(self) -> DetectionForm:
+        return DetectionForm(self)
 
     def predict(self, inputs: Sequence[Input], data: CocoNames, score: float = 0.5, **options: object
                 ) -> Iterator[Prediction]:

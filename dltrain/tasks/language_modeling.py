@@ -16,6 +16,7 @@ from dltrain.drawing.sequences import LINES, join_symbols
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
 from dltrain.tasks.task import BITS, Figure, Input, Prediction, Task, TaskKeys
+from dltrain.tasks.text_forms import LanguageForm
 
 SAMPLE_LENGTH = 300  # characters of the sample after each validation
 NOISE_ROWS = 64  # characters for which random numbers are generated at once
@@ -120,6 +121,9 @@ class LanguageModeling(Task[StatefulModel, TokenBatch]):
         start = symbols.index("\n") if "\n" in symbols else len(symbols) - 1
         written = generate(self.model, torch.tensor([start], device=self.device), generator("sample", self.seed))
         return {"sample": "".join(symbols[next(written)] for _ in range(SAMPLE_LENGTH))}
+
+    def export_form(self) -> LanguageForm:
+        return LanguageForm(self)
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[str, TokenBatch], length: int = 400,
                 temperature: float = 0.8, top_k: int | None = None, seed: int = 0, **options: object

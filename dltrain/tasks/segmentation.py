@@ -20,6 +20,7 @@ from dltrain.drawing.masks import SIDE_PX, colour_mask, compare_masks, draw_lege
 from dltrain.errors import UserError
 from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.freezing import FreezingKeys
+from dltrain.tasks.image_forms import SegmentationForm
 from dltrain.tasks.images import ImageTask
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy
 from dltrain.tasks.task import Figure, Input, Prediction, TaskKeys
@@ -119,6 +120,9 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
         first = [values[:IMAGES_SHOWN].cpu() for values in (batch.images, batch.masks, outputs)]
         samples = list(zip(first[0], first[1], first[2], strict=True))
         return {"image_truth_prediction": compare_masks(samples, self.class_names)}
+
+    def export_form(self) -> SegmentationForm:
+        return SegmentationForm(self)
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[Tensor, SegmentationBatch], **options: object
                 ) -> Iterator[Prediction]:

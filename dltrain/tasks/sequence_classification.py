@@ -18,6 +18,7 @@ from dltrain.errors import UserError
 from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, accuracy, of_each_class, predict_labels, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
+from dltrain.tasks.text_forms import SequenceForm
 
 ROWS_PX = 72  # least side of a sequence of vectors, drawn as a picture
 
@@ -103,6 +104,9 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
+
+    def export_form(self) -> SequenceForm:
+        return SequenceForm(self, per_symbol=False)
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[Any, LabelledBatch], **options: object
                 ) -> Iterator[Prediction]:

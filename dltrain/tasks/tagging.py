@@ -19,6 +19,7 @@ from dltrain.errors import UserError
 from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.multiclass import ConfusionMatrix, accuracy, of_each_class, scored
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
+from dltrain.tasks.text_forms import SequenceForm
 
 COLOURS = ("white", "cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta",
            "bright_green", "bright_yellow", "bright_blue", "bright_red", "bright_black")
@@ -99,6 +100,9 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
 
     def summary_figures(self) -> dict[str, Figure]:
         return self.metrics.figures(self.class_names)
+
+    def export_form(self) -> SequenceForm:
+        return SequenceForm(self, per_symbol=True)
 
     def predict(self, inputs: Sequence[Input], data: TaggedText, **options: object) -> Iterator[Prediction]:
         """The tag of each symbol: one line per word or, for characters, one line per stretch of equal tags; in a

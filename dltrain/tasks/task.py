@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
-from PIL.Image import Image
 from pytorch_lightning.utilities import move_data_to_device
-from rich.text import Text
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torchmetrics import Metric
@@ -22,6 +19,9 @@ from dltrain.batches import Batch, to_device
 from dltrain.contracts import Model, drops_blocks
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
+from dltrain.tasks.graphs import Form
+from dltrain.tasks.predictions import Input as Input
+from dltrain.tasks.predictions import Prediction as Prediction
 from dltrain.tasks.step_sums import StepSums
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -29,35 +29,6 @@ BatchT = TypeVar("BatchT", bound=Batch)
 BITS = 1 / math.log(2)  # bits in a nat
 
 Figure = Tensor | str  # a picture (3, H, W) uint8, or text
-
-
-@dataclass
-class Input:
-    """One input of `predict`: a picture file or a text. `load` gives an image (C, H, W) uint8, or the text. `output`:
-    the name, without a suffix, of what is drawn of it."""
-
-    name: str
-    load: Callable[[], Any]
-    output: str = ""
-
-
-@dataclass
-class Prediction:
-    """What a task predicts for one input.
-
-    `pieces` of text are printed one by one, as soon as there is one; `styled` is the same in colour, for a terminal.
-    `records` are added to predictions.json. `pictures`, by suffix, are saved as <output of the input><suffix>.png."""
-
-    name: str
-    pieces: Iterable[str]
-    styled: Text | None = None
-    records: list[dict[str, Any]] = field(default_factory=list)
-    pictures: dict[str, Image] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """All pieces together."""
-        return "".join(self.pieces)
 
 
 class TaskKeys(TypedDict):
@@ -242,6 +213,10 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
         """Predictions for a user's own inputs. `data`: the run's data module, not loaded; `options`: the keys of the
         task's node `predict`, but for `input`, `text` and `prompt`, which say what the inputs are."""
         raise UserError(f"{type(self).__name__} has no predict")
+
+    def export_form(self) -> Form | None:
+        """The graphs that `dltrain export` writes; None where the weights alone can be exported."""
+        return None
 
     # training
 

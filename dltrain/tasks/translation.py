@@ -16,6 +16,7 @@ from dltrain.drawing.sequences import LINES
 from dltrain.errors import UserError
 from dltrain.tasks.decoding import beam_search, edit_distances, start_tokens, until_end, write_sequences
 from dltrain.tasks.task import Figure, Input, Prediction, Task, TaskKeys
+from dltrain.tasks.writing_forms import TranslationForm
 
 PAIRS_SHOWN = 8
 
@@ -120,6 +121,9 @@ class Translation(Task[TranslationModel, PairBatch]):
         lines = [f"{self.join('source', source)} -> {self.join('target', output)}   ({self.join('target', target)})"
                  for source, output, target in zip(sources, outputs, targets, strict=False)]
         return {"sample": "\n".join(lines)}
+
+    def export_form(self) -> TranslationForm:
+        return TranslationForm(self)
 
     def predict(self, inputs: Sequence[Input], data: InputEncoder[str, PairBatch], decode: str = "greedy",
                 beam: int = 5, temperature: float = 1.0, seed: int = 0, **options: object) -> Iterator[Prediction]:
