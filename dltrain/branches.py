@@ -89,8 +89,7 @@ def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, cha
     longer than what is done."""
     note_place(config, place)
     plain = to_plain(config)
-    changes = {change.key: change.now for change in same_config.differences(parent.read_config(), plain)
-               if any(change.key == key or change.key.startswith(f"{key}.") for key in changed)}
+    changes = changes_of(parent, plain, changed)
     link = Parent(os.path.relpath(parent.path, run_dir.path), place.epoch, place.step, changes)
     if run_dir.has_config:
         if run_parent.read(run_dir.path) != link:
@@ -107,6 +106,30 @@ def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, cha
         run_dir.write_config({key: value for key, value in plain.items() if key != "version"}, parent.comments())
 
 
+def changes_of(parent: RunDir, config: Mapping[str, Any], changed: Iterable[str]) -> dict[str, Any]:
+    """The values of `changed`, and of the keys below them, that are not the parent's, by key."""
+    return {change.key: change.now for change in same_config.differences(parent.read_config(), config)
+            if any(change.key == key or change.key.startswith(f"{key}.") for key in changed)}
+
+
+def refuse_other(parent: RunDir, at: str, run_dir: RunDir, config: DictConfig, changed: Iterable[str]) -> None:
+    """Raises UserError where a run that is finished is not the one that the command describes. The checkpoint may be
+    gone: of the place, only the epoch that `at` names is compared."""
+    link = run_parent.read(run_dir.path)
+    number = at.rpartition(":")[2]
+    if (link is None or link.folder(run_dir.path).resolve() != parent.path.resolve()
+            or (number.isdigit() and link.epoch != int(number))
+            or without_steps(link.changes) != without_steps(changes_of(parent, to_plain(config), changed))):
+        beginning = f" (it {link.describe(run_dir.path)})" if link else ""
+        raise UserError(f"{run_dir} began otherwise{beginning}, and is finished; choose another name=")
+
+
+def without_steps(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the run was made longer is known only from the checkpoint."""
+    return {key: [{**entry, "at": None} for entry in value] if key == "trainer.extended" else value
+            for key, value in changes.items()}
+
+
 @contextmanager
 def removed_if_refused(run_dir: RunDir) -> Iterator[None]:
     """Around the training: a run that is refused before its first step leaves no folder."""
@@ -117,6 +140,9 @@ def removed_if_refused(run_dir: RunDir) -> Iterator[None]:
         if not isinstance(error, DivergedError | MachineError) and checkpoints.find_fault(last) is None and (
                 MARK in checkpoints.read(last)["dltrain"]):
             shutil.rmtree(run_dir.path)
+            if "size mismatch for " in str(error):
+                raise UserError(f"the shapes of the weights differ ({str(error).rpartition('; the checkpoint')[0]}): "
+                                "dltrain fork keeps them; a new run with other shapes begins anew") from None
         raise
 
 

@@ -280,3 +280,29 @@ def test_a_run_of_an_earlier_version_has_the_keys_of_this_one(dltrain):
     assert kept(Path("outputs/new")) == {"epoch-3", "epoch-4"}
     assert dltrain("extend", "run=outputs/old", "epochs=6", "schedule=warm")[0] == 0
     assert RunDir(Path("outputs/old_epochs6_warm")).read_result()["steps"] == 60
+
+
+def test_a_finished_branch_is_not_taken_for_one_with_other_values(dltrain):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    words = ["fork", "run=outputs/a", "at=epoch:1", "name=b"]
+    assert dltrain(*words, "lr=0.01")[0] == 0
+    assert "finished after" in dltrain(*words, "lr=0.01")[1]
+    for others in (["lr=0.02"], [], ["lr=0.01", "at=epoch:2"]):
+        code, _, err = dltrain(*words, *others)
+        assert code == 2
+        assert "outputs/b began otherwise (it begins after epoch 1, step 3 of outputs/a" in err
+    longer = ["extend", "run=outputs/a", "schedule=continue", "name=c"]
+    assert dltrain(*longer, "epochs=4")[0] == 0
+    shutil.rmtree("outputs/a/checkpoints")
+    assert "finished after" in dltrain(*longer, "epochs=4")[1]
+    assert dltrain(*longer, "epochs=5")[0] == 2
+    assert dltrain("extend", "run=outputs/a", "schedule=warm", "name=c", "epochs=4")[0] == 2
+
+
+def test_a_branch_with_weights_of_other_shapes_is_refused(dltrain):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    code, _, err = dltrain("fork", "run=outputs/a", "at=epoch:1", "model.depth=14", "name=b")
+    assert code == 2
+    assert "dltrain fork keeps them" in err
+    assert "damaged" not in err
+    assert not Path("outputs/b").exists()
