@@ -78,6 +78,15 @@ def test_a_metric_that_there_is_not_is_refused_before_the_first_step(dltrain):
     assert "trainer.stop_when.metric: no metric 'val/acuracy'; did you mean 'val/accuracy'?" in err
 
 
+def test_the_same_command_continues_a_run_without_validations_by_epochs(dltrain, monkeypatch):
+    words = ["name=a", *TINY, "trainer.validate_every_epochs=null", "trainer.checkpoint_every_steps=1"]
+    with monkeypatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 4)
+        assert dltrain(*words)[0] == 8
+    assert dltrain(*words)[0] == 0
+    assert validated(Path("outputs/a")) == [9]
+
+
 def epochs_until_the_end(values: list[float], patience_epochs: int) -> tuple[int, str]:
     """How many epochs a run takes whose metric has these values, and why it ends."""
     when = ending.StopWhen("val/f1", "max", patience_epochs, 0.0)

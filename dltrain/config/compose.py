@@ -170,8 +170,8 @@ def compose_unchecked(words: list[str], sources: Sources, multirun: bool = False
 
 
 def adding_to_mappings(overrides: list[Override], places: list[checks.Place]) -> list[Override]:
-    """The overrides, of which those that fill a mapping with names of the user's own, as task.class_weights={cat: 2} and
-    task.class_weights.cat=2, add keys that the yaml files cannot have."""
+    """The overrides, of which those that fill a mapping with names of the user's own, as task.class_weights={cat: 2}
+    and task.class_weights.cat=2, add keys that the yaml files cannot have."""
     mappings = {key for file, package in places for key, line in schema.assignments(file, package).items()
                 if schema.rule_of(line.comment) == "mapping"}
     return [replace(one, type=OverrideType.FORCE_ADD) if one.type == OverrideType.CHANGE and (
