@@ -25,7 +25,7 @@ from dltrain.config.interpolations import to_plain
 from dltrain.dotted import select
 from dltrain.errors import DivergedError, MachineError, UserError
 from dltrain.run_dir import RunDir
-from dltrain.run_lock import locked
+from dltrain.run_lock import FolderInUse, locked
 from dltrain.run_parent import Parent, place_of
 from dltrain.tensor_files import BEST, LAST, PREVIOUS, kept_file
 
@@ -89,22 +89,46 @@ def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, cha
     longer than what is done."""
     note_place(config, place)
     plain = to_plain(config)
-    changes = {change.key: change.now for change in same_config.differences(parent.read_config(), plain)
-               if any(change.key == key or change.key.startswith(f"{key}.") for key in changed)}
+    changes = changes_of(parent, plain, changed)
     link = Parent(os.path.relpath(parent.path, run_dir.path), place.epoch, place.step, changes)
     if run_dir.has_config:
         if run_parent.read(run_dir.path) != link:
             raise UserError(f"{run_dir} began otherwise; choose another name=, or continue it by dltrain resume "
                             f"run={run_dir}")
         return
+    readings, best = readings_before(parent, place), best_before(parent, place)  # before the folder is made
     with locked(run_dir.path):
         for name in COPIED:
             if (parent.path / name).is_file():
                 shutil.copyfile(parent.path / name, run_dir.path / name)
-        copy_readings(parent, run_dir, place)
-        copy_checkpoints(parent, run_dir, place, plain)
+        stored_files.write_text(run_dir.path / "metrics.csv", readings)
+        copy_checkpoints(parent, run_dir, place, best, plain)
         run_parent.write(run_dir.path, link)
         run_dir.write_config({key: value for key, value in plain.items() if key != "version"}, parent.comments())
+
+
+def changes_of(parent: RunDir, config: Mapping[str, Any], changed: Iterable[str]) -> dict[str, Any]:
+    """The values of `changed`, and of the keys below them, that are not the parent's, by key."""
+    return {change.key: change.now for change in same_config.differences(parent.read_config(), config)
+            if any(change.key == key or change.key.startswith(f"{key}.") for key in changed)}
+
+
+def refuse_other(parent: RunDir, at: str, run_dir: RunDir, config: DictConfig, changed: Iterable[str]) -> None:
+    """Raises UserError where a run that is finished is not the one that the command describes. The checkpoint may be
+    gone: of the place, only the epoch that `at` names is compared."""
+    link = run_parent.read(run_dir.path)
+    number = at.rpartition(":")[2]
+    if (link is None or link.folder(run_dir.path).resolve() != parent.path.resolve()
+            or (number.isdigit() and link.epoch != int(number))
+            or without_steps(link.changes) != without_steps(changes_of(parent, to_plain(config), changed))):
+        beginning = f" (it {link.describe(run_dir.path)})" if link else ""
+        raise UserError(f"{run_dir} began otherwise{beginning}, and is finished; choose another name=")
+
+
+def without_steps(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the run was made longer is known only from the checkpoint."""
+    return {key: [{**entry, "at": None} for entry in value] if key == "trainer.extended" else value
+            for key, value in changes.items()}
 
 
 @contextmanager
@@ -114,9 +138,12 @@ def removed_if_refused(run_dir: RunDir) -> Iterator[None]:
         yield
     except UserError as error:
         last = run_dir.path / "checkpoints" / LAST
-        if not isinstance(error, DivergedError | MachineError) and checkpoints.find_fault(last) is None and (
-                MARK in checkpoints.read(last)["dltrain"]):
+        began = isinstance(error, DivergedError | MachineError | FolderInUse)
+        if not began and checkpoints.find_fault(last) is None and MARK in checkpoints.read(last)["dltrain"]:
             shutil.rmtree(run_dir.path)
+            if "size mismatch for " in str(error):
+                raise UserError(f"the shapes of the weights differ ({str(error).rpartition('; the checkpoint')[0]}): "
+                                "dltrain fork keeps them; a new run with other shapes begins anew") from None
         raise
 
 
@@ -133,17 +160,24 @@ def note_place(config: DictConfig, place: Place) -> None:
         extended[-1].at = place.step
 
 
-def copy_readings(parent: RunDir, run_dir: RunDir, place: Place) -> None:
-    """Those that were written before the checkpoint."""
+def readings_before(parent: RunDir, place: Place) -> str:
+    """The content of metrics.csv, as far as it was written before the checkpoint."""
     content = stored_files.read_rows(parent.path / "metrics.csv", place.state["dltrain"]["metrics_rows"])
     text = StringIO(newline="")
     writer = csv.DictWriter(text, content.columns)
     writer.writeheader()
     writer.writerows(row for row in content.rows if row is not None)
-    stored_files.write_text(run_dir.path / "metrics.csv", text.getvalue())
+    return text.getvalue()
 
 
-def copy_checkpoints(parent: RunDir, run_dir: RunDir, place: Place, config: Mapping[str, Any]) -> None:
+def best_before(parent: RunDir, place: Place) -> Checkpoint | None:
+    """The best weights of the parent, unless they are of a later step."""
+    best = checkpoints.read(parent.best_checkpoint) if parent.best_checkpoint.is_file() else None
+    return best if best is not None and best["global_step"] <= place.step else None
+
+
+def copy_checkpoints(parent: RunDir, run_dir: RunDir, place: Place, best: Checkpoint | None, config: Mapping[str, Any]
+                     ) -> None:
     """The checkpoint, and the best weights up to it. Where the parent's best are of a later epoch, those of the
     checkpoint are the best so far."""
     folder = run_dir.path / "checkpoints"
@@ -152,8 +186,7 @@ def copy_checkpoints(parent: RunDir, run_dir: RunDir, place: Place, config: Mapp
                   "lr": float(place.state["optimizer_states"][0]["param_groups"][0]["lr"])}}
     state = {**place.state, "dltrain": own}
     progress = dict(state["callbacks"]["Checkpointing"])
-    best = checkpoints.read(parent.best_checkpoint) if parent.best_checkpoint.is_file() else None
-    if best is not None and best["global_step"] <= place.step:
+    if best is not None:
         weights = best
     else:
         weights = {key: value for key, value in state.items() if key in ("state_dict", "global_step", "epoch",

@@ -14,6 +14,7 @@ from dltrain.ranks import world_size
 from dltrain.run_dir import RunDir
 
 LONGEST_VALUE = 60  # characters, in a message
+MISSING = object()  # in place of a key that a config does not have; one that is null has None
 
 
 class Change(NamedTuple):
@@ -83,12 +84,17 @@ def keep_threads(run_dir: RunDir, config: DictConfig) -> None:
 
 def differences(then: Any, now: Any, key: str = "") -> Iterator[Change]:
     """Down to the values in lists of mappings. A key that an earlier version did not have is as EARLIER says."""
-    if key and then is None:
-        then = EARLIER.get(key, [] if now == [] else None)
+    if then is MISSING:
+        then = EARLIER.get(key)
+    if now is MISSING:
+        now = None
+    if key and then is None and now == []:
+        then = []
     if dict in (type(then), type(now)) and {type(then), type(now)} <= {dict, type(None)}:
         then, now = then or {}, now or {}
         for name in dict.fromkeys([*then, *now]):
-            yield from differences(then.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+            yield from differences(then.get(name, MISSING), now.get(name, MISSING),
+                                   f"{key}.{name}" if key else str(name))
     elif type(then) is type(now) is list and len(then) == len(now) and dict in map(type, then):
         for number, (item, other) in enumerate(zip(then, now, strict=True)):
             yield from differences(item, other, f"{key}.{number}")

@@ -280,3 +280,66 @@ def test_a_run_of_an_earlier_version_has_the_keys_of_this_one(dltrain):
     assert kept(Path("outputs/new")) == {"epoch-3", "epoch-4"}
     assert dltrain("extend", "run=outputs/old", "epochs=6", "schedule=warm")[0] == 0
     assert RunDir(Path("outputs/old_epochs6_warm")).read_result()["steps"] == 60
+
+
+def test_a_finished_branch_is_not_taken_for_one_with_other_values(dltrain):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    words = ["fork", "run=outputs/a", "at=epoch:1", "name=b"]
+    assert dltrain(*words, "lr=0.01")[0] == 0
+    assert "finished after" in dltrain(*words, "lr=0.01")[1]
+    for others in (["lr=0.02"], [], ["lr=0.01", "at=epoch:2"]):
+        code, _, err = dltrain(*words, *others)
+        assert code == 2
+        assert "outputs/b began otherwise (it begins after epoch 1, step 3 of outputs/a" in err
+    longer = ["extend", "run=outputs/a", "schedule=continue", "name=c"]
+    assert dltrain(*longer, "epochs=4")[0] == 0
+    shutil.rmtree("outputs/a/checkpoints")
+    assert "finished after" in dltrain(*longer, "epochs=4")[1]
+    assert dltrain(*longer, "epochs=5")[0] == 2
+    assert dltrain("extend", "run=outputs/a", "schedule=warm", "name=c", "epochs=4")[0] == 2
+
+
+def test_a_branch_with_weights_of_other_shapes_is_refused(dltrain):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    code, _, err = dltrain("fork", "run=outputs/a", "at=epoch:1", "model.depth=14", "name=b")
+    assert code == 2
+    assert "dltrain fork keeps them" in err
+    assert "damaged" not in err
+    assert not Path("outputs/b").exists()
+
+
+def test_what_is_null_in_the_config_of_a_run_is_null_in_its_branch(dltrain):
+    lengths = ("trainer.max_epochs=null", "trainer.target_steps=9", "trainer.validate_every_epochs=null")
+    assert dltrain("name=a", *TINY, *lengths, EVERY)[0] == 0
+    assert dltrain("fork", "run=outputs/a", "at=epoch:1", "lr=0.01", "name=b")[0] == 0
+    parent, branch = (RunDir(Path("outputs", name)).read_config()["trainer"] for name in "ab")
+    assert parent == branch
+    assert RunDir(Path("outputs/b")).read_result()["steps"] == 9
+
+
+def test_a_branch_that_another_process_trains_is_left_alone(dltrain, monkeypatch):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    words = ["fork", "run=outputs/a", "at=epoch:1", "lr=0.01", "name=b"]
+    with monkeypatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 4)
+        assert dltrain(*words)[0] == 8
+    other = subprocess.Popen([sys.executable, "-c", "from pathlib import Path; from dltrain.run_lock import locked\n"
+                              "with locked(Path('outputs/b')): print('locked', flush=True); input()"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    code, _, err = dltrain(*words)
+    other.communicate("\n")
+    assert code == 2
+    assert "is in use by process" in err
+    assert Path("outputs/b/checkpoints/last.ckpt").is_file()
+    assert dltrain(*words)[0] == 0
+
+
+def test_a_parent_with_a_damaged_file_leaves_no_folder(dltrain):
+    assert dltrain("name=a", *TINY, EVERY)[0] == 0
+    Path("outputs/a/checkpoints/best.ckpt").write_bytes(b"damaged")
+    code, _, err = dltrain("fork", "run=outputs/a", "at=epoch:2", "lr=0.01", "name=b")
+    assert code == 4
+    assert "outputs/a/checkpoints/best.ckpt: damaged" in err
+    assert not Path("outputs/b").exists()

@@ -65,6 +65,12 @@ def test_without_weights_it_is_torchs():
     torch.testing.assert_close(weighted.mean(logits, mixed), F.cross_entropy(logits, mixed))
 
 
+def test_a_class_may_be_named_by_a_number():
+    loss = ClassLoss(2, by_name=cast(dict[str, float], {7: 2}))
+    loss.fit(data_of({"3": 1, "7": 1}), "labels")
+    assert cast(torch.Tensor, loss.weights).tolist() == [1, 2]
+
+
 def test_a_name_that_no_class_has_is_refused():
     loss = ClassLoss(2, by_name={"cta": 2})
     with pytest.raises(UserError, match=r"task.class_weights.cta: no class has this name; did you mean 'cat'\?"):

@@ -345,3 +345,17 @@ def test_jobs_of_a_sweep_are_composed_as_if_each_were_alone():
         shared, alone = (compose(words, sources=kept) for kept in (sources, None))
         assert to_plain(shared.job_config()) == to_plain(alone.job_config())
         assert (shared.places, shared.words, shared.reasons) == (alone.places, alone.words, alone.reasons)
+
+
+@pytest.mark.parametrize("word", ["task.class_weights={cat: 2}", "task.class_weights.cat=2"])
+def test_names_of_classes_can_be_typed_into_a_mapping(word):
+    config = compose(["model=resnet20", "data=digits", word]).config
+    assert to_plain(config)["task"]["class_weights"] == {"cat": 2}
+    with pytest.raises(UserError, match="unknown key"):
+        compose(["model=seq2seq", "data=dates", word])
+
+
+@pytest.mark.parametrize("word", ["task.class_weights=3", "task.class_weights=null"])
+def test_a_mapping_is_not_replaced_by_a_value(word):
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: must be a mapping"):
+        compose(["model=resnet20", "data=digits", word])

@@ -3,6 +3,8 @@
 import csv
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -74,6 +76,42 @@ def test_a_metric_that_there_is_not_is_refused_before_the_first_step(dltrain):
     code, _, err = dltrain("name=a", *STUCK, "trainer.stop_when.metric=val/acuracy")
     assert code == 2
     assert "trainer.stop_when.metric: no metric 'val/acuracy'; did you mean 'val/accuracy'?" in err
+
+
+def test_the_same_command_continues_a_run_without_validations_by_epochs(dltrain, monkeypatch):
+    words = ["name=a", *TINY, "trainer.validate_every_epochs=null", "trainer.checkpoint_every_steps=1"]
+    with monkeypatch.context() as patch:
+        crash_at(patch, "on_train_batch_end", lambda trainer: trainer.global_step == 4)
+        assert dltrain(*words)[0] == 8
+    assert dltrain(*words)[0] == 0
+    assert validated(Path("outputs/a")) == [9]
+
+
+def epochs_until_the_end(values: list[float], patience_epochs: int) -> tuple[int, str]:
+    """How many epochs a run takes whose metric has these values, and why it ends."""
+    when = ending.StopWhen("val/f1", "max", patience_epochs, 0.0)
+    for epoch, value in enumerate(values, start=1):
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics={"val/f1": value},
+                                  train_dataloader=BatchesDone(4 * epoch), should_stop=False)
+        when.on_validation_end(cast(Any, trainer), cast(Any, None))
+        if trainer.should_stop:
+            return epoch, when.reason
+    return len(values), ""
+
+
+class BatchesDone:
+    def __init__(self, batches_done: int):
+        self.batches_done = batches_done
+
+    def __len__(self) -> int:
+        return 4
+
+
+def test_a_metric_that_is_nan_is_no_best_one():
+    nan = float("nan")
+    assert epochs_until_the_end([nan, 0.1, 0.2, 0.3, 0.2, 0.2], 2)[0] == 6
+    assert epochs_until_the_end([0.1, nan, 0.2, nan, nan], 2)[0] == 5
+    assert epochs_until_the_end([nan, nan, nan], 2) == (2, "val/f1 has not improved for 2 epochs: it is nan")
 
 
 def test_a_run_that_ended_early_can_be_extended(dltrain):

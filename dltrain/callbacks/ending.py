@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, cast
 
@@ -42,12 +43,12 @@ class StopWhen(pl.Callback):
                             f"(there are: {', '.join(logged)})")
         loader = cast(TrainingLoader, trainer.train_dataloader)
         value, epoch = float(trainer.callback_metrics[self.monitor]), loader.batches_done / len(loader)
-        if self.best is None or self.sign * (value - self.best) > self.min_delta:  # never where it is nan
+        if not math.isnan(value) and (self.best is None or self.sign * (value - self.best) > self.min_delta):
             self.best, self.best_epoch = value, epoch
         elif epoch - self.best_epoch >= self.patience_epochs:
             more = f" by more than {self.min_delta:g}" if self.min_delta else ""
-            self.reason = (f"{self.monitor} has not improved{more} for {self.patience_epochs} epochs, since epoch "
-                           f"{self.best_epoch:g} ({self.best:.4f})")
+            since = f", since epoch {self.best_epoch:g} ({self.best:.4f})" if self.best is not None else ": it is nan"
+            self.reason = f"{self.monitor} has not improved{more} for {self.patience_epochs} epochs{since}"
             trainer.should_stop = True
 
 

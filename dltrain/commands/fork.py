@@ -74,7 +74,9 @@ def begin(parent: RunDir, at: str, config: DictConfig, changed: list[str], name:
     from dltrain.reporting import report
 
     def train() -> None:
-        if not run_dir.is_finished:
+        if run_dir.is_finished:
+            branches.refuse_other(parent, at, run_dir, config, changed)
+        else:
             branches.begin(parent, branches.find_place(parent, at), run_dir, config, changed)
         with explained(run_dir), branches.removed_if_refused(run_dir):
             run.train(config, run_dir)

@@ -55,8 +55,9 @@ def load_config(run_dir: RunDir, changes: Mapping[str, str], changeable: Iterabl
     except OmegaConfBaseException as error:
         raise UserError(f"{run_dir}/config.yaml: damaged ({checks.one_line(error)})") from None
     rules = {key: schema.rule_of(comment) for key, comment in run_dir.comments().items()}
+    known = checks.flat_keys(config)
     for key, line in (newer or {}).items():
-        if OmegaConf.select(config, key) is None and type(line.value) is not dict:
+        if key not in known and type(line.value) is not dict:
             OmegaConf.update(config, key, EARLIER.get(key, line.value), force_add=True)
             rules.setdefault(key, schema.rule_of(line.comment))
     known = checks.flat_keys(config)

@@ -8,7 +8,7 @@ the values with the rules in the yaml comments, and the batch type of the task w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -158,15 +158,24 @@ def compose_unchecked(words: list[str], sources: Sources, multirun: bool = False
         checks.refuse_old_keys(own)
         raise checks.refused_defaults(error, folders) from None
     OmegaConf.set_struct(config, True)
+    places = merged_files(files.defaults, folders)
     try:
         assignments = [override for override in own if not is_choice(override, repo)]
-        sources.loader._apply_overrides_to_config(assignments, config)
+        sources.loader._apply_overrides_to_config(adding_to_mappings(assignments, places), config)
     except (HydraException, OmegaConfBaseException) as error:
         raise checks.unknown_key(error, config, own) from None
-    places = merged_files(files.defaults, folders)
     refuse_interpolations(OmegaConf.to_container(config), partial(checks.set_by, places=places, overrides=own))
     return Composed(config, choices_of(files.defaults, folders), places, own, reasons, words,
                     experiment_sweep, multirun, folders)
+
+
+def adding_to_mappings(overrides: list[Override], places: list[checks.Place]) -> list[Override]:
+    """The overrides, of which those that fill a mapping with names of the user's own, as task.class_weights={cat: 2}
+    and task.class_weights.cat=2, add keys that the yaml files cannot have."""
+    mappings = {key for file, package in places for key, line in schema.assignments(file, package).items()
+                if schema.rule_of(line.comment) == "mapping"}
+    return [replace(one, type=OverrideType.FORCE_ADD) if one.type == OverrideType.CHANGE and (
+            mappings & {one.key_or_group, one.key_or_group.rpartition(".")[0]}) else one for one in overrides]
 
 
 def parse(words: list[str]) -> list[Override]:

@@ -178,7 +178,7 @@ class ClassLoss(nn.Module):
                  by_name: Mapping[str, float] | None = None, ignored: int = IGNORED_LABEL):
         super().__init__()
         self.num_classes, self.smoothing, self.balanced = num_classes, smoothing, balanced
-        self.by_name, self.ignored = dict(by_name or {}), ignored
+        self.by_name, self.ignored = {str(name): weight for name, weight in (by_name or {}).items()}, ignored
         if any(type(weight) not in (int, float) or not 0 <= weight < float("inf") for weight in self.by_name.values()):
             raise ValueError(f"class_weights must be numbers of at least 0, but are {self.by_name}")
         self.register_buffer("weights", torch.ones(num_classes) if balanced or self.by_name else None)
