@@ -2,7 +2,7 @@
 
 0 success; 1 a bug in dltrain (traceback in the run folder); 2 the command or a config; 3 the data; 4 a checkpoint,
 weights, or another file that a run stored; 5 the training diverged; 6 the machine (disk, memory, device); 7 some jobs
-of a sweep failed; 8 an exception in the user's own code; 128 + n ended by signal n.
+of a sweep failed; 8 an exception in the user's own code; 9 a check failed (dltrain check); 128 + n ended by signal n.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from dltrain import __version__
 
+CHECK_FAILED = 9  # the exit code of `dltrain check` where a check says fault
 FAULTS_IN_LINE = 3
 OLDEST_READABLE = (0, 2)  # runs of earlier versions have other keys and other parameter names
 
