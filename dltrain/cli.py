@@ -23,8 +23,9 @@ from dltrain.signals import caught
 
 # verb -> file below commands/
 COMMANDS = {"train": "train", "resume": "resume", "extend": "extend", "fork": "fork", "eval": "evaluate",
-            "predict": "predict", "show": "show", "check": "check", "bench": "bench", "prove": "prove", "verify": "verify",
-            "replay": "replay", "ls": "ls", "why": "why", "new": "new", "doctor": "doctor", "clean": "clean",
+            "predict": "predict", "show": "show", "check": "check", "bench": "bench", "prove": "prove",
+            "verify": "verify", "replay": "replay",
+            "ls": "ls", "why": "why", "new": "new", "doctor": "doctor", "clean": "clean",
             "export": "export"}
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 

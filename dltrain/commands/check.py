@@ -23,7 +23,7 @@ dltrain check [choices] [key=value ...]    examines a model and data in some sec
 
 Each line is a check: ok, warning or fault, or - where there is nothing to examine; the figure; what to do.
   loss at the start   near ln C, that of a model that knows nothing of C classes
-  overfits a batch    a few samples are learned by heart, with the optimizer of the run, without augmentation and dropout
+  overfits a batch    a few samples are learned by heart, by the run's optimizer, without augmentation and dropout
   gradients           every parameter that the config does not freeze gets a gradient
   samples alone       in evaluation mode no sample changes the output of another one
   no future           what is predicted does not depend on later symbols

@@ -16,6 +16,7 @@ dltrain: train deep learning's classic systems from one command.
   dltrain eval    run=FOLDER [key=value ...]   evaluate the best checkpoint of a run again, on the test split
   dltrain predict run=FOLDER input=FILE        use the best checkpoint of a run on your own images or texts
   dltrain show    [choices]                    draw what an augmentation pipeline does to images
+  dltrain check   [choices]                    examine a model and data in seconds: loss, gradients, labels, leaks, cost
   dltrain bench   [choices]                    measure how fast a model trains here, beside a bare loop, and which
                                                settings are faster
   dltrain prove   resume [choices]             kill a training at random here, resume it, and compare the bits

@@ -23,8 +23,9 @@ SECONDS = {"train": 3.0, "val": 1.5, "test": 1.5}  # of reading
 
 @dataclass
 class Contents:
-    """Of a split, of its first `count` samples out of `total`. `copies` (count, P) float, for images: grey, of mean 0 and
-    length 1; zeros for an image that is nearly flat. `labels`: how often each class occurs, where a sample has one."""
+    """Of a split, of its first `count` samples out of `total`. `copies` (count, P) float, for images: grey, of mean 0
+    and length 1; zeros for an image that is nearly flat. `labels`: how often each class occurs, where a sample has one.
+    """
 
     total: int
     digests: list[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ def read_split(pair: Pair, split: str) -> Contents:
     copies: list[Tensor] = []
     clock = Clock()
     for indices in torch.arange(contents.total).split(AT_ONCE):
-        batch = pair.read(split, indices)
+        batch = pair.source.read(split, indices)
         contents.digests += [digest(row) for row in rows_of(batch, pair.kind.content)]
         if "images" in pair.kind.inputs:
             copies += [grey_copy(image) for image in batch.images]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -11,18 +12,19 @@ from torch import nn
 
 from dltrain.batches import generator
 from dltrain.preflight.findings import FAULT, OK, Finding, list_names
-from dltrain.preflight.pair import Clock, Pair, rows, without_dropout
+from dltrain.preflight.pair import Pair, rows, without_dropout
 
 FIT, GRADIENTS = "overfits a batch", "gradients"
-LEAST_STEPS, MOST_STEPS, MOST_SECONDS = 12, 100, 6.0
+LEAST_STEPS, ENOUGH_STEPS, MOST_STEPS = 10, 40, 80
+MOST_SECONDS = 6.0  # of processor time, after ENOUGH_STEPS: a busy machine must not turn slow steps into a fault
 CLEAR = 0.7  # of the loss of the start, and of the best that a model could reach without looking at its inputs
 CLEAR_ALONE = 0.5  # of the loss of the start, where the latter is not known
 IN_A_ROW = 3  # steps
 
 
 class Fit(NamedTuple):
-    """`losses` of the steps; `blind`: the least loss of a model that ignores its inputs, if known; `goal`: what the loss
-    was to reach; `reached_by`: the parameters that had a gradient other than zero in any step."""
+    """`losses` of the steps; `blind`: the least loss of a model that ignores its inputs, if known; `goal`: what the
+    loss was to reach; `reached_by`: the parameters that had a gradient other than zero in any step."""
 
     losses: list[float]
     blind: float | None
@@ -37,10 +39,10 @@ class Fit(NamedTuple):
 
 
 def fit(pair: Pair, batch: Any) -> Fit:
-    """Trains on the batch until its loss is below the goal IN_A_ROW times, at most MOST_STEPS or MOST_SECONDS; the
-    weights stay trained. The order of the samples changes from step to step, so that an answer that a model gives to the
-    wrong sample of its batch cannot be learned by heart."""
-    clock, order = Clock(), generator("check", "order", pair.config.seed)
+    """Trains on the batch until its loss is below the goal IN_A_ROW times, at most MOST_STEPS; the weights are changed.
+    The order of the samples changes from step to step, so that an answer that a model gives to the wrong sample of its
+    batch cannot be learned by heart."""
+    started, order = time.thread_time(), generator("check", "order", pair.config.seed)
     blind, result = pair.kind.blind_loss(batch), Fit([], None, math.nan, set(), batch.size)
     with pair.without_augmentation(), without_dropout(pair.task.model):
         pair.task.train()
@@ -49,13 +51,14 @@ def fit(pair: Pair, batch: Any) -> Fit:
         for number in range(MOST_STEPS):
             shuffled = rows(batch, torch.randperm(batch.size, generator=order).tolist())
             result.losses.append(pair.step(optimizer, shuffled, number))
-            result.reached_by.update(name for name, parameter in parameters.items() if name not in result.reached_by and
-                                     parameter.grad is not None and bool(parameter.grad.count_nonzero()))
+            result.reached_by.update(name for name, parameter in parameters.items() if name not in result.reached_by
+                                     and parameter.grad is not None and bool(parameter.grad.count_nonzero()))
             if number == 0:
                 goal = CLEAR * min(result.losses[0], blind) if blind else CLEAR_ALONE * result.losses[0]
                 result = result._replace(blind=blind, goal=goal)
-            is_over = not math.isfinite(result.losses[-1]) or clock.seconds > MOST_SECONDS
-            if is_over or (number + 1 >= LEAST_STEPS and result.is_learned):
+            done = number + 1
+            is_late = done >= ENOUGH_STEPS and time.thread_time() - started > MOST_SECONDS
+            if is_late or not math.isfinite(result.losses[-1]) or (done >= LEAST_STEPS and result.is_learned):
                 break
     return result
 
@@ -69,12 +72,12 @@ def check_fit(pair: Pair, fitted: Fit) -> Finding:
     if fitted.is_learned:
         return Finding(FIT, OK, figure)
     if not math.isfinite(losses[-1]):
-        return Finding(FIT, FAULT, figure, f"the loss is no number any more: try a smaller task.optimizer.lr than {rate:g}")
+        return Finding(FIT, FAULT, figure, f"the loss is not finite: try a smaller task.optimizer.lr than {rate:g}")
     if rate == 0:
         return Finding(FIT, FAULT, figure, "task.optimizer.lr is 0: set a rate above 0")
     if losses[-1] > 0.98 * losses[0]:
-        return Finding(FIT, FAULT, figure, f"it does not fall: look at task.optimizer.lr={rate:g}, and whether the loss "
-                                           "depends on the weights")
+        return Finding(FIT, FAULT, figure, f"it does not fall: look at task.optimizer.lr={rate:g}, and whether the "
+                                           "loss depends on the weights")
     return Finding(FIT, FAULT, figure, "look whether the model gives each sample its own answer, in the order of the "
                                        f"batch, and at task.optimizer.lr={rate:g}")
 
@@ -92,11 +95,11 @@ def check_gradients(pair: Pair, fitted: Fit) -> Finding:
         figure += f"; frozen by task.freezing: {len(frozen)} ({list_names(layers_of(frozen))})"
     advice = []
     if stopped:
-        advice.append(f"requires_grad is False in the model's own code: {list_names(layers_of(stopped))}; task.freezing "
-                      "freezes by the config")
+        advice.append(f"requires_grad is False in the model's own code: {list_names(layers_of(stopped))}; "
+                      "task.freezing freezes by the config")
     if idle:
-        advice.append(f"no gradient in {len(fitted.losses)} steps: {list_names(layers_of(idle))}; connect these layers to "
-                      "the output, or take them out")
+        advice.append(f"no gradient in {len(fitted.losses)} steps: {list_names(layers_of(idle))}; connect these layers "
+                      "to the output, or take them out")
     return Finding(GRADIENTS, FAULT if advice else OK, figure, "; ".join(advice))
 
 

@@ -39,7 +39,7 @@ def find_leaks(pair: Pair, contents: Mapping[str, Contents]) -> Finding:
             status = FAULT if share > FEW or status == FAULT else WARNING if "images" in pair.kind.inputs else status
             almost = f" and {near:,} nearly" if near > 0 else ""
             figures.append(f"{same:,}{almost} of {contents[split].count:,} {split} samples are in {other} too")
-    compared = ", ".join(f"{one.count:,} of {one.total:,} {split}" if one.count < one.total else f"{one.total:,} {split}"
+    compared = ", ".join(f"{one.count:,}{f' of {one.total:,}' if one.count < one.total else ''} {split}"
                          for split, one in contents.items())
     return Finding(CHECK, status, "; ".join(figures) or f"no sample is in two splits; compared: {compared}",
                    ADVICE if status != OK else "")

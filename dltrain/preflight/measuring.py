@@ -19,7 +19,7 @@ from dltrain.preflight.findings import OK, SKIPPED, WARNING, Finding
 from dltrain.preflight.pair import Clock, Pair
 
 CLASSES = "class counts"
-TIMED_STEPS, TIMED_SECONDS = 4, 3.0
+TIMED_STEPS, TIMED_SECONDS = 3, 3.0
 CLASSES_LISTED = 12
 
 
@@ -59,16 +59,16 @@ def measure_facts(pair: Pair, contents: Mapping[str, Contents]) -> list[tuple[st
             pair.step(optimizer, batch, 0)
         if operations := counter.get_total_flops() // 2:
             count = pair.task.count(batch)
-            rows.append(("multiply-adds", f"{operations:,} of a step forward and backward, {operations // count:,} for "
-                                          f"each of {count:,} {pair.task.unit}; recurrent layers and regions not counted"))
+            rows.append(("multiply-adds", f"{operations:,} of a step, forward and backward, {operations // count:,} "
+                                          f"for each of {count:,} {pair.task.unit}; without recurrent layers"))
         times: list[float] = []
         peak = peak_mb(pair.device, lambda: times.extend(time_steps(pair, optimizer, batch)))
     step_seconds = statistics.median(times)
     per_epoch = len(pair.data.train_dataloader())
     total = pair.task.total_steps * pair.config.trainer.accumulate_batches
     where = "of its tensors" if pair.device.type == "cuda" else "of the process, libraries and data included"
-    rows += [("a step", f"{step_seconds * 1e3:,.1f} ms"), ("peak memory", f"{peak:,.0f} MB {where}, in a step and so in "
-                                                                          "an epoch and in the run, without validation"),
+    rows += [("a step", f"{step_seconds * 1e3:,.1f} ms"),
+             ("peak memory", f"{peak:,.0f} MB {where}, of a step, an epoch and the run, without validation"),
              ("an epoch", f"{format_count(per_epoch, 'step')}, about {format_duration(step_seconds * per_epoch)}"),
              ("the run", f"{format_count(total, 'step')} in {format_count(pair.task.total_epochs, 'epoch')}, about "
                          f"{format_duration(step_seconds * total)} without validation")]

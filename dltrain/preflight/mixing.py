@@ -17,46 +17,48 @@ TOLERANCE = 1e-5  # of the largest output
 
 def check_samples(pair: Pair, batch: Any) -> Finding:
     """In evaluation mode: another input in one sample must change no output of the others."""
-    outputs = read_outputs(pair, batch)
-    if outputs is None or batch.size < 2:
+    if pair.kind.is_unknown or batch.size < 2:
         return Finding(SAMPLES, SKIPPED, "what the model gives for each sample is not known here")
+    outputs = outputs_of(pair, batch)
     if not all(bool(output.isfinite().all()) for output in outputs):
         return Finding(SAMPLES, SKIPPED, "the outputs are not finite")
-    again = read_outputs(pair, batch)
-    if any(map(differs, outputs, again)):
+    if any(map(differs, outputs, outputs_of(pair, batch))):
         return Finding(SAMPLES, FAULT, "two calls with the same batch give different outputs in evaluation mode",
                        "look for dropout or random numbers that do not end with model.eval()")
     for sample in (0, batch.size - 1):
-        changed = read_outputs(pair, pair.kind.change(batch, sample))
-        if seen := [other for other in range(batch.size) if other != sample and differs(outputs[other], changed[other])]:
+        changed = outputs_of(pair, pair.kind.change(batch, sample))
+        others = [other for other in range(batch.size) if other != sample]
+        if seen := [other for other in others if differs(outputs[other], changed[other])]:
             return Finding(SAMPLES, FAULT, f"another input in sample {sample} of {batch.size} changes the outputs of "
                                            f"{len(seen)} others in evaluation mode",
                            "look for a layer that normalises, sorts or averages over the batch (dimension 0)")
-    return Finding(SAMPLES, OK, f"another input in one of {batch.size} samples changes no other output in evaluation mode")
+    return Finding(SAMPLES, OK, f"another input in one of {batch.size} samples changes no output of the others in "
+                                "evaluation mode")
 
 
 def check_future(pair: Pair, batch: Any) -> Finding:
     """In evaluation mode: other symbols from a place on must change no output before it."""
-    outputs = None if pair.kind.symbols is None else read_outputs(pair, batch)
-    if outputs is None:
+    if pair.kind.symbols is None:
         return Finding(FUTURE, SKIPPED, "no next symbol is predicted")
+    outputs = outputs_of(pair, batch)
     length = outputs[0].shape[0]
     if pair.kind.repeats_inputs(batch):
         return Finding(FUTURE, FAULT, "the targets are the symbols that the model reads at the same place",
                        "let the targets be the symbols that come after: targets[:, t] = tokens[:, t + 1]")
     for place in sorted({1, length // 2, length - 1}):
-        changed = read_outputs(pair, pair.kind.change_future(batch, place))
+        changed = outputs_of(pair, pair.kind.change_future(batch, place))
         if any(differs(before[:place], after[:place]) for before, after in zip(outputs, changed, strict=True)):
             return Finding(FUTURE, FAULT, f"other symbols from place {place} on change what is predicted before them",
-                           "look for a layer that reads backwards, or a mask of attention that lets later symbols through")
+                           "look for a layer that reads backwards, or a mask of attention that does not hide later "
+                           "symbols")
     return Finding(FUTURE, OK, f"other symbols at the end of {length} change nothing before them")
 
 
-def read_outputs(pair: Pair, batch: Any) -> Sequence[Tensor] | None:
+def outputs_of(pair: Pair, batch: Any) -> Sequence[Tensor]:
     """In evaluation mode, one for each sample."""
     pair.task.eval()
     with torch.no_grad():
-        outputs: Sequence[Tensor] | None = pair.kind.outputs(pair.task, batch)
+        outputs: Sequence[Tensor] = pair.kind.outputs(pair.task, batch)
     return outputs
 
 

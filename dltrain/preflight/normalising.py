@@ -20,14 +20,15 @@ def check_normalisation(pair: Pair) -> Finding:
     augment = pair.augment
     if augment is None:
         return Finding(CHECK, SKIPPED, "the inputs are no images")
-    batch = pair.to_device(pair.read("train", pair.indices("train", SAMPLES)))
+    indices = pair.source.indices("train", SAMPLES)
+    batch = pair.to_device(pair.source.read("train", indices))
     with torch.no_grad(), pair.without_augmentation():
         images = augment(batch, generator("check", "augment")).images
     values = torch.cat([image.flatten(1) for image in images], 1)  # (C, M)
     mean, deviation = values.mean(1), values.std(1)
-    figure = f"channels have means {listed(mean)} and deviations {listed(deviation)} (augment.normalize={kind_of(pair)})"
+    figure = f"the channels' means are {listed(mean)}, deviations {listed(deviation)} (augment.normalize={kind_of(pair)})"
     if not bool(values.isfinite().all()):
-        return Finding(CHECK, FAULT, f"{figure}: values that are not finite", f"look at the pixels; {FITTED}")
+        return Finding(CHECK, FAULT, f"{figure}: not finite", f"look at the pixels; {FITTED}")
     if pair.is_pretrained and kind_of(pair) in ("imagenet", "box"):
         return Finding(CHECK, OK, f"{figure}, as the pretrained weights expect")
     offset, most, least = float(mean.abs().max()), float(deviation.max()), float(deviation.min())

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from dltrain import optim
 from dltrain.augment.pipeline import Augment, Transform
-from dltrain.batches import generator, seed_of
+from dltrain.batches import seed_of
 from dltrain.benchmark.loops import Position, precision_of
-from dltrain.preflight.kinds import Kind, kind_of
+from dltrain.preflight.kind import Kind
+from dltrain.preflight.kinds import kind_of
+from dltrain.preflight.samples import Samples
 from dltrain.pretrained import nodes, pretrained_of
 from dltrain.tasks.task import Task
 
@@ -24,8 +26,8 @@ RATES = ("p", "drop_prob", "dropout")  # what layers call the probability of dro
 
 
 class Pair:
-    """A task with its model and a data module, both ready for the first step, on `device`. `total_steps`, `total_epochs`:
-    of the run. The weights that `kept` keeps are those of the start."""
+    """A task with its model and a data module, both ready for the first step, on `device`. `total_steps` and
+    `total_epochs`: of the run. `source`: reads samples."""
 
     def __init__(self, config: DictConfig, data: Any, task: Task, device: torch.device, total_steps: int,
                  total_epochs: int):
@@ -35,17 +37,11 @@ class Pair:
         self.precision = precision_of(config.trainer.precision, device)
         self.precision.convert_module(task.to(device))
         self.kind: Kind = kind_of(task)
-
-    def indices(self, split: str, count: int) -> Tensor:
-        """`count` sample indices at random, the same in each call; all of them where there are fewer."""
-        return torch.randperm(self.data.num_samples(split), generator=generator("check", split, self.config.seed))[:count]
-
-    def read(self, split: str, indices: Tensor) -> Any:
-        return next(iter(self.data.read(split, [indices])))
+        self.source = Samples(data, config.seed)
 
     def samples(self, count: int) -> Any:
         """A batch of `count` training samples, as small as the kind allows, on the host."""
-        return self.kind.sample(self, count)
+        return self.kind.sample(self.source, count)
 
     def to_device(self, batch: Any) -> Any:
         batch = self.task.copy_to(self.device, batch) if self.device.type != "cpu" else batch
@@ -78,8 +74,8 @@ class Pair:
 
     @contextmanager
     def kept(self, samples: int) -> Iterator[None]:
-        """For batches of so many samples. Afterwards the weights, the buffers, the modes and torch's generator are those
-        of before."""
+        """For batches of so many samples. Afterwards the weights, the buffers, the modes and torch's generator are
+        those of before."""
         state = {name: value.clone() for name, value in self.task.state_dict().items()}
         own = copy.copy(self.task._buffers)
         modes = {module: module.training for module in self.task.modules()}
@@ -106,8 +102,7 @@ class Pair:
         """The loss of a training step, with its graph."""
         self.begin_step(batch, number, place)
         with self.precision.train_step_context():
-            loss: Tensor = self.task.training_step(batch, 0)
-        return loss
+            return cast(Tensor, self.task.training_step(batch, 0))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """That of the run, at the peak of its schedule."""

@@ -10,14 +10,14 @@ from dltrain.preflight.findings import FAULT, OK, SKIPPED, WARNING, Finding
 from dltrain.preflight.pair import Pair, without_dropout
 
 CHECK = "loss at the start"
-SAMPLES = 32
+TIMES_FITTED = 4  # so many times the samples that are to be learned by heart
 NEAR, FAR = (0.75, 1.6), (0.5, 2.5)  # the loss divided by ln C: outside of these a warning, and a fault
 
 
 def check_start(pair: Pair) -> Finding:
     """The cross-entropy of the classes alone, in training mode, without label smoothing and auxiliary losses, whose
     factors differ."""
-    batch = pair.to_device(pair.samples(SAMPLES))
+    batch = pair.to_device(pair.samples(TIMES_FITTED * pair.kind.samples_fitted))
     with pair.kept(batch.size), pair.without_augmentation(), without_dropout(pair.task.model), torch.no_grad():
         pair.task.train()
         pair.begin_step(batch, 0)
