@@ -56,7 +56,7 @@ def check(config: DictConfig) -> list[str]:
     from dltrain.drawing.tables import format_table
     from dltrain.preflight.checks import examine, summary
     from dltrain.preflight.findings import FAULT, Finding
-    from dltrain.preflight.pair import Clock
+    from dltrain.preflight.samples import Clock
 
     clock, line = Clock(), StatusLine()
     findings: list[Finding] = []
@@ -81,7 +81,9 @@ def prepare(config: DictConfig) -> Pair:
     from dltrain.build import build_task, check_first_step
     from dltrain.commands.bench import device_of
     from dltrain.evaluation import load_data
+    from dltrain.preflight.kinds import kind_of
     from dltrain.preflight.pair import Pair
+    from dltrain.pretrained import nodes, pretrained_of
     from dltrain.trainer import planned_steps
 
     config.trainer.compile = False
@@ -89,4 +91,7 @@ def prepare(config: DictConfig) -> Pair:
     task = build_task(config, data.vocabularies)
     check_first_step(config, data, task)
     task.fit_statistics(data)
-    return Pair(config, data, task, device_of(config), *planned_steps(config, len(data.train_dataloader())))
+    length = planned_steps(config, len(data.train_dataloader()))
+    sources = [pretrained_of(node, key) for key, node in nodes(config.model, "model")]
+    is_pretrained = any(source and (source.weights or source.from_run) for source in sources)
+    return Pair(config, data, task, kind_of(task), device_of(config), is_pretrained, *length)

@@ -36,7 +36,7 @@ def examine(pair: Pair, facts: Facts, say: Callable[[str], None]) -> Iterator[Fi
     say("labels")
     yield check_labels(pair)
     say("the samples of all splits")
-    contents = read_contents(pair)
+    contents = read_contents(pair.source, pair.kind)
     yield find_leaks(pair, contents)
     yield check_normalisation(pair)
     yield check_classes(pair, contents)

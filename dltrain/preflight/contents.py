@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dltrain.data.datamodule import SPLITS
 from dltrain.preflight.features import shrink
-from dltrain.preflight.pair import Clock, Pair
+from dltrain.preflight.kind import Kind
+from dltrain.preflight.samples import Clock, Samples
 
 AT_ONCE = 64
 COPY_PX = 16
@@ -37,23 +38,23 @@ class Contents:
         return len(self.digests)
 
 
-def read_contents(pair: Pair) -> dict[str, Contents]:
+def read_contents(source: Samples, kind: Kind) -> dict[str, Contents]:
     """Of all splits; those of running text, and of kinds that the checks do not know, are empty."""
-    return {split: read_split(pair, split) for split in SPLITS}
+    return {split: read_split(source, kind, split) for split in SPLITS}
 
 
-def read_split(pair: Pair, split: str) -> Contents:
-    if pair.kind.is_stream or not pair.kind.content:
+def read_split(source: Samples, kind: Kind, split: str) -> Contents:
+    if kind.is_stream or not kind.content:
         return Contents(0)
-    contents = Contents(pair.data.num_samples(split))
+    contents = Contents(source.data.num_samples(split))
     copies: list[Tensor] = []
     clock = Clock()
     for indices in torch.arange(contents.total).split(AT_ONCE):
-        batch = pair.source.read(split, indices)
-        contents.digests += [digest(row) for row in rows_of(batch, pair.kind.content)]
-        if "images" in pair.kind.inputs:
+        batch = source.read(split, indices)
+        contents.digests += [digest(row) for row in rows_of(batch, kind.content)]
+        if "images" in kind.inputs:
             copies += [grey_copy(image) for image in batch.images]
-        if pair.kind.counts_samples:
+        if kind.counts_samples:
             contents.labels.update(batch.labels.tolist())
         if clock.seconds > SECONDS[split]:
             break

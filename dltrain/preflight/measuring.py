@@ -16,7 +16,8 @@ from dltrain.data.datamodule import SPLITS, UNBALANCED
 from dltrain.drawing.tables import format_count, format_duration
 from dltrain.preflight.contents import Contents
 from dltrain.preflight.findings import OK, SKIPPED, WARNING, Finding
-from dltrain.preflight.pair import Clock, Pair
+from dltrain.preflight.pair import Pair
+from dltrain.preflight.samples import Clock
 
 CLASSES = "class counts"
 TIMED_STEPS, TIMED_SECONDS = 3, 3.0

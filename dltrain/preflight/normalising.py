@@ -26,10 +26,11 @@ def check_normalisation(pair: Pair) -> Finding:
         images = augment(batch, generator("check", "augment")).images
     values = torch.cat([image.flatten(1) for image in images], 1)  # (C, M)
     mean, deviation = values.mean(1), values.std(1)
-    figure = f"the channels' means are {listed(mean)}, deviations {listed(deviation)} (augment.normalize={kind_of(pair)})"
+    scale = name_of(pair)
+    figure = f"the channels' means are {listed(mean)}, deviations {listed(deviation)} (augment.normalize={scale})"
     if not bool(values.isfinite().all()):
         return Finding(CHECK, FAULT, f"{figure}: not finite", f"look at the pixels; {FITTED}")
-    if pair.is_pretrained and kind_of(pair) in ("imagenet", "box"):
+    if pair.is_pretrained and scale in ("imagenet", "box"):
         return Finding(CHECK, OK, f"{figure}, as the pretrained weights expect")
     offset, most, least = float(mean.abs().max()), float(deviation.max()), float(deviation.min())
     level = max(sum(offset > bound for bound in MEAN), sum(most > bound for bound in LARGE),
@@ -40,7 +41,7 @@ def check_normalisation(pair: Pair) -> Finding:
     return Finding(CHECK, (OK, WARNING, FAULT)[level], figure, advice if level else "")
 
 
-def kind_of(pair: Pair) -> str:
+def name_of(pair: Pair) -> str:
     normalize = getattr(pair.augment, "normalize", None)
     return str(getattr(normalize, "kind", "own"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -17,9 +16,7 @@ from dltrain.augment.pipeline import Augment, Transform
 from dltrain.batches import seed_of
 from dltrain.benchmark.loops import Position, precision_of
 from dltrain.preflight.kind import Kind
-from dltrain.preflight.kinds import kind_of
 from dltrain.preflight.samples import Samples
-from dltrain.pretrained import nodes, pretrained_of
 from dltrain.tasks.task import Task
 
 RATES = ("p", "drop_prob", "dropout")  # what layers call the probability of dropping
@@ -27,16 +24,17 @@ RATES = ("p", "drop_prob", "dropout")  # what layers call the probability of dro
 
 class Pair:
     """A task with its model and a data module, both ready for the first step, on `device`. `total_steps` and
-    `total_epochs`: of the run. `source`: reads samples."""
+    `total_epochs`: of the run. `source`: reads samples. `is_pretrained`: the model starts from
+    weights that were trained before."""
 
-    def __init__(self, config: DictConfig, data: Any, task: Task, device: torch.device, total_steps: int,
-                 total_epochs: int):
-        self.config, self.data, self.task, self.device = config, data, task, device
+    def __init__(self, config: DictConfig, data: Any, task: Task, kind: Kind, device: torch.device,
+                 is_pretrained: bool, total_steps: int, total_epochs: int):
+        self.config, self.data, self.task, self.kind, self.device = config, data, task, kind, device
+        self.is_pretrained = is_pretrained
         task.total_steps, task.total_epochs = total_steps, total_epochs
         task.trainer = Position()  # type: ignore[assignment]  # the task reads the two numbers of it
         self.precision = precision_of(config.trainer.precision, device)
         self.precision.convert_module(task.to(device))
-        self.kind: Kind = kind_of(task)
         self.source = Samples(data, config.seed)
 
     def samples(self, count: int) -> Any:
@@ -65,12 +63,6 @@ class Pair:
             yield
         finally:
             augment.on_pixels, augment.on_normalized = before
-
-    @property
-    def is_pretrained(self) -> bool:
-        """Whether the model starts from weights that were trained before."""
-        sources = [pretrained_of(node, key) for key, node in nodes(self.config.model, "model")]
-        return any(source and (source.weights or source.from_run) for source in sources)
 
     @contextmanager
     def kept(self, samples: int) -> Iterator[None]:
@@ -141,14 +133,3 @@ def rows(batch: Any, indices: Sequence[int]) -> Any:
         return type(field)(field[index] for index in indices)
 
     return type(batch)(*map(pick, batch))
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started

@@ -1,7 +1,8 @@
-"""Reading samples of a data module."""
+"""Reading samples of a data module, and the time that passes meanwhile."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -22,3 +23,14 @@ class Samples:
     def read(self, split: str, indices: Tensor) -> Any:
         """A batch of these samples, on the host."""
         return next(iter(self.data.read(split, [indices])))
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
