@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dltrain.batches import TokenBatch, generator
+from dltrain.commands.check import prepare
 from dltrain.errors import CHECK_FAILED
 from dltrain.preflight.contents import Contents
 from dltrain.preflight.features import Association, image_features, one_hot
+from dltrain.preflight.fitting import fit
 from dltrain.preflight.kinds import KINDS
 from dltrain.preflight.leaking import count_near, passages
-from dltrain.preflight.pair import rows
+from dltrain.preflight.pair import rows, without_dropout
 from dltrain.preflight.probing import measure_gain, shuffle
 
 SMALL = ["model=resnet20", "model.depth=8", "trainer=cpu"]
@@ -150,6 +153,30 @@ def test_best_loss_of_a_blind_model_is_the_entropy():
     expected = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     assert KINDS[TokenBatch].blind_loss(batch) == pytest.approx(expected)
     assert rows(batch, [0, 0]).tokens.shape == (2, 4)
+
+
+@pytest.mark.parametrize("words", [SMALL, ["model=char_rnn", "model.hidden=16", "trainer=cpu"]])
+def test_what_was_trained_is_undone(words, config):
+    pair = prepare(config(*words))
+    pair.task.eval()
+    before = {name: value.clone() for name, value in pair.task.state_dict().items()}
+    batch = pair.samples(pair.kind.samples_fitted)
+    with pair.kept(batch.size):
+        fit(pair, batch)
+        assert any(not torch.equal(before[name], value) for name, value in pair.task.model.state_dict(
+            prefix="model.").items())
+        assert pair.task.training
+    after = pair.task.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not pair.task.training
+    assert pair.augment is None or len(pair.augment.on_normalized) == 1
+
+
+def test_dropout_is_switched_off_and_on_again():
+    model = nn.Sequential(nn.Dropout(0.9), nn.LSTM(3, 3, 2, dropout=0.5), nn.LeakyReLU(0.1))
+    with without_dropout(model):
+        assert (model[0].p, model[1].dropout, model[2].negative_slope) == (0.0, 0.0, 0.1)
+    assert (model[0].p, model[1].dropout) == (0.9, 0.5)
 
 
 def test_the_script_lists_pairs_that_are_there():

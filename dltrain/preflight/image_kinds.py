@@ -39,7 +39,10 @@ class Boxes(Kind):
         return crops(batch.images, *([target[name] for target in batch.targets] for name in ("boxes", "labels")))
 
     def head_loss(self, task: Any, batch: Any) -> tuple[float, tuple[int, ...]] | None:
-        losses = task.model(*task.augment(batch))
+        images, targets = task.augment(batch)
+        if not task.matches_on_host:
+            targets = [{name: value.to(images[0].device) for name, value in target.items()} for target in targets]
+        losses = task.model(images, targets)
         if "loss_classifier" not in losses:
             return None
         return float(losses["loss_classifier"]), (task.num_classes, task.num_classes + 1)  # with background or without

@@ -20,7 +20,7 @@ from dltrain.preflight.pair import Pair
 from dltrain.preflight.samples import Clock
 
 CLASSES = "class counts"
-TIMED_STEPS, TIMED_SECONDS = 3, 3.0
+TIMED_STEPS, TIMED_SECONDS = 3, 1.0
 CLASSES_LISTED = 12
 
 

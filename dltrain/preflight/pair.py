@@ -24,8 +24,8 @@ RATES = ("p", "drop_prob", "dropout")  # what layers call the probability of dro
 
 class Pair:
     """A task with its model and a data module, both ready for the first step, on `device`. `total_steps` and
-    `total_epochs`: of the run. `source`: reads samples. `is_pretrained`: the model starts from
-    weights that were trained before."""
+    `total_epochs`: of the run. `source`: reads samples. `is_pretrained`: the model starts from weights that were
+    trained before."""
 
     def __init__(self, config: DictConfig, data: Any, task: Task, kind: Kind, device: torch.device,
                  is_pretrained: bool, total_steps: int, total_epochs: int):
@@ -33,7 +33,8 @@ class Pair:
         self.is_pretrained = is_pretrained
         task.total_steps, task.total_epochs = total_steps, total_epochs
         task.trainer = Position()  # type: ignore[assignment]  # the task reads the two numbers of it
-        self.precision = precision_of(config.trainer.precision, device)
+        name = config.trainer.precision  # without a scaler small gradients would be zeros in 16 bits
+        self.precision = precision_of("32-true" if name == "16-mixed" else name, device)
         self.precision.convert_module(task.to(device))
         self.source = Samples(data, config.seed)
 
