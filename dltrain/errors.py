@@ -21,7 +21,7 @@ EXIT_CODES = {  # of all verbs: `dltrain help codes` prints them, docs/commands.
     MACHINE: "the machine: disk, memory or device; doctor: it has problems",
     JOBS_FAILED: "some jobs of a sweep failed",
     OWN_CODE: "an exception in your own code, with its file and line",
-    CHECK_FAILED: "a check failed",
+    CHECK_FAILED: "a check of dltrain check says fault",
     SIGNALS: "ended by signal n, as 130 by Ctrl-C and 143 by SIGTERM; a run has saved a checkpoint",
 }
 FAULTS_IN_LINE = 3

@@ -172,6 +172,11 @@ def test_it_goes_through_every_verb(dltrain, tmp_path):
     assert (code, out) == (0, "outputs/show/none-on-ink.png\noutputs/show/augmented_batch-of-ink.png\n")
     assert all(Path(file).is_file() for file in out.split())
 
+    code, out, _ = dltrain("check", *train)
+    assert code == 0, out
+    assert "ok       overfits a batch" in out
+    assert "-        samples alone        what the model gives for each sample is not known here" in out
+
     code, out, _ = dltrain("ls", "runs")
     assert "linear on ink" in out
     assert "test/error" in out
