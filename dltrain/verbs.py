@@ -21,7 +21,7 @@ VERBS = {
     "fork": Verb("fork", "train", "a new run from a checkpoint of another, with other values"),
     "prove": Verb("prove", "train", "kill a training at random, resume it, compare the bits"),
     "tune": Verb("tune", "train", "find a batch size and a range of learning rates, to copy"),
-    "check": Verb("check", "train", "examine a model and data in seconds, before hours of training"),
+    "check": Verb("check", "train", "examine a model and data before hours of training"),
     "show": Verb("show", "look", "draw the first batch, and what the augmentation does"),
     "eval": Verb("evaluate", "look", "measure the best weights of a run again"),
     "predict": Verb("predict", "look", "use the best weights on your own images or texts"),
