@@ -54,7 +54,8 @@ class StopWhen(pl.Callback):
 
 class TimeLimit(pl.Callback):
     """Ends a run that has trained for `max_minutes`, those of its earlier starts included, with a validation. Of
-    several processes the first one decides, every `every_n_steps` steps and at the end of an epoch. It stands before Checkpointing."""
+    several processes the first one decides, every `every_n_steps` steps and at the end of an epoch. It stands before
+    Checkpointing."""
 
     def __init__(self, max_minutes: float, every_n_steps: int):
         self.max_seconds, self.every_n_steps = 60 * max_minutes, every_n_steps
