@@ -143,6 +143,15 @@ def test_a_run_ends_after_its_minutes_with_a_validation(dltrain, monkeypatch):
     assert validated(Path("outputs/a")) == [3, 5]
 
 
+def test_several_processes_look_at_the_clock_in_each_epoch_however_short_it_is(dltrain):
+    words = [*TINY, "trainer.devices=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=50"]
+    assert dltrain("name=a", *words, "trainer.max_epochs=1")[0] == 0
+    assert dltrain("name=b", *words, "trainer.max_minutes=0.0001")[0] == 0
+    one_epoch, ended = (RunDir(Path("outputs", name)).read_result() for name in "ab")
+    assert ended["steps"] == one_epoch["steps"]
+    assert ended["ended_early"] == "it has trained for trainer.max_minutes=0.0001"
+
+
 def test_the_minutes_of_earlier_starts_count(dltrain, monkeypatch):
     words = ["name=a", *TINY, "trainer.max_minutes=9", "trainer.checkpoint_every_steps=1"]
     with monkeypatch.context() as patch:

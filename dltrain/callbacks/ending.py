@@ -54,7 +54,8 @@ class StopWhen(pl.Callback):
 
 class TimeLimit(pl.Callback):
     """Ends a run that has trained for `max_minutes`, those of its earlier starts included, with a validation. Of
-    several processes the first one decides, every `every_n_steps` steps. It stands before Checkpointing."""
+    several processes the first one decides, every `every_n_steps` steps and at the end of an epoch. It stands before
+    Checkpointing."""
 
     def __init__(self, max_minutes: float, every_n_steps: int):
         self.max_seconds, self.every_n_steps = 60 * max_minutes, every_n_steps
@@ -76,7 +77,9 @@ class TimeLimit(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         many = trainer.world_size > 1
-        if trainer.fit_loop.epoch_loop._should_accumulate() or (many and trainer.global_step % self.every_n_steps):
+        loop = trainer.fit_loop.epoch_loop
+        is_due = not many or trainer.global_step % self.every_n_steps == 0 or loop.batch_progress.is_last_batch
+        if loop._should_accumulate() or not is_due:
             return
         is_over = self.elapsed_seconds() > self.max_seconds
         if many:
