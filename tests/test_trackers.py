@@ -159,3 +159,16 @@ def test_wandb_writes_an_offline_run(dltrain, monkeypatch):
                     sent.setdefault(key, []).append((int(row["step"]), float(value)))
     same(sent, own)
     assert RunDir(Path("outputs/a")).read_result()
+
+
+@needs_mlflow
+@pytest.mark.parametrize("stored", [{"id": "nope"}, {"id": 3}, {"id": "a", "sent": ["a"]}])
+def test_an_id_that_the_store_does_not_have_is_one_line(stored, dltrain, without_figures):
+    words = ["name=a", *TINY, "trainer.loggers=[mlflow]"]
+    assert dltrain(*words)[0] == 0
+    Path("outputs/a/result.json").unlink()
+    Path("outputs/a/trackers.json").write_text(json.dumps({"mlflow": stored}))
+    code, _, err = dltrain(*words)
+    assert (code, err.count("\n")) == (4, 1), err
+    assert "outputs/a/trackers.json" in err
+    assert "the run is tracked as a new one" in err

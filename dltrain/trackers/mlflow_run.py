@@ -10,7 +10,8 @@ from typing import Any
 
 from torchvision.transforms.functional import to_pil_image
 
-from dltrain.trackers.tracker import Tracker
+from dltrain.errors import CheckpointError
+from dltrain.trackers.tracker import FILE, Tracker
 
 LONGEST = 6000  # characters of a parameter, in MLflow
 
@@ -33,12 +34,18 @@ class MLflow(Tracker):
         """With the run open, a new one unless it is known."""
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
 
             self._client = MlflowClient(self.uri)
             if "id" not in self.stored:
                 self.keep(id=self.begin(self._client))
-            self._client.update_run(self.stored["id"], status="RUNNING")
+            try:
+                self._client.update_run(self.stored["id"], status="RUNNING")
+            except MlflowException as error:
+                raise CheckpointError(f"{self.folder / FILE}: {self.uri} has no run {self.stored['id']} "
+                                      f"({str(error).splitlines()[0][:120]}); delete the file, and the run is tracked "
+                                      "as a new one") from None
         return self._client
 
     def begin(self, client: Any) -> str:

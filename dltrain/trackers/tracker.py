@@ -20,6 +20,11 @@ FILE = "trackers.json"
 ARTIFACTS = ("config.yaml", "result.json", "metrics.csv", "command.txt", "environment.json")
 
 
+def is_place(value: Any) -> bool:
+    """Whether it is a step, and whether its validation was sent."""
+    return type(value) is list and [*map(type, value)] == [int, bool]
+
+
 class Tracker(Logger):
     """A logger of one run. `folder`: the run's, whose trackers.json has the id of the run at the tracker and the last
     step that was sent: a resumed run goes on in the same one, and readings that it repeats are not sent twice."""
@@ -45,7 +50,7 @@ class Tracker(Logger):
         file = self.folder / FILE
         stored = read_json(file, "delete it, and the run is tracked as a new one") if file.is_file() else {}
         own = stored.get(self.library, {})
-        if type(own) is not dict or type(own.get("sent", [])) is not list:
+        if type(own) is not dict or type(own.get("id", "")) is not str or not is_place(own.get("sent", [0, False])):
             raise CheckpointError(f"{file}: damaged ({self.library}); delete it, and the run is tracked as a new one")
         return own
 
