@@ -25,14 +25,16 @@ def examine(pair: Pair, facts: Facts, say: Callable[[str], None]) -> Iterator[Fi
     say("a few samples, to be learned by heart")
     batch = pair.to_device(pair.samples(pair.kind.samples_fitted))
     with pair.kept(batch.size):
-        samples, future = check_samples(pair, batch), check_future(pair, batch)
         fitted = fit(pair, batch)
         yield check_fit(pair, fitted)
         yield check_gradients(pair, fitted)
-        if samples.status != FAULT and fitted.is_learned:  # of weights that make every input count
-            samples, future = check_samples(pair, batch), check_future(pair, batch)
-        yield samples
-        yield future
+        if fitted.is_learned:  # such weights make every input count
+            yield check_samples(pair, batch)
+            yield check_future(pair, batch)
+    if not fitted.is_learned:
+        with pair.kept(batch.size):
+            yield check_samples(pair, batch)
+            yield check_future(pair, batch)
     say("labels")
     yield check_labels(pair)
     say("the samples of all splits")
