@@ -275,8 +275,9 @@ class CountingTask:
 @pytest.mark.parametrize("is_first", [True, False])
 def test_the_first_process_alone_draws(is_first):
     """The first batch of another one may have no sample to draw."""
-    task, board = CountingTask(), SimpleNamespace(add_charts=lambda headline: None)
-    task.headline = "val/map"  # type: ignore[attr-defined]
+    task: Any = CountingTask()
+    board = SimpleNamespace(add_charts=lambda headline: None, add_figure=lambda *arguments: None)
+    task.headline, task.model = "val/map", torch.nn.Linear(1, 1)
     trainer = SimpleNamespace(lightning_module=task, is_global_zero=is_first, global_step=0)
     figures: Any = Figures(board)  # type: ignore[arg-type]
     figures.on_train_batch_start(trainer, task, None, 0)

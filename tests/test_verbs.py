@@ -103,7 +103,8 @@ def test_tensorboard_compares_runs_by_numbers_and_shows_the_loss_first(dltrain, 
     assert [chart.title for chart in charts[:2]] == ["loss", "accuracy"]
     tags, shown = board.Tags()["scalars"], [[*chart.multiline.tag] for chart in charts]
     matches = [[tag for tag in tags if any(re.fullmatch(pattern, tag) for pattern in patterns)] for patterns in shown]
-    assert matches == [["train/loss", "val/loss"], ["train/accuracy", "val/accuracy"], ["lr"], ["images_per_second"]]
+    assert matches == [["train/loss", "val/loss"], ["train/accuracy", "val/accuracy"], ["lr"], ["train/gradient_norm"],
+                       ["images_per_second"]]
 
 
 def test_same_name_again_changed_or_not(dltrain, finished_run):

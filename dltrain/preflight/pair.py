@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -70,7 +69,7 @@ class Pair:
         """For batches of so many samples. Afterwards the weights, the buffers, the modes and torch's generator are
         those of before."""
         state = {name: value.clone() for name, value in self.task.state_dict().items()}
-        own = copy.copy(self.task._buffers)
+        own = dict(self.task.named_buffers(recurse=False))
         modes = {module: module.training for module in self.task.modules()}
         with torch.random.fork_rng(devices=[]):
             try:
@@ -78,7 +77,8 @@ class Pair:
                 yield
             finally:
                 self.kind.resize(self.task, self.data.batch_size)
-                self.task._buffers.update(own)
+                for name, tensor in own.items():
+                    setattr(self.task, name, tensor)
                 self.task.load_state_dict(state)
                 self.task.step_sums.clear()
                 self.task.zero_grad()
