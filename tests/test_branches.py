@@ -57,8 +57,7 @@ def test_a_longer_run_of_constant_rate_ends_in_the_bits_of_one_that_was_so_long_
     assert {key: straight[key] for key in same} == {key: longer[key] for key in same}
 
 
-@pytest.mark.parametrize("step", range(10, 16))
-@pytest.mark.parametrize("more", [(), EMA])
+@pytest.mark.parametrize(("step", "more"), [*((step, ()) for step in range(10, 16)), (11, EMA), (12, EMA)])
 def test_it_does_so_when_it_is_killed_after_any_step(step, more, dltrain, monkeypatch):
     words = [*TINY, CONSTANT, *more, "trainer.checkpoint_every_steps=1"]
     assert dltrain("name=a", *words)[0] == 0

@@ -104,7 +104,8 @@ def test_balanced_classes_weigh_the_same_in_every_family(words, config, tmp_path
     assert float(masses.sum()) == pytest.approx(float(counts.sum()) * int((counts > 0).sum()) / len(counts), rel=1e-4)
 
 
-@pytest.mark.parametrize("model", ["resnet20", "fcn8s", "tagger", "seq_classifier", "seq2seq", "captioner"])
+@pytest.mark.parametrize("model", ["resnet20", "seq_classifier", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("fcn8s", "tagger", "seq2seq", "captioner"))])
 def test_smoothing_changes_the_loss_of_training_alone(model, dltrain):
     words = [f"model={model}", "trainer=smoke", "trainer.accelerator=cpu"]
     assert dltrain("name=plain", *words)[0] == 0
