@@ -84,9 +84,9 @@ def find_place(run_dir: RunDir, at: str) -> Place:
 
 
 def begin(parent: RunDir, place: Place, run_dir: RunDir, config: DictConfig, changed: Iterable[str]) -> None:
-    """Makes the folder of a run that goes on from `place` with `config`; does nothing if it is made already. `changed`:
-    the keys whose values the command gives. Raises UserError where the folder has another run, and where the run is not
-    longer than what is done."""
+    """Makes the folder of a run that continues from `place` with `config`; does nothing if it is made already.
+    `changed`: the keys whose values the command gives. Raises UserError where the folder has another run, and where the
+    run is not longer than what is done."""
     note_place(config, place)
     plain = to_plain(config)
     changes = changes_of(parent, plain, changed)
@@ -148,7 +148,7 @@ def removed_if_refused(run_dir: RunDir) -> Iterator[None]:
 
 
 def note_place(config: DictConfig, place: Place) -> None:
-    """In a run that is made longer: the step at which it goes on."""
+    """In a run that is made longer: the step at which it continues."""
     keys = config.trainer
     if keys.max_epochs is not None and keys.max_epochs <= place.epoch and keys.smoke_steps is None:
         raise UserError(f"trainer.max_epochs={keys.max_epochs}: {place.epoch} epochs are done already; more are needed")

@@ -183,7 +183,7 @@ def fraction_of_peak(step: int, total_steps: int, name: str, milestones: Sequenc
 
 class Extension(NamedTuple):
     """An earlier end of a run that was made longer: after `at` steps of a run of `total_steps`. `schedule`: how its
-    learning rate goes on from there."""
+    learning rate continues from there."""
 
     at: int
     total_steps: int

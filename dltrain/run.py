@@ -252,7 +252,7 @@ def introduction(data: DataModule, task: Task, trainer: pl.Trainer) -> str:
 
 
 def describe_branch(run_dir: RunDir, newest: training_state.Newest, task: Task) -> str:
-    """Where a run begins that goes on from another one, and what becomes of the learning rate; "" if it has gone on
+    """Where a run begins that continues from another one, and what becomes of the learning rate; "" if it has gone on
     by itself."""
     parent = run_parent.read(run_dir.path)
     if not newest.branch or parent is None:

@@ -17,7 +17,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("train", "train", "train, then test; the verb may be left out"),
     "resume": Verb("resume", "train", "continue a stopped run, bit for bit as if it had not stopped"),
-    "extend": Verb("extend", "train", "a longer run that goes on where another one has ended"),
+    "extend": Verb("extend", "train", "a longer run that continues where another one has ended"),
     "fork": Verb("fork", "train", "a new run from a checkpoint of another, with other values"),
     "prove": Verb("prove", "train", "kill a training at random, resume it, compare the bits"),
     "tune": Verb("tune", "train", "find a batch size and a range of learning rates, to copy"),

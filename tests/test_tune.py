@@ -113,6 +113,6 @@ def test_it_prints_overrides_and_changes_nothing(dltrain):
 def test_what_it_refuses(dltrain):
     for words, message in ((["low=1", "high=0.1"], "low=1: must be below high=0.1"),
                            (["find=size"], "find=size: must be one of lr, batch, both"),
-                           (["experiment=receptive_field"], "tune measures one run")):
+                           (["experiment=receptive_field"], "tune measures the training of one run")):
         code, _, err = dltrain("tune", *words)
         assert (code, message in err) == (2, True), err

@@ -44,16 +44,22 @@ rate, where rounding errors do not grow."""
 
 def run(words: list[str]) -> int:
     options, others = take_options(words)
-    flags = launch.parse_flags(others)
-    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
-    config = composed.job_config()
-    if composed.is_sweep or "study" in config:
-        raise UserError("bench measures the training of one run: choose a model and data, not a study or a sweep")
+    config, _ = compose_one("bench", others)
     folder = Path(config.output_dir) / "bench"
     print(f"{config.choices.model} on {config.choices.data}, batches of {config.data.batch_size}", flush=True)
     from dltrain.reporting import report  # torch from here on
 
     return report(RunDir(folder), lambda: bench(config, options, folder))
+
+
+def compose_one(verb: str, words: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config of the one run that a verb measures, and its overrides. Raises UserError for a study or a sweep."""
+    flags = launch.parse_flags(words)
+    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
+    config = composed.job_config()
+    if composed.is_sweep or "study" in config:
+        raise UserError(f"{verb} measures the training of one run: choose a model and data, not a study or a sweep")
+    return config, flags.overrides
 
 
 def bench(config: DictConfig, options: Options, folder: Path) -> None:

@@ -11,7 +11,7 @@ from dltrain.commands.stored import load_config, parse_pairs, parse_value, run_d
 from dltrain.errors import UserError
 
 HELP = """\
-dltrain extend run=FOLDER epochs=N schedule=HOW    a new run that goes on where another one has ended, to epoch N;
+dltrain extend run=FOLDER epochs=N schedule=HOW    a new run that continues where another one has ended, to epoch N;
                                                    the other run stays as it is
 
   dltrain extend run=outputs/a epochs=120 schedule=continue
@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
 
 
 def lengthen(config: DictConfig, run: str, key: str, count: int, how: str) -> None:
-    """Sets the length of the longer run. `at`, the step where it goes on, is filled in by `branches.begin`."""
+    """Sets the length of the longer run. `at`, the step where it continues, is filled in by `branches.begin`."""
     keys = config.trainer
     limits: dict[str, Any] = {name: keys.get(name) for name in LIMITS}
     if keys.smoke_steps is not None:

@@ -1,4 +1,4 @@
-"""`dltrain fork run=FOLDER at=epoch:81 key=value`: a new run that goes on from a checkpoint of another one."""
+"""`dltrain fork run=FOLDER at=epoch:81 key=value`: a new run that continues from a checkpoint of another one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dltrain.run_dir import RunDir
 from dltrain.sweeps.jobs import is_sweep, label
 
 HELP = """\
-dltrain fork run=FOLDER [at=PLACE] [key=value ...]    a new run that goes on from a checkpoint of another one, with
+dltrain fork run=FOLDER [at=PLACE] [key=value ...]    a new run that continues from a checkpoint of another one, with
                                                       other values from there on; the other run stays as it is
 
   dltrain fork run=outputs/a at=epoch:81 task.optimizer.lr=0.01

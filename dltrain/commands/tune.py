@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from dltrain.commands.bench import StatusLine, prepare
+from dltrain.commands.bench import StatusLine, compose_one, prepare
 from dltrain.commands.stored import parse_value, take_own
-from dltrain.config import compose, launch
 from dltrain.disk import write_text
 from dltrain.drawing.tables import format_count, format_table
 from dltrain.errors import UserError
@@ -51,17 +50,13 @@ def run(words: list[str]) -> int:
     options = Options(**{key: parse_value(key, text, KEYS[key]) for key, text in given.items()})
     if options.low >= options.high:
         raise UserError(f"low={options.low:g}: must be below high={options.high:g}")
-    flags = launch.parse_flags(others)
-    composed = compose.compose(flags.overrides, flags.config_dir, flags.multirun)
-    config = composed.job_config()
-    if composed.is_sweep or "study" in config:
-        raise UserError("tune measures one run: choose a model and data, not a study or a sweep")
+    config, overrides = compose_one("tune", others)
     folder = Path(config.output_dir) / "tune"
     print(f"{config.choices.model} on {config.choices.data}, batches of {config.data.batch_size}, "
           f"{config.task.optimizer.name}", flush=True)
     from dltrain.reporting import report  # torch from here on
 
-    return report(RunDir(folder), lambda: tune(config, options, flags.overrides, folder))
+    return report(RunDir(folder), lambda: tune(config, options, overrides, folder))
 
 
 def tune(config: DictConfig, options: Options, words: list[str], folder: Path) -> None:

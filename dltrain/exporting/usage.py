@@ -32,7 +32,7 @@ def onnx_lines(graph: Mapping[str, Any], first: Mapping[str, Any], sizes: Mappin
                      for port in graph["inputs"])
     yield f'{name} = onnxruntime.InferenceSession("{graph["file"]}")'
     yield f"{names_of(graph)} = {name}.run(None, {{{feed}}})"
-    yield shown(graph)
+    yield lines_about(graph)
 
 
 def program_lines(graph: Mapping[str, Any], first: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def program_lines(graph: Mapping[str, Any], first: Mapping[str, Any], sizes: Map
                       for port in graph["inputs"])
     yield f'{graph["name"]} = torch.export.load("{graph["file"]}").module()'
     yield f"{names_of(graph)} = {graph['name']}({given})"
-    yield shown(graph)
+    yield lines_about(graph)
 
 
 def names_of(graph: Mapping[str, Any]) -> str:
@@ -48,7 +48,7 @@ def names_of(graph: Mapping[str, Any]) -> str:
     return f"({names[0]},)" if len(names) == 1 else ", ".join(names)
 
 
-def shown(graph: Mapping[str, Any]) -> str:
+def lines_about(graph: Mapping[str, Any]) -> str:
     outputs = [port["name"] for port in graph["outputs"]]
     return f"print({', '.join(f'{name}.shape' for name in outputs[:3])})"
 

@@ -40,8 +40,8 @@ def measure_gain(association: Association, seed: int) -> Gain:
     matrix.diagonal().add_(RIDGE * len(fitted))
     factor = torch.linalg.cholesky(matrix)
 
-    def gain(shown: Tensor) -> float:
-        first, second = shown[:half].flatten(0, 1), shown[half:].flatten(0, 1)
+    def gain(paired: Tensor) -> float:
+        first, second = paired[:half].flatten(0, 1), paired[half:].flatten(0, 1)
         mean = first.mean(0)
         weights = torch.cholesky_solve(fitted.T @ (first - mean), factor)
         residual = (second - mean - held_out @ weights).square().sum()

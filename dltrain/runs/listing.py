@@ -35,8 +35,8 @@ def answer(folder: Path, conditions: Sequence[str], options: Mapping[str, Any]) 
         return json.dumps(rows_of(lines), indent=1)
     if not chosen:
         return none_left(folder, runs, conditions)
-    shown = [*(condition.key for condition in filters if condition.key), order.key]
-    return in_encoding(table_of(lines, Request(shown, terminal_width())), sys.stdout.encoding or "utf-8")
+    columns = [*(condition.key for condition in filters if condition.key), order.key]
+    return in_encoding(table_of(lines, Request(columns, terminal_width())), sys.stdout.encoding or "utf-8")
 
 
 def order_of(text: str, keys: Keys) -> Order:

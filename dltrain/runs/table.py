@@ -46,8 +46,8 @@ def columns_of(lines: Sequence[Line], requested: Sequence[str] = ()) -> list[Col
         key in run.values for run in runs) and key not in headlines(runs)]
     configured = [key for key in dict.fromkeys(requested) if key not in (*varied, "seed", "model", "data", *SPECIAL)
                   and any(key in run.values for run in runs)]
-    shown = [*varied, *configured]
-    names = titles(shown)
+    own_keys = [*varied, *configured]
+    names = titles(own_keys)
     pairs = [" on ".join(filter(None, line.first.pair)) if line.first.is_readable else "?" for line in lines]
     states = [line.first.state for line in lines]
     return [
@@ -56,15 +56,15 @@ def columns_of(lines: Sequence[Line], requested: Sequence[str] = ()) -> list[Col
         Column("state", [describe(line.first) for line in lines], 5, short=[
             state.short if state.name != "unreadable" else "cannot be read" for state in states]),
         *(Column(names[key], [shorten(known_value(line.first.values, key)) for line in lines], 20 + place,
-                 key not in GROUPS) for place, key in enumerate(shown)),
+                 key not in GROUPS) for place, key in enumerate(own_keys)),
         Column("seed", [seeds_of(line) for line in lines] if has_seeds(runs) else [], 10, right=True),
-        metric_column("test", lines, 2), metric_column("val", lines, 30 + len(shown)),
+        metric_column("test", lines, 2), metric_column("val", lines, 30 + len(own_keys)),
         *(Column(key, [describe_values(line.numbers(key), four_digits) for line in lines], 3, right=True)
           for key in numbers),
         Column("time", [describe_values(line.numbers("seconds"), format_duration).partition(" ±")[0]
-                        for line in lines], 50 + len(shown), right=True),
+                        for line in lines], 50 + len(own_keys), right=True),
         Column("parent", [describe_parent(line.first, is_below=bool(line.branch)) for line in lines],
-               60 + len(shown), is_path=True)]
+               60 + len(own_keys), is_path=True)]
 
 
 def describe(run: Run) -> str:

@@ -27,7 +27,7 @@ def is_place(value: Any) -> bool:
 
 class Tracker(Logger):
     """A logger of one run. `folder`: the run's, whose trackers.json has the id of the run at the tracker and the last
-    step that was sent: a resumed run goes on in the same one, and readings that it repeats are not sent twice."""
+    step that was sent: a resumed run continues in the same one, and readings that it repeats are not sent twice."""
 
     library = ""
 
