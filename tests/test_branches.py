@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dltrain import run_parent
+from dltrain import run, run_parent
 from dltrain.optim import Extension, fraction_in_extended, fraction_of_peak
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
@@ -192,6 +192,18 @@ def test_the_best_weights_of_a_fork_are_not_those_of_a_later_epoch_of_its_parent
     assert result["best_epoch"] in (1, 2)
     assert result["val/accuracy"] == max(
         float(row["val/accuracy"]) for row in readings(Path("outputs/b")) if row["val/accuracy"])
+
+
+def test_a_fork_begins_with_the_best_weights_up_to_its_place(dltrain, monkeypatch):
+    """Those of the checkpoint itself, where the parent's best are of a later epoch."""
+    assert dltrain("name=a", *TINY, EVERY, CONSTANT)[0] == 0
+    assert torch.load("outputs/a/checkpoints/best.ckpt", weights_only=True)["global_step"] > 3
+    monkeypatch.setattr(run, "train", lambda *_: {})
+    assert dltrain("fork", "run=outputs/a", "at=epoch:1", "lr=0.01", "name=b")[0] == 0
+    best, place = (torch.load(file, weights_only=True) for file in (
+        "outputs/b/checkpoints/best.ckpt", "outputs/a/checkpoints/epoch-1.ckpt"))
+    assert best["global_step"] == 3
+    assert_equal_tree(best["state_dict"], place["state_dict"], "weights")
 
 
 def test_what_fork_refuses_leaves_nothing_behind(finished_run, dltrain):
