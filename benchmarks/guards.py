@@ -35,7 +35,7 @@ def run() -> list[Row]:
         def unguarded() -> float:
             with ExitStack() as off:
                 for name in ("StopAtNonFinite", "StepSeeds"):
-                    off.enter_context(patch(f"dltrain.build.{name}", lambda *_: pl.Callback()))
+                    off.enter_context(patch(f"dltrain.trainer.{name}", lambda *_: pl.Callback()))
                 for name in SAVING:
                     off.enter_context(patch.object(Checkpointing, name, getattr(pl.Callback, name)))
                 off.enter_context(patch("dltrain.benchmark.trainer_run.Signals", NoSignals))

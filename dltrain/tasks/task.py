@@ -242,7 +242,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
             means = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
         if steps:
             means["train/gradient_norm"] = norm / steps
-        if steps and self.clips:
+        if steps and self.trainer.gradient_clip_val is not None:
             means["train/clipped_fraction"] = clipped / steps
         return means
 
@@ -261,7 +261,6 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
                                     gradient_clip_algorithm: str | None = None) -> None:
         """g <- g * min(1, v / |g|), |g| the norm of all gradients together (R. Pascanu et al., 2012, arXiv 1211.5063,
         algorithm 1). Without clipping, the norm of the step before each reading is noted."""
-        self.clips = gradient_clip_val is not None
         if gradient_clip_val is None:
             step = self.trainer.global_step + 1
             if self.trainer.is_last_batch or step % vars(self.trainer)["log_every_n_steps"] == 0:
