@@ -2,8 +2,8 @@
 
 The protocols are for type checkers and readers. Only optional features are checked at run time: a backbone
 (`backbone_of`), proposals (`isinstance(model, ProposalDetector)`), the logits of single pixels (`PixelSegmenter`),
-auxiliary classifiers, dropped blocks, where boxes are matched and layers set from images (`auxiliary_weight`,
-`drops_blocks`, `matches_on_host`, `layers_to_fit`).
+auxiliary classifiers, dropped blocks, where boxes are matched, the losses of classes and layers set from images
+(`auxiliary_weight`, `drops_blocks`, `matches_on_host`, `class_heads`, `layers_to_fit`).
 
 B images or N sequences, C channels, H and W height and width, K classes, T time steps, V symbols of a vocabulary.
 Images are float and normalised; labels, places and tokens are int64.
@@ -12,13 +12,14 @@ Images are float and normalised; labels, places and tokens are int64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 InputT = TypeVar("InputT")
 BatchT = TypeVar("BatchT", covariant=True)
 DecoderState = TypeVar("DecoderState")
+ClassLossOf = Callable[[Tensor, Tensor], Tensor]  # logits (N, K) and labels (N,), to a scalar: the mean over them
 State = tuple[Tensor, ...]  # of recurrent layers: h, and for an LSTM c
 
 
@@ -69,7 +70,8 @@ class Detector(Model, Protocol):
 
     A target has boxes (Ni, 4), x1, y1, x2, y2 in pixels, and labels (Ni,) in [0, K); Ni may be 0. Background is no
     class here: a model that needs one adds it by itself. Targets are on the device of the images, or on the host for a
-    model whose attribute `matches_on_host` is true."""
+    model whose attribute `matches_on_host` is true. Classes can be weighted and their labels smoothed where the model,
+    or a part of it, is a ClassHead."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -191,6 +193,18 @@ def drops_blocks(model: object) -> bool:
 def matches_on_host(model: object) -> bool:
     """Whether a detector reads the targets of a training step on the host: its attribute `matches_on_host`."""
     return bool(getattr(model, "matches_on_host", False))
+
+
+class ClassHead(Protocol):
+    """A part of a detector, or the whole, that has a loss of classes which a task may replace by a weighted one."""
+
+    class_loss: ClassLossOf | None  # None for the cross-entropy
+    background: int | None  # which of K + 1 logits is that of no object; None where there are K
+
+
+def class_heads(model: Model) -> list[ClassHead]:
+    """The parts of a detector that have an attribute `class_loss`."""
+    return [cast(ClassHead, module) for module in model.modules() if hasattr(module, "class_loss")]
 
 
 def layers_to_fit(model: Model) -> list[FittedLayer]:

@@ -12,12 +12,19 @@ from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_scor
 
 from dltrain.batches import IGNORED_LABEL
 from dltrain.build import build_data, build_task
+from dltrain.contracts import ClassLossOf, class_heads
 from dltrain.errors import UserError
+from dltrain.models.localizer import Localizer
 from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.multiclass import ConfusionMatrix, TopAccuracies, of_each_class
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("without_figures")
+
+
+def read_labels(batch: Any) -> torch.Tensor:
+    labels: torch.Tensor = batch.labels
+    return labels
 
 
 def data_of(counts: dict[str, int]) -> Any:
@@ -29,7 +36,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
     labels = [0] * 60 + [1] * 30 + [2] * 10
     loss = ClassLoss(3, balanced=True)
-    loss.fit(data_of({"a": 60, "b": 30, "c": 10}), "labels")
+    loss.fit(data_of({"a": 60, "b": 30, "c": 10}), read_labels)
     expected = compute_class_weight("balanced", classes=torch.arange(3).numpy(), y=labels)
     torch.testing.assert_close(cast(torch.Tensor, loss.weights).double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
 
@@ -41,7 +48,7 @@ def test_the_loss_is_that_of_a_loop(smoothing, shape):
     logits, targets = torch.randn(shape[0], 3, *shape[1:], dtype=torch.double), torch.randint(0, 3, shape)
     targets.view(-1)[1] = IGNORED_LABEL
     loss = ClassLoss(3, smoothing, by_name={"b": 2.5, "c": 0})
-    loss.fit(data_of({"a": 1, "b": 1, "c": 1}), "labels")
+    loss.fit(data_of({"a": 1, "b": 1, "c": 1}), read_labels)
     loss.double()
     weights, total, count = [1, 2.5, 0], 0.0, 0
     for place in (targets != IGNORED_LABEL).nonzero():
@@ -67,19 +74,66 @@ def test_without_weights_it_is_torchs():
 
 def test_a_class_may_be_named_by_a_number():
     loss = ClassLoss(2, by_name=cast(dict[str, float], {7: 2}))
-    loss.fit(data_of({"3": 1, "7": 1}), "labels")
+    loss.fit(data_of({"3": 1, "7": 1}), read_labels)
     assert cast(torch.Tensor, loss.weights).tolist() == [1, 2]
 
 
 def test_a_name_that_no_class_has_is_refused():
     loss = ClassLoss(2, by_name={"cta": 2})
     with pytest.raises(UserError, match=r"task.class_weights.cta: no class has this name; did you mean 'cat'\?"):
-        loss.fit(data_of({"cat": 1, "dog": 1}), "labels")
+        loss.fit(data_of({"cat": 1, "dog": 1}), read_labels)
     with pytest.raises(ValueError, match="class_weights must be numbers of at least 0"):
         ClassLoss(2, by_name={"cat": -1})
 
 
+DETECTORS = ["faster_rcnn", "fast_rcnn", "rcnn", "overfeat", "localizer"]
+
+
+@pytest.mark.parametrize("model", DETECTORS)
+def test_the_classes_of_a_detector_are_weighted_and_smoothed(model, config):
+    """Its loss is that of a loop over the logits and labels of its head, where background has the weight 1."""
+    composed = config(f"model={model}", "task.class_weights.3=3", "task.class_weights.4=0",
+                      "task.label_smoothing=0.2", "data.batch_size=4")
+    data = build_data(composed)
+    composed.class_names = data.class_names
+    task: Any = build_task(composed, data.vocabularies)
+    task.fit_statistics(data)
+    (head,), calls = class_heads(task.model), list[tuple[torch.Tensor, torch.Tensor]]()
+    weighted = cast(ClassLossOf, head.class_loss)
+
+    def recorded(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append((logits, labels))
+        return weighted(logits, labels)
+
+    head.class_loss = recorded
+    batch = next(iter(data.read("train", [torch.arange(4)])))
+    losses = task.model.train()(*task.augment(batch, None))
+    ((logits, labels),) = calls
+    names = list(data.class_names)
+    if head.background is not None:
+        names.insert(head.background, "background")
+    assert logits.shape[1] == len(names)
+    in_loss = {names[label] for label in labels.tolist()} - {"background"}
+    assert in_loss == {data.class_names[label] for target in batch.targets for label in target["labels"].tolist()}
+    total = 0.0
+    for row, label in zip(logits.double().log_softmax(1).tolist(), labels.tolist(), strict=True):
+        shares = [0.2 / len(names) + 0.8 * (index == label) for index in range(len(names))]
+        total -= sum(share * {"3": 3, "4": 0}.get(name, 1) * value
+                     for share, name, value in zip(shares, names, row, strict=True))
+    assert losses["loss_classifier"].item() == pytest.approx(total / len(labels), rel=1e-5)
+
+
+def test_a_detector_without_a_loss_of_classes_refuses_weights(config, monkeypatch):
+    composed = config("model=localizer", "task.label_smoothing=0.2")
+    data = build_data(composed)
+    composed.class_names = data.class_names
+    monkeypatch.delattr(Localizer, "class_loss")
+    with pytest.raises(UserError, match="need a model with the attribute class_loss, which Localizer does not have"):
+        build_task(composed, data.vocabularies)
+
+
 @pytest.mark.parametrize("words", [["model=resnet20"], ["model=fcn8s"], ["model=tagger"], ["model=seq_classifier"],
+                                   ["model=faster_rcnn"], ["model=overfeat"],
                                    ["model=seq_classifier", "data=labelled_text", "data.root=texts"]])
 def test_balanced_classes_weigh_the_same_in_every_family(words, config, tmp_path, monkeypatch):
     """The sum of the weights of the training targets of a class is the same for all classes that occur."""
@@ -92,14 +146,18 @@ def test_balanced_classes_weigh_the_same_in_every_family(words, config, tmp_path
     composed.class_names = data.class_names
     task: Any = build_task(composed, data.vocabularies)
     task.fit_statistics(data)
-    name = {"ClassificationBatch": "labels", "LabelledBatch": "labels", "TaggedBatch": "tags",
-            "SegmentationBatch": "masks"}[composed.data.batch_type]
+    read: Any = {"TaggedBatch": lambda batch: batch.tags, "SegmentationBatch": lambda batch: batch.masks,
+                 "DetectionBatch": lambda batch: torch.cat([target["labels"] for target in batch.targets])
+                 }.get(composed.data.batch_type, read_labels)
     counts = torch.zeros(len(data.class_names))
     for batch in data.read("train", [*torch.arange(data.num_samples("train")).split(64)]):
-        targets = getattr(batch, name)
+        targets = read(batch)
         counts += torch.bincount(targets[(targets != IGNORED_LABEL) & (targets != 255)],
                                  minlength=len(data.class_names))[: len(data.class_names)]
-    masses = (counts * task.class_loss.weights)[counts > 0]
+    weights = task.class_loss.weights.tolist()
+    if task.class_loss.background is not None:
+        assert weights.pop(task.class_loss.background) == 1
+    masses = (counts * torch.tensor(weights))[counts > 0]
     torch.testing.assert_close(masses, masses.mean().expand_as(masses), rtol=1e-4, atol=0)
     assert float(masses.sum()) == pytest.approx(float(counts.sum()) * int((counts > 0).sum()) / len(counts), rel=1e-4)
 

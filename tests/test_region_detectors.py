@@ -216,8 +216,8 @@ def test_fast_and_faster_rcnn_agree_on_the_same_regions():
         torch.testing.assert_close(value, expected[key])
 
 
-def test_a_training_step_of_faster_rcnn_runs_code_of_two_model_files():
-    """That of the detector and that of its backbone: what they share is called when they are built."""
+def test_a_training_step_of_faster_rcnn_runs_code_of_three_model_files():
+    """That of the detector, of its heads and of its backbone: what else they share is called when they are built."""
     files, folder = set(), Path(faster_rcnn.__file__).parent
     model, targets = build_faster_rcnn(), [make_target([[5.0, 5, 30, 40]], [9])]
 
@@ -231,7 +231,7 @@ def test_a_training_step_of_faster_rcnn_runs_code_of_two_model_files():
         sum(model([torch.randn(3, 64, 64)], targets).values(), torch.zeros(())).backward()
     finally:
         sys.setprofile(None)
-    assert files == {"faster_rcnn.py", "cifar_resnet.py"}
+    assert files == {"faster_rcnn.py", "regions.py", "cifar_resnet.py"}
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn", "rcnn", "localizer", "overfeat"])

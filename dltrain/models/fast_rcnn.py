@@ -22,14 +22,13 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from dltrain.batches import to_device
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head
 from dltrain.models.faster_rcnn import Scaling, region_pool
-from dltrain.models.regions import REGION_PX, RegionPool, region_head
+from dltrain.models.regions import REGION_PX, RegionHeads, RegionPool, region_head
 
 Target = dict[str, Tensor]
 Features = Callable[[Tensor], Tensor] | None
@@ -52,8 +51,8 @@ class GridRegions(nn.Module):
         self.box_px, self.ratios, self.step = tuple(box_px), tuple(ratios), step
         self.transform = Scaling(short_px, long_px)
         head, predictor = region_head(channels, hidden, num_classes)
-        self.heads = RoIHeads(pool, head, predictor, 0.5, 0.5, roi_batch, roi_foreground, None, score_threshold, nms,
-                              100)
+        self.heads = RegionHeads(pool, head, predictor, 0.5, 0.5, roi_batch, roi_foreground, None, score_threshold, nms,
+                                 100)
 
     def classify(self, images: list[Tensor], targets: list[Target] | None, features: Features
                  ) -> tuple[list[Target], dict[str, Tensor]]:

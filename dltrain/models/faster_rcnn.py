@@ -26,7 +26,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from dltrain.contracts import Backbone
 from dltrain.models.backbones import output_stride, remove_head, stage_maps, stage_shapes
 from dltrain.models.fixed_order import align
-from dltrain.models.regions import REGION_PX, OneMapRoIPool, RegionPool, region_head
+from dltrain.models.regions import REGION_PX, OneMapRoIPool, RegionHeads, RegionPool, region_head
 
 PYRAMID_CHANNELS, PYRAMID_LEVELS = 256, 4
 
@@ -158,11 +158,10 @@ class FasterRCNN(nn.Module):
             rpn_anchor_generator=generator,
             rpn_pre_nms_top_n_train=rpn_candidates or 2 * rpn_proposals, rpn_post_nms_top_n_train=rpn_proposals,
             rpn_pre_nms_top_n_test=test_candidates or 2 * test_proposals, rpn_post_nms_top_n_test=test_proposals,
-            rpn_batch_size_per_image=rpn_batch, box_roi_pool=region_pool("align", levels, stride), box_head=head,
-            box_predictor=predictor, box_batch_size_per_image=roi_batch, box_positive_fraction=roi_foreground,
-            box_score_thresh=score_threshold, box_nms_thresh=nms)
+            rpn_batch_size_per_image=rpn_batch, box_head=head, box_predictor=predictor)
         self.net.transform = Scaling(short_px, long_px)
-        self.net.roi_heads.box_roi_pool = region_pool(roi_pool, levels, stride)
+        self.net.roi_heads = RegionHeads(region_pool(roi_pool, levels, stride), head, predictor, 0.5, 0.5, roi_batch,
+                                         roi_foreground, None, score_threshold, nms, 100)
 
     @property
     def backbone(self) -> Backbone:

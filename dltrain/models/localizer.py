@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.batches import to_device
-from dltrain.contracts import Backbone
+from dltrain.contracts import Backbone, ClassLossOf
 from dltrain.models.backbones import remove_head
 
 Target = dict[str, Tensor]
@@ -31,6 +31,8 @@ class Localizer(nn.Module):
 
     losses = ("loss_classifier", "loss_box_reg")
     matches_on_host = True
+    background = None  # each image has an object
+    class_loss: ClassLossOf = staticmethod(F.cross_entropy)
 
     def __init__(self, backbone: Backbone, num_classes: int, points: int, box_weight: float):
         super().__init__()
@@ -55,7 +57,7 @@ class Localizer(nn.Module):
         logits, codes = self.logits_and_codes(images)
         labels = to_device(torch.cat([target["labels"] for target in targets]), logits.device)
         expected = to_device(encode(torch.cat([target["boxes"] for target in targets]), images[0]), codes.device)
-        return {"loss_classifier": F.cross_entropy(logits, labels),
+        return {"loss_classifier": self.class_loss(logits, labels),
                 "loss_box_reg": self.box_weight * F.smooth_l1_loss(codes, expected, beta=0.05)}
 
     def detect(self, images: list[Tensor]) -> list[Target]:

@@ -24,6 +24,7 @@ from torchvision.ops import box_iou
 from torchvision.ops import boxes as box_ops
 
 from dltrain.batches import to_device
+from dltrain.contracts import ClassLossOf
 
 Target = dict[str, Tensor]
 
@@ -81,11 +82,13 @@ class OverFeatDetector(nn.Module):
 
     losses = ("loss_classifier", "loss_box_reg")
     matches_on_host = True  # how many windows have an object decides the shapes of the loss
+    class_loss: ClassLossOf = staticmethod(F.cross_entropy)
 
     def __init__(self, num_classes: int, in_channels: int, width: int, hidden: int, window_px: int,
                  scales: Sequence[float], windows: int, score_threshold: float, nms: float):
         super().__init__()
         self.num_classes, self.scales = num_classes, tuple(scales)
+        self.background = num_classes
         self.window_sampler = WindowSampler(windows)
         self.score_threshold, self.nms = score_threshold, nms
         self.net = OverFeat(num_classes + 1 + 4, in_channels, width, hidden, window_px)
@@ -127,7 +130,7 @@ class OverFeatDetector(nn.Module):
         image_with, window_with = to_device(torch.cat(object_places, 1), logits.device)
         labels = to_device(torch.cat(expected_labels), logits.device)
         of_objects = to_device(torch.cat(expected_codes), codes.device)
-        return {"loss_classifier": F.cross_entropy(logits[image, window], labels),
+        return {"loss_classifier": self.class_loss(logits[image, window], labels),
                 "loss_box_reg": F.smooth_l1_loss(codes[image_with, window_with], of_objects, beta=0.1,
                                                  reduction="sum") / max(1, len(image_with))}
 

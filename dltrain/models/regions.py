@@ -1,4 +1,4 @@
-"""What detectors that classify regions share: the fully connected head, and RoI max pooling."""
+"""What detectors that classify regions share: the fully connected head, its losses, and RoI max pooling."""
 
 from __future__ import annotations
 
@@ -8,14 +8,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import RoIPool
 
+from dltrain.contracts import ClassLossOf
 from dltrain.models.fixed_order import MaxOfRegions, needs_fixed_order
 
 REGION_PX = 7  # side of the map that the head reads of each region
 
 # maps by level, the boxes (Ni, 4) of each image in its pixels, the images' sizes; to (sum of Ni, C, 7, 7)
 RegionPool = Callable[[dict[str, Tensor], list[Tensor], list[tuple[int, int]]], Tensor]
+
+
+class RegionHeads(RoIHeads):
+    """torchvision's, with a loss of the classes that may be another than their cross-entropy."""
+
+    background = 0
+    class_loss: ClassLossOf | None = None
+
+    def forward(self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]],
+                targets: list[dict[str, Tensor]] | None = None) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """In training mode the losses alone, else the boxes alone. `targets`: labels in [1, K]."""
+        if targets is None or not self.training:
+            boxes, losses = super().forward(features, proposals, image_shapes, targets)
+            return boxes, losses
+        proposals, _, labels, regression_targets = self.select_training_samples(proposals, targets)
+        regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        logits, codes = self.box_predictor(regions)
+        loss_classifier, loss_box_reg = fastrcnn_loss(logits, codes, labels, regression_targets)
+        if self.class_loss is not None:
+            loss_classifier = self.class_loss(logits, torch.cat(labels))
+        return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
 
 
 class OneMapRoIPool(nn.Module):

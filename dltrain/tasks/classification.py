@@ -56,7 +56,7 @@ class Classification(ImageTask[Classifier, ClassificationBatch]):
 
     def fit_statistics(self, data: Any) -> None:
         super().fit_statistics(data)
-        self.class_loss.fit(data, "labels")
+        self.class_loss.fit(data, lambda batch: batch.labels)
 
     def check(self, batch: ClassificationBatch) -> None:
         batch.check(self.num_classes)
@@ -170,22 +170,32 @@ class ClassLoss(nn.Module):
 
     `smoothing`: the share of each target that is spread over all classes (C. Szegedy et al., 2015, arXiv 1512.00567,
     section 7). Targets equal to `ignored` are not scored. Only training is smoothed and weighted: the losses val/ and
-    test/ are plain."""
+    test/ are plain. `background`: which of K + 1 logits of a detector is that of no object; its weight is 1.
+
+    Raises ValueError for weights that are no finite numbers of at least 0."""
 
     weights: Tensor | None
 
     def __init__(self, num_classes: int, smoothing: float = 0.0, balanced: bool = False,
-                 by_name: Mapping[str, float] | None = None, ignored: int = IGNORED_LABEL):
+                 by_name: Mapping[str, float] | None = None, ignored: int = IGNORED_LABEL,
+                 background: int | None = None):
         super().__init__()
+        self.background = background
         self.num_classes, self.smoothing, self.balanced = num_classes, smoothing, balanced
         self.by_name, self.ignored = {str(name): weight for name, weight in (by_name or {}).items()}, ignored
         if any(type(weight) not in (int, float) or not 0 <= weight < float("inf") for weight in self.by_name.values()):
             raise ValueError(f"class_weights must be numbers of at least 0, but are {self.by_name}")
-        self.register_buffer("weights", torch.ones(num_classes) if balanced or self.by_name else None)
+        count = num_classes + (background is not None)
+        self.register_buffer("weights", torch.ones(count) if balanced or self.by_name else None)
 
-    def fit(self, data: CountedClasses, field: str) -> None:
-        """Sets the weights before the first step. `field`: of the batches, with the classes. Raises UserError for a
-        name that no class has."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the mean cross-entropy."""
+        return self.weights is None and not self.smoothing
+
+    def fit(self, data: CountedClasses, targets: Callable[[Any], Tensor]) -> None:
+        """Sets the weights before the first step. `targets`: the classes in a batch. Raises UserError for a name that
+        no class has."""
         if self.weights is None:
             return
         names = list(data.class_names)
@@ -195,17 +205,18 @@ class ClassLoss(nn.Module):
                                 f"{', '.join(names[:10])}")
         factors = torch.tensor([float(self.by_name.get(name, 1)) for name in names])
         if self.balanced:
-            counts = self.count(data, field)
+            counts = self.count(data, targets)
             factors *= torch.where(counts > 0, counts.sum() / (self.num_classes * counts.clamp_min(1)), 0.0).float()
+        if self.background is not None:
+            factors = torch.cat([factors[: self.background], torch.ones(1), factors[self.background :]])
         self.weights.copy_(factors)
 
-    def count(self, data: CountedClasses, field: str) -> Tensor:
+    def count(self, data: CountedClasses, targets: Callable[[Any], Tensor]) -> Tensor:
         """(K,): how many training targets are of each class."""
         if counts := data.class_counts():
             return torch.tensor([counts[name] for name in data.class_names], dtype=torch.float64)
         indices = torch.arange(min(data.num_samples("train"), MOST_COUNTED)).split(64)
-        return count_targets((getattr(batch, field) for batch in data.read("train", [*indices])), self.num_classes,
-                             self.ignored)
+        return count_targets(map(targets, data.read("train", [*indices])), self.num_classes, self.ignored)
 
     def mean(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (N, K) and classes (N,), or probabilities of the classes (N, K), to the mean over the scored ones."""

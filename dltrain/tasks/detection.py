@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from torchvision.transforms.functional import to_pil_image
 
 from dltrain.augment.pipeline import Augment
 from dltrain.batches import DetectionBatch, generator, to_device
-from dltrain.contracts import Detector, ProposalDetector, matches_on_host
+from dltrain.contracts import Detector, ProposalDetector, class_heads, matches_on_host
 from dltrain.drawing.boxes import draw_boxes
 from dltrain.drawing.images import arrange
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
 from dltrain.parallel.sampling import SamplerOfAll, share_samplers
+from dltrain.tasks.classification import ClassLoss
 from dltrain.tasks.detection_forms import DetectionForm
 from dltrain.tasks.freezing import FreezingKeys
 from dltrain.tasks.images import ImageTask
@@ -32,25 +33,41 @@ LEAST_SCORE = 0.5  # of a box in a figure
 
 
 class Detection(ImageTask[Detector, DetectionBatch]):
-    """The sum of the model's losses, which it names in `losses`.
+    """The sum of the model's losses, which it names in `losses`. Its loss of classes may be weighted and smoothed; the
+    regions or windows of the background have the weight 1.
 
     Metrics: train/loss and its terms. val/ and test/: map (AP averaged over IoU 0.50 to 0.95), map_50 and map_75 as
     COCO defines them (pycocotools, by torchmetrics), with at most 100 boxes per image. test/ also: map of each class,
     as test/map/NAME, and map_voc07, VOC 2007's mean over the classes of the AP at IoU 0.5, the precision read at 11
     recalls, with the matching of its development kit (voc07.py).
-    """
+
+    Raises ValueError for weighted or smoothed classes of a model that has no `class_loss`."""
 
     batch_type = DetectionBatch
     headline = "val/map"
 
-    def __init__(self, model: Detector, augment: Augment, num_classes: int, freezing: FreezingKeys | None = None,
-                 **keys: Unpack[TaskKeys]):
+    def __init__(self, model: Detector, augment: Augment, num_classes: int, label_smoothing: float = 0.0,
+                 balance_classes: bool = False, class_weights: Mapping[str, float] | None = None,
+                 freezing: FreezingKeys | None = None, **keys: Unpack[TaskKeys]):
         self.training_metrics = ("loss", *model.losses)
         super().__init__(model, augment, freezing, **keys)
+        heads = class_heads(model)
+        self.class_loss = ClassLoss(num_classes, label_smoothing, balance_classes, class_weights,
+                                    background=heads[0].background if heads else None)
+        if not self.class_loss.is_plain:
+            if not heads:
+                raise ValueError(f"class_weights, balance_classes and label_smoothing need a model with the attribute "
+                                 f"class_loss, which {type(model).__name__} does not have")
+            for head in heads:
+                head.class_loss = self.class_loss.mean
         self.num_classes, self.matches_on_host = num_classes, matches_on_host(model)
         self.samplers: list[SamplerOfAll] = []  # of the regions that a loss is a mean of
         self.coco_metric = MeanAveragePrecision()
         self.voc07_metric = Voc07AveragePrecision(num_classes)
+
+    def fit_statistics(self, data: Any) -> None:
+        super().fit_statistics(data)
+        self.class_loss.fit(data, lambda batch: torch.cat([target["labels"] for target in batch.targets]))
 
     def train_as_one(self, as_one: AsOne) -> None:
         super().train_as_one(as_one)

@@ -57,7 +57,7 @@ class Segmentation(ImageTask[Segmenter, SegmentationBatch]):
 
     def fit_statistics(self, data: Any) -> None:
         super().fit_statistics(data)
-        self.class_loss.fit(data, "masks")
+        self.class_loss.fit(data, lambda batch: batch.masks)
 
     def check(self, batch: SegmentationBatch) -> None:
         batch.check(self.num_classes)

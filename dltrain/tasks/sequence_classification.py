@@ -42,7 +42,7 @@ class SequenceClassification(Task[SequenceModel, LabelledBatch]):
         self.top_accuracies = TopAccuracies(num_classes, top_k)
 
     def fit_statistics(self, data: Any) -> None:
-        self.class_loss.fit(data, "labels")
+        self.class_loss.fit(data, lambda batch: batch.labels)
 
     def check(self, batch: LabelledBatch) -> None:
         batch.check(self.num_classes)

@@ -55,7 +55,7 @@ class Tagging(Task[SequenceModel, TaggedBatch]):
         return sum(batch.lengths)
 
     def fit_statistics(self, data: Any) -> None:
-        self.class_loss.fit(data, "tags")
+        self.class_loss.fit(data, lambda batch: batch.tags)
 
     def check(self, batch: TaggedBatch) -> None:
         batch.check(self.num_classes)

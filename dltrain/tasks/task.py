@@ -242,7 +242,7 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
             means = {f"train/{name}": total / count for name, total in zip(self.training_metrics, sums, strict=True)}
         if steps:
             means["train/gradient_norm"] = norm / steps
-        if steps and self.trainer.gradient_clip_val is not None:
+        if steps and self.clips:
             means["train/clipped_fraction"] = clipped / steps
         return means
 
@@ -267,6 +267,8 @@ class Task(pl.LightningModule, Generic[ModelT, BatchT]):
                 gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
                 self.norm_sums.append((nn.utils.get_total_norm(gradients), 0, 1))
             return
+        if not self.clips:
+            self.clips = True
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val).detach()
         self.norm_sums.append((norm, norm > gradient_clip_val, 1))
 
