@@ -1,6 +1,7 @@
 """dltrain extend and fork: runs that go on from a checkpoint of another one."""
 
 import csv
+import math
 import random
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from dltrain import run, run_parent
+from dltrain.callbacks.keeping import KeptCheckpoints
 from dltrain.optim import Extension, fraction_in_extended, fraction_of_peak
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
@@ -251,6 +253,12 @@ def test_the_checkpoints_that_are_kept(crash_step, dltrain, monkeypatch):
     assert kept(Path("outputs/a")) == {f"epoch-{epoch}" for epoch in {3, 6, *best}}
     state = torch.load("outputs/a/checkpoints/epoch-3.ckpt", weights_only=True)
     assert (state["global_step"], len(state["optimizer_states"])) == (9, 1)
+
+
+@pytest.mark.parametrize(("mode", "dropped"), [("max", [[], [], [1], [2], [4]]), ("min", [[], [], [1], [3], [5]])])
+def test_a_value_that_is_not_a_number_is_worse_than_any_other(mode, dropped, tmp_path):
+    keeping = KeptCheckpoints(tmp_path, "val/loss", mode, 2, None)
+    assert [keeping.rank(epoch, value) for epoch, value in enumerate((math.nan, 0.5, 0.7, 0.6, 0.65), 1)] == dropped
 
 
 # by signals

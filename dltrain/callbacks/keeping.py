@@ -3,6 +3,7 @@ run can begin (`dltrain fork`)."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,13 +51,17 @@ class KeptCheckpoints(pl.Callback):
 
     def rank(self, epoch: int, value: float) -> list[int]:
         """Returns the epochs that are no longer among the best, now that this one has come; of equal ones the earlier
-        one goes."""
+        one goes. A value that is not a number is worse than any other."""
         self.values[epoch] = value
-        ranked = sorted(self.values, key=lambda epoch: (self.sign * self.values[epoch], epoch), reverse=True)
+        ranked = sorted(self.values, key=self.order, reverse=True)
         dropped = ranked[self.num_best :]
         for other in dropped:
             del self.values[other]
         return dropped
+
+    def order(self, epoch: int) -> tuple[bool, float, int]:
+        value = self.sign * self.values[epoch]
+        return (False, 0.0, epoch) if math.isnan(value) else (True, value, epoch)
 
     def is_regular(self, epoch: int) -> bool:
         return self.every_epochs is not None and epoch % self.every_epochs == 0
