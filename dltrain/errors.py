@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dltrain import __version__
 
-SUCCESS, BUG, COMMAND, DATA, STORED, DIVERGED, MACHINE, JOBS_FAILED, OWN_CODE, CHECK_FAILED = range(10)
+SUCCESS, BUG, COMMAND, DATA, STORED, DIVERGED, MACHINE, JOBS_FAILED, OWN_CODE, CHECK_FAILED, UNDECIDED_CLAIM = range(11)
 SIGNALS = 128  # 128 + n: ended by signal n
 EXIT_CODES = {  # of all verbs: `dltrain help codes` prints them, docs/commands.md has the same table
     SUCCESS: "success",
@@ -21,7 +21,8 @@ EXIT_CODES = {  # of all verbs: `dltrain help codes` prints them, docs/commands.
     MACHINE: "the machine: disk, memory or device; doctor: it has problems",
     JOBS_FAILED: "some jobs of a sweep failed",
     OWN_CODE: "an exception in your own code, with its file and line",
-    CHECK_FAILED: "a check of dltrain check says fault",
+    CHECK_FAILED: "a check of dltrain check says fault, or a claim of an experiment is NOT SUPPORTED",
+    UNDECIDED_CLAIM: "a claim of an experiment is UNDECIDED, and none is NOT SUPPORTED",
     SIGNALS: "ended by signal n, as 130 by Ctrl-C and 143 by SIGTERM; a run has saved a checkpoint",
 }
 FAULTS_IN_LINE = 3

@@ -221,7 +221,7 @@ class StudyContext(NamedTuple):
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
     run_dir.refuse_links()
-    if run_dir.is_finished:
+    if same_config.has_all(run_dir, config):
         print(run_dir.describe_finished())
         return
     with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):

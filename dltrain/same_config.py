@@ -28,19 +28,28 @@ class Change(NamedTuple):
     def is_free(self) -> bool:
         return self.key in FREE or self.key.partition(".")[0] in FREE
 
+    @property
+    def adds_seeds(self) -> bool:
+        return self.key == "study.seeds" and list in (type(self.then), type(self.now)) and {*self.then} < {*self.now}
+
     def __str__(self) -> str:
         return f"{self.key} ({shorten(self.then)}, now {shorten(self.now)})"
 
 
 def refuse_other_config(run_dir: RunDir, requested: DictConfig) -> None:
-    """A run continues with the config it began with, except for FREE keys. Raises UserError with the keys that
-    differ; does nothing in a folder where no run began."""
-    differ = [change for change in changes(run_dir, requested) if not change.is_free]
+    """A run continues with the config it began with, except for FREE keys; an experiment may have more seeds. Raises
+    UserError with the keys that differ; does nothing in a folder where no run began."""
+    differ = [change for change in changes(run_dir, requested) if not change.is_free and not change.adds_seeds]
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
         longer = f"; {run_dir.describe_finished()}" if run_dir.is_finished else (
             "; a run keeps these to its end: type them as they were, choose another name=, or delete it")
         raise UserError(f"{run_dir} began with another config: {', '.join(map(str, differ[:5]))}{more}{longer}")
+
+
+def has_all(run_dir: RunDir, requested: DictConfig) -> bool:
+    """Whether the run is finished, and if it is an experiment with all of the requested seeds."""
+    return run_dir.is_finished and not any(change.adds_seeds for change in changes(run_dir, requested))
 
 
 def changes(run_dir: RunDir, requested: DictConfig) -> list[Change]:

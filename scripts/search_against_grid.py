@@ -22,9 +22,9 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 
 from dltrain import cli, trainer
+from dltrain.repeats import interval_of
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs
-from dltrain.sweeps.repeats import interval_of
 
 RATES = "lr=tag(log, interval(1e-3, 1))"
 DECAYS = "task.optimizer.weight_decay=tag(log, interval(1e-5, 1e-2))"

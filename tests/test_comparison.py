@@ -18,7 +18,7 @@ import torch
 from dltrain import cli, results
 from dltrain.callbacks.stopping import StopAtStep
 from dltrain.drawing import curves as curves_module
-from dltrain.errors import UserError
+from dltrain.errors import UNDECIDED_CLAIM, UserError
 from dltrain.run_dir import RunDir
 from dltrain.studies import comparison
 from dltrain.studies.claims import parse_claim
@@ -95,7 +95,7 @@ def compared(tmp_path_factory) -> Compared:
         patch.setattr(comparison, "draw_comparison", draw)
         patch.setattr("sys.argv", ["dltrain", "--config-dir", "conf", "experiment=shortcut", "name=a", "seed=3",
                                    "study.seeds=[0,1]"])
-        assert cli.main() == 0
+        assert cli.main() == UNDECIDED_CLAIM
     return Compared(folder / "outputs/a", output.getvalue(), *panels)
 
 
@@ -131,11 +131,11 @@ def test_runs_of_several_seeds_are_compared_by_their_means(compared):
         assert result[f"seconds_per_epoch, {name}"] == pytest.approx(seconds)
         assert f"{mean(accuracies[name]):.4g} ± {stdev(accuracies[name]):.2g}" in out
     less = losses["residual"] < losses["plain net"]
-    assert result["claim, train/loss: residual < plain net"] is less
-    assert result["claim, train/loss: residual >= plain net"] is not less
-    for sign, holds in (("<", less), (">=", not less)):
-        assert (f"  {'held' if holds else 'did not hold'}: train/loss: residual {sign} plain net: train/loss "
-                f"{losses['residual']:.4g} of residual {sign} {losses['plain net']:.4g} of plain net\n") in out
+    for sign, is_so in (("<", less), (">=", not less)):
+        assert result[f"claim, train/loss: residual {sign} plain net"] == "UNDECIDED"
+        assert (f"  UNDECIDED  train/loss: residual {sign} plain net: {losses['residual']:.4g} of residual {sign} "
+                f"{losses['plain net']:.4g} of plain net; by {'+' if is_so else '-'}") in out
+    assert out.count(" with 2 seeds; a verdict needs 3\n") == 2
     rows = read_csv(path / "comparison.csv")
     assert [(row["run"], row["seed"]) for row in rows] == [
         ("plain net", "3"), ("plain net", "4"), ("residual", "3"), ("residual", "4")]
@@ -186,7 +186,7 @@ def test_a_killed_comparison_resumes(tmp_path, command, compared, monkeypatch):
     assert not (path / "result.json").exists()
     first = (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns
     code, out, err = command("name=b", "seed=3")
-    assert (code, err) == (0, "")
+    assert (code, err) == (10, "")
     assert "outputs/b/plain_net-seed3 is finished after 6 steps, nothing to do" in out
     assert re.search(r"resuming outputs/b/residual-seed3 from step [45] of 6\n", out)  # the signal may come in step 5
     assert (path / "plain_net-seed3/checkpoints/last.ckpt").stat().st_mtime_ns == first
@@ -196,12 +196,29 @@ def test_a_killed_comparison_resumes(tmp_path, command, compared, monkeypatch):
         assert all(torch.equal(value, expected[key]) for key, value in weights.items())
 
 
+def test_more_seeds_are_added_to_an_experiment_that_has_ended(tmp_path, command):
+    """Its finished runs are not repeated, and three seeds decide what two did not."""
+    assert command("name=g", "study.seeds=[0,1]")[0] == UNDECIDED_CLAIM
+    path = tmp_path / "outputs/g"
+    weights = {file: file.stat().st_mtime_ns for file in path.glob("*/checkpoints/last.ckpt")}
+    code, out, err = command("name=g", "study.seeds=[0,1,2]")
+    assert (code in (0, 9, 10), err) == (True, "")
+    assert out.count(" is finished after 6 steps, nothing to do") == 4
+    assert {file: file.stat().st_mtime_ns for file in weights} == weights
+    assert len([*path.glob("*-seed2/result.json")]) == 2
+    assert "; 3 seeds)" in out
+    assert command("name=g", "study.seeds=[0,1,2]")[1].count("is finished, nothing to do") == 1
+    code, out, err = command("name=g", "study.seeds=[0,1]")
+    assert code == 2
+    assert "began with another config: study.seeds ([0, 1, 2], now [0, 1])" in err
+
+
 @pytest.mark.parametrize(("word", "message"), [
     ("study.claims=['train/loss: residul > plain net']",
      "study.claims: 'train/loss: residul > plain net': no run 'residul'; did you mean 'residual'?"),
     ("study.claims=['train/loss residual']",
-     "study.claims: 'train/loss residual': must be 'metric: run > run', with >, <, >= or <=, or 'metric: run >= run - "
-     "0.01'"),
+     "study.claims: 'train/loss residual': must be 'metric: run > run', with >, <, >= or <=, as 'metric: run >= run - "
+     "0.01', 'metric: run < 0.9 * run' or 'metric: run > 0.5'"),
     ("study.claims=['train/los: residual > plain net']",
      "study.claims: no run has 'train/los'; did you mean 'train/loss'?"),
     ("+study.columns.second=seconds", "study.columns: no run has 'second'; did you mean 'seconds'?"),
@@ -268,16 +285,34 @@ def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
     assert compared_run == (["seed=1", "seed=2", "seed=3"], None)
 
 
-@pytest.mark.parametrize(("text", "smaller", "equal", "larger"), [
-    ("seconds: a > b c", False, False, True), ("seconds: a < b c", True, False, False),
-    ("seconds: a >= b c", False, True, True), ("seconds: a <= b c", True, True, False),
-    ("seconds: a >= b c - 0.5", True, True, True), ("seconds: a >= b c - 0.4", False, True, True)])
-def test_a_claim_compares_means(text, smaller, equal, larger):
+@pytest.mark.parametrize(("text", "excess"), [
+    ("seconds: a > b c", 1), ("seconds: a < b c", -1), ("seconds: a >= b c - 0.5", 1.5), ("seconds: a <= b c + 2", 1),
+    ("seconds: a > 0.25 * b c", 2.5), ("seconds: a < 2 * b c - 1", 0), ("seconds: a > 1.25", 1.75),
+    ("seconds: a < 2 * 1.25", -0.5)])
+def test_by_how_much_a_claim_is_true(text, excess):
+    """Of a = 3 and b c = 2."""
     claim = parse_claim(text, ["a", "b c"])
-    for values, holds in (([1.0, 2.0], smaller), ([1.0, 3.0], equal), ([3.0], larger)):
-        verdict = comparison.judge(claim, {"a": values, "b c": [1.5, 2.5]})
-        assert verdict.held is holds, values
-    assert verdict.evidence == text.replace("seconds: a", "seconds 3 of a").replace("b c", "2 of b c")
+    assert claim.excess(3.0, 2.0 if claim.right else 0.0) == excess
+
+
+@pytest.mark.parametrize(("sign", "smaller", "equal", "larger"), [
+    (">", "NOT SUPPORTED", "NOT SUPPORTED", "SUPPORTED"), (">=", "NOT SUPPORTED", "SUPPORTED", "SUPPORTED"),
+    ("<", "SUPPORTED", "NOT SUPPORTED", "NOT SUPPORTED"), ("<=", "SUPPORTED", "SUPPORTED", "NOT SUPPORTED")])
+def test_runs_of_the_same_seed_are_pairs(sign, smaller, equal, larger):
+    """Seeds that differ by much more than the runs decide nothing where the runs of each differ by the same."""
+    claim = parse_claim(f"seconds: a {sign} b c", ["a", "b c"])
+    for shift, outcome in ((-0.25, smaller), (0.0, equal), (0.25, larger)):
+        verdict = comparison.judge(claim, {"a": [10 + shift, 2 + shift, shift], "b c": [10.0, 2.0, 0.0]})
+        assert verdict.outcome == outcome, shift
+    assert verdict.evidence.startswith(f"4.25 of a {sign} 4 of b c; by ")
+    unpaired = comparison.judge(claim, {"a": [0.25, 10.25, 2.25], "b c": [10.0, 2.0, 0.0]})
+    assert unpaired.outcome == "UNDECIDED"
+
+
+@pytest.mark.parametrize("text", ["seconds: a ! b", "a > b", "seconds: a > c", "seconds: 1 > a"])
+def test_a_claim_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UserError, match=r"^study\.claims: "):
+        parse_claim(text, ["a", "b"])
 
 
 def test_a_claim_about_a_run_without_the_metric_is_refused():

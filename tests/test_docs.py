@@ -117,4 +117,4 @@ def test_the_examples_of_own_code_train(dltrain, tmp_path, monkeypatch):
 def test_the_comparison_of_the_docs_composes(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/shortcut.yaml").write_text(blocks("docs/experiments.md", "yaml")[0])
-    assert compose.compose(["experiment=shortcut"], str(tmp_path)).config.study.seeds == [0, 1]
+    assert compose.compose(["experiment=shortcut"], str(tmp_path)).config.study.seeds == [0, 1, 2]

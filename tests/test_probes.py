@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -80,10 +81,14 @@ def test_fields_and_probes_are_one_command(tmp_path, monkeypatch, capsys):
         'study.nets={strided:["model=fcn32s","model.backbone.width=2"],'
         'dilated:["model=dilated","model.backbone.width=2"]}')
     assert (code, err) == (0, "")
+    assert "  SUPPORTED  dilation keeps the reach of the strided net: " in out
     rows = read_csv(tmp_path / "outputs/r/fields.csv")
     result = json.loads((tmp_path / "outputs/r/result.json").read_text())
-    assert {f"{column}, {row['net']}": float(row[column]) for row in rows for column in row if column != "net"} == {
-        key: value for key, value in result.items() if "_px, " in key}
+    nets = ("strided", "dilated", "hypercolumn")
+    assert [(row["net"], row["seed"]) for row in rows] == [(net, str(seed)) for seed in range(3) for net in nets]
+    values = {f"{column}, {net}": mean(float(row[column]) for row in rows if row["net"] == net)
+              for net in nets for column in ("reach_px", "effective_px", "half_px")}
+    assert values == pytest.approx({key: value for key, value in result.items() if "_px, " in key})
     assert (tmp_path / "outputs/r/results.png").stat().st_size > 5000
     code, out, err = run_command(
         monkeypatch, capsys, "experiment=linear_probe", "name=p",

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dltrain import repeats
 from dltrain.config.compose import compose, to_plain
 from dltrain.errors import CheckpointError, UserError
-from dltrain.sweeps import jobs, repeats
+from dltrain.sweeps import jobs
 from dltrain.sweeps.finish import finish
 from tests.tiny import FewDigits
 

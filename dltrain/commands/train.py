@@ -17,6 +17,7 @@ from dltrain.config import compose, groups, launch
 from dltrain.config.interpolations import to_plain
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+from dltrain.studies.claims import code_of_claims
 from dltrain.sweeps import search_words
 from dltrain.sweeps.cost import Shape, shape_of
 from dltrain.sweeps.jobs import Job, job_id
@@ -80,13 +81,13 @@ def print_config(composed: compose.Composed, flags: argparse.Namespace) -> int:
 def train_one(composed: compose.Composed, config_dir: str | None, accept_changed_data: bool) -> int:
     run_dir = open_run_dir(composed)
     run_dir.accepts_changed_data = accept_changed_data
-    if run_dir.is_finished:
+    if same_config.has_all(run_dir, composed.job_config()):
         print(run_dir.describe_finished())
-        return 0
+        return code_of_claims(run_dir.read_result())
     print(announcement(composed, run_dir), flush=True)
     from dltrain.reporting import report  # torch from here on
 
-    return report(run_dir, lambda: start(composed, run_dir, config_dir))
+    return report(run_dir, lambda: start(composed, run_dir, config_dir)) or code_of_claims(run_dir.read_result())
 
 
 def open_run_dir(composed: compose.Composed) -> RunDir:

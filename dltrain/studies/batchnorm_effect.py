@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,11 @@ from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.curves import new_figure, save_figure
-from dltrain.drawing.tables import format_number, format_table, write_csv
+from dltrain.drawing.tables import format_table, format_values, write_csv
+from dltrain.errors import UserError
 from dltrain.models.mlp import MLP
 from dltrain.run import StudyContext
-from dltrain.studies.claims import Verdict, print_verdicts
+from dltrain.studies.claims import Verdict, judge_excesses, print_verdicts
 
 NORMS = {"none": "without", "batch": "with"}
 PERCENTILES = (0.15, 0.5, 0.85)
@@ -55,35 +57,54 @@ Histories = dict[tuple[str, float], History]  # by norm and learning rate
 
 
 def study(context: StudyContext, data: str, root: str | None, steps: int, batch_size: int, lrs: list[float],
-          evaluations: int, target: float) -> dict[str, Any]:
-    """Writes accuracy.csv, percentiles.csv and results.png; returns the numbers that are printed, and whether the
-    paper's claims held."""
-    overrides = [f"data={data}", f"data.batch_size={batch_size}", f"seed={context.seed}", "recipe=none"]
-    overrides += [f"data.root={root}"] if root else []
-    module = build_data(compose(overrides, context.config_dir).job_config())
+          evaluations: int, target: float, seeds: list[int]) -> dict[str, Any]:
+    """Writes accuracy.csv, percentiles.csv and results.png, all of the first seed; returns the means over the seeds
+    that are printed, and what the seeds say of the paper's claims."""
+    if not seeds:
+        raise UserError("study.seeds: must not be empty")
     eval_steps = sorted({round(steps * number / evaluations) for number in range(evaluations + 1)})
-    histories: Histories = {}
-    for norm, word in NORMS.items():
-        for lr in lrs:
-            print(f"{word} batch normalisation, lr {lr:g}", flush=True)
-            histories[norm, lr] = train(module, norm, lr, eval_steps, context.seed)
-    title = f"steps to {target:g}"
-    print("\n" + format_table(["", "best accuracy", "last", title], [
-        [f"{NORMS[norm]}, lr {lr:g}", f"{float(history.accuracy.max()):.4f}", f"{float(history.accuracy[-1]):.4f}",
-         format_steps(steps_to(target, history, eval_steps))] for (norm, lr), history in histories.items()], [1, 2, 3]))
-    best = max(lrs, key=lambda lr: float(histories["none", lr].accuracy[-1]))  # the fairest to the net without
-    write_histories(context.folder, histories, eval_steps, best)
-    draw(histories, eval_steps, target, best, context.folder / "results.png")
-    verdicts, drift = judge(histories, eval_steps, target, best)
-    held = print_verdicts(verdicts)
+    repeats: list[Histories] = []
+    for seed in (context.seed + number for number in seeds):
+        overrides = [f"data={data}", f"data.batch_size={batch_size}", f"seed={seed}", "recipe=none"]
+        overrides += [f"data.root={root}"] if root else []
+        module = build_data(compose(overrides, context.config_dir).job_config())
+        histories: Histories = {}
+        for norm, word in NORMS.items():
+            for lr in lrs:
+                print(f"{word} batch normalisation, lr {lr:g}, seed {seed}", flush=True)
+                histories[norm, lr] = train(module, norm, lr, eval_steps, seed)
+        repeats.append(histories)
+    numbers, first = summarise(repeats, eval_steps, target), repeats[0]
+    best = max(lrs, key=lambda lr: mean_last(repeats, "none", lr))  # the fairest to the net without
+    write_histories(context.folder, first, eval_steps, best)
+    draw(first, eval_steps, target, best, context.folder / "results.png")
+    verdicts, drift = judge(repeats, eval_steps, target, best)
+    outcomes = print_verdicts(verdicts)
     print(f"\n{context.folder}/results.png")
-    numbers: dict[str, Any] = {}
-    for (norm, lr), history in histories.items():
+    return {**numbers, **outcomes, **{f"drift, {NORMS[norm]}": mean(values) for norm, values in drift.items()}}
+
+
+def mean_last(repeats: Sequence[Histories], norm: str, lr: float) -> float:
+    return mean(float(histories[norm, lr].accuracy[-1]) for histories in repeats)
+
+
+def summarise(repeats: Sequence[Histories], eval_steps: Sequence[int], target: float) -> dict[str, Any]:
+    """Prints the table of all nets; returns the means over the seeds. The steps are None unless all seeds reach it."""
+    title, numbers, rows = f"steps to {target:g}", dict[str, Any](), []
+    for norm, lr in repeats[0]:
         name = f"{NORMS[norm]}, lr {lr:g}"
-        numbers |= {f"best accuracy, {name}": float(history.accuracy.max()),
-                    f"last accuracy, {name}": float(history.accuracy[-1]),
-                    f"{title}, {name}": steps_to(target, history, eval_steps)}
-    return {**numbers, **held, **{f"drift, {NORMS[norm]}": value for norm, value in drift.items()}}
+        accuracies = [histories[norm, lr].accuracy for histories in repeats]
+        steps = [steps_to(target, histories[norm, lr], eval_steps) for histories in repeats]
+        reached = [count for count in steps if count is not None]
+        best, last = ([float(value) for value in values] for values in (
+            map(torch.max, accuracies), (accuracy[-1] for accuracy in accuracies)))
+        numbers |= {f"best accuracy, {name}": mean(best), f"last accuracy, {name}": mean(last),
+                    f"{title}, {name}": mean(reached) if len(reached) == len(steps) else None}
+        some = f" in {len(reached)} of {len(steps)}" if 0 < len(reached) < len(steps) else ""
+        rows.append([name, format_values(best), format_values(last),
+                     f"{format_values(reached)}{some}" if reached else "not reached"])
+    print("\n" + format_table(["", "best accuracy", "last", title], rows, [1, 2, 3]))
+    return numbers
 
 
 def train(module: DataModule, norm: str, lr: float, eval_steps: Sequence[int], seed: int) -> History:
@@ -136,31 +157,32 @@ def steps_to(target: float, history: History, eval_steps: Sequence[int]) -> int 
     return eval_steps[int(reached[0])] if len(reached) else None
 
 
-def format_steps(steps: int | None) -> str:
-    return "not reached" if steps is None else f"{steps:,}"
-
-
-def judge(histories: Histories, eval_steps: Sequence[int], target: float, best: float
-          ) -> tuple[list[Verdict], dict[str, float]]:
-    """Whether the paper's three claims held, and the median drift of the units with each norm."""
-    lrs = list(dict.fromkeys(lr for _, lr in histories))
-    reached = {norm: [steps for lr in lrs if (steps := steps_to(target, histories[norm, lr], eval_steps)) is not None]
-               for norm in NORMS}
-    fewest = {norm: min(steps, default=None) for norm, steps in reached.items()}
-    highest = {norm: max((lr for lr in lrs if float(histories[norm, lr].accuracy[-1]) >= target), default=0.0)
-               for norm in NORMS}
-    drift = {norm: float(histories[norm, best].drift().median()) for norm in NORMS}
-    fewer = fewest["batch"] is not None and (fewest["none"] is None or fewest["batch"] < fewest["none"])
+def judge(repeats: Sequence[Histories], eval_steps: Sequence[int], target: float, best: float
+          ) -> tuple[list[Verdict], dict[str, list[float]]]:
+    """What the seeds say of the paper's three claims, and of each seed the median drift of the units with each norm. A
+    net that does not reach the target counts as one that needs all steps."""
+    fewest, highest, drift = ({norm: list[float]() for norm in NORMS} for _ in range(3))
+    for histories in repeats:
+        lrs = list(dict.fromkeys(lr for _, lr in histories))
+        for norm in NORMS:
+            reached = [steps_to(target, histories[norm, lr], eval_steps) for lr in lrs]
+            fewest[norm].append(min((steps for steps in reached if steps is not None), default=eval_steps[-1]))
+            highest[norm].append(max((lr for lr in lrs if float(histories[norm, lr].accuracy[-1]) >= target),
+                                     default=0.0))
+            drift[norm].append(float(histories[norm, best].drift().median()))
+    sides = {name: (format_values(values["batch"]), format_values(values["none"]))
+             for name, values in (("fewest", fewest), ("highest", highest), ("drift", drift))}
     return [
-        Verdict("reaches the accuracy in fewer steps", fewer,
-                f"{format_steps(fewest['batch'])} steps with, {format_steps(fewest['none'])} without, each at the "
-                "learning rate that takes fewest"),
-        Verdict("allows higher learning rates", highest["batch"] > highest["none"],
-                f"the highest that ends at {target:g} or more is {highest['batch']:g} with, {highest['none']:g} "
-                "without"),
-        Verdict("the unit's input moves less", drift["batch"] < drift["none"],
-                f"its median moves {format_number(drift['batch'])} of its last spread with, "
-                f"{format_number(drift['none'])} without, lr {best:g}")], drift
+        judge_excesses("reaches the accuracy in fewer steps", subtract(fewest["none"], fewest["batch"]), sides=(
+            "{} steps with, {} without, each at the learning rate that takes fewest".format(*sides["fewest"]))),
+        judge_excesses("allows higher learning rates", subtract(highest["batch"], highest["none"]), sides=(
+            "the highest that ends at {:g} or more is {} with, {} without".format(target, *sides["highest"]))),
+        judge_excesses("the unit's input moves less", subtract(drift["none"], drift["batch"]), sides=(
+            "its median moves {} of its last spread with, {} without, lr {:g}".format(*sides["drift"], best)))], drift
+
+
+def subtract(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(left, right, strict=True)]
 
 
 def write_histories(folder: Path, histories: Histories, eval_steps: Sequence[int], best: float) -> None:

@@ -1,43 +1,58 @@
-"""Claims about numbers, and whether they held: printed in one form by every study."""
+"""Claims about numbers, and what runs with several seeds say of them. Printed in one form by every study.
+
+A claim is "metric: run > run", with > < >= or <=. The right side may be a share of a run, or a number, with a margin:
+
+    test/accuracy: residual > plain
+    test/accuracy: linear >= all - 0.01
+    seconds_per_epoch: stochastic depth < 0.85 * constant depth
+    val/accuracy: resnet20 > 0.9
+
+Its statistic is the mean, over the seeds, of the difference of both sides; runs with the same seed are a pair. With
+Student's interval of 95 % of this mean, the claim is SUPPORTED if the whole interval agrees with it, NOT SUPPORTED if
+none of it does, and else, or with fewer than three seeds, UNDECIDED. So without any difference a claim is SUPPORTED in
+2.5 % of the cases; one that is true by as many standard deviations of a single difference as `repeats.detectable` says
+is SUPPORTED in 80 %: 3.3 with three seeds, 1.7 with five, 1.0 with ten.
+"""
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from dltrain.drawing.tables import format_number
-from dltrain.errors import UserError, suggest
+from dltrain.errors import CHECK_FAILED, SUCCESS, UNDECIDED_CLAIM, UserError, suggest
+from dltrain.repeats import Interval, detectable, interval_of, seeds_needed
 
-CLAIM = re.compile(r"(\S+): (.+?) (>=|<=|>|<) (.+?)(?: - (\d+(?:\.\d+)?))?")
-SIGNS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
+NUMBER = r"\d+(?:\.\d+)?"
+CLAIM = re.compile(rf"(\S+): (.+?) (>=|<=|>|<) (?:({NUMBER}) \* )?(.+?)(?: ([+-]) ({NUMBER}))?")
+FEWEST_SEEDS = 3
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "SUPPORTED", "NOT SUPPORTED", "UNDECIDED"
+PREFIX = "claim, "  # of the keys in result.json
 
 
 class Claim(NamedTuple):
-    """"metric: left sign right - margin", as "test/accuracy: deep > shallow" or "test/accuracy: a >= b - 0.01"."""
+    """"metric: left sign factor * right + margin". `right`: None where the right side is the number `margin`."""
 
     text: str
     metric: str
     left: str
     sign: str
-    right: str
+    factor: float
+    right: str | None
     margin: float
 
-    def holds(self, left: float, right: float) -> bool:
-        return bool(SIGNS[self.sign](left, right - self.margin))
-
-    def explain(self, left: float, right: float) -> str:
-        margin = f" - {self.margin:g}" if self.margin else ""
-        return (f"{self.metric} {format_number(left)} of {self.left} {self.sign} {format_number(right)} of "
-                f"{self.right}{margin}")
+    def excess(self, left: float, right: float) -> float:
+        """By how much the claim is true of one pair; negative where it is not."""
+        return (left - self.factor * right - self.margin) * (1 if self.sign[0] == ">" else -1)
 
 
 class Verdict(NamedTuple):
-    """A claim in words, whether it held, and the numbers that show it."""
+    """A claim in words, what the numbers say of it, and these numbers."""
 
     claim: str
-    held: bool
+    outcome: str
     evidence: str
 
 
@@ -45,19 +60,68 @@ def parse_claim(text: str, names: Sequence[str]) -> Claim:
     """`names`: of the runs that a claim may compare. Raises UserError."""
     match = CLAIM.fullmatch(text)
     if match is None:
-        raise UserError(f"study.claims: '{text}': must be 'metric: run > run', with >, <, >= or <=, or 'metric: run >= "
-                        "run - 0.01'")
-    metric, left, sign, right, margin = match.groups()
-    for name in (left, right):
+        raise UserError(f"study.claims: '{text}': must be 'metric: run > run', with >, <, >= or <=, as 'metric: run >= "
+                        "run - 0.01', 'metric: run < 0.9 * run' or 'metric: run > 0.5'")
+    metric, left, sign, factor, right, plus, margin = match.groups()
+    number = float(margin or 0) * (-1 if plus == "-" else 1)
+    is_number = re.fullmatch(NUMBER, right) is not None and right not in names
+    for name in (left, *([] if is_number else [right])):
         if name not in names:
             hint = suggest(name, list(names)) or f"; there are: {', '.join(names)}"
             raise UserError(f"study.claims: '{text}': no run '{name}'{hint}")
-    return Claim(text, metric, left, sign, right, float(margin or 0))
+    if is_number:
+        return Claim(text, metric, left, sign, 1.0, None, float(factor or 1) * float(right) + number)
+    return Claim(text, metric, left, sign, float(factor or 1), right, number)
 
 
-def print_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Prints a line per claim; returns them for result.json."""
+def judge_excesses(text: str, excesses: Sequence[float], is_strict: bool = True, is_exact: bool = False,
+                   sides: str = "") -> Verdict:
+    """`excesses`: of each seed, by how much the claim is true. `is_strict`: an excess of 0 is not enough. `is_exact`:
+    the number does not depend on chance, as that of parameters. `sides`: what the evidence begins with."""
+    average, begins = mean(excesses), f"{sides}; " if sides else ""
+    if is_exact:
+        outcome = decide(Interval(average, average), is_strict)
+        return Verdict(text, outcome, f"{begins}by {format_signed(average)}, whatever the seed")
+    if len(excesses) < FEWEST_SEEDS:
+        return Verdict(text, UNDECIDED, f"{begins}by {format_signed(average)} with {len(excesses)} "
+                       f"seed{'s' * (len(excesses) > 1)}; a verdict needs {FEWEST_SEEDS}")
+    interval, deviation = interval_of(excesses), stdev(excesses)
+    outcome = decide(interval, is_strict)
+    evidence = (f"{begins}by {format_signed(average)} ({format_signed(interval.low)} to "
+                f"{format_signed(interval.high)}; {len(excesses)} seeds)")
+    if outcome == UNDECIDED:
+        needed = seeds_needed(abs(average) / deviation)
+        evidence += f"; {format_signed(detectable(len(excesses)) * deviation)} would be seen in 80 % of such trials"
+        if needed:
+            evidence += f", this difference with about {needed} seeds"
+    return Verdict(text, outcome, evidence)
+
+
+def decide(interval: Interval, is_strict: bool) -> str:
+    """`interval`: of the mean excess."""
+    if interval.low > 0 or (interval.low == 0 and not is_strict):
+        return SUPPORTED
+    if interval.high < 0 or (interval.high == 0 and is_strict):
+        return NOT_SUPPORTED
+    return UNDECIDED
+
+
+def format_signed(value: float) -> str:
+    return f"{'+' * (value >= 0)}{format_number(value)}"
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Prints a line per claim; returns their outcomes for result.json."""
     print()
+    width = max((len(verdict.outcome) for verdict in verdicts), default=0)
     for verdict in verdicts:
-        print(f"  {'held' if verdict.held else 'did not hold'}: {verdict.claim}: {verdict.evidence}")
-    return {f"claim, {verdict.claim}": verdict.held for verdict in verdicts}
+        print(f"  {verdict.outcome:<{width}}  {verdict.claim}: {verdict.evidence}")
+    return {f"{PREFIX}{verdict.claim}": verdict.outcome for verdict in verdicts}
+
+
+def code_of_claims(result: Mapping[str, Any]) -> int:
+    """The exit code of a run or experiment with this result.json: that of its worst verdict."""
+    outcomes = {value for key, value in result.items() if key.startswith(PREFIX)}
+    if NOT_SUPPORTED in outcomes:
+        return CHECK_FAILED
+    return UNDECIDED_CLAIM if UNDECIDED in outcomes else SUCCESS

@@ -1,4 +1,4 @@
-"""Trains several named runs and compares them: one table, one picture, and for each claim whether it held.
+"""Trains several named runs and compares them: one table, one picture, and for each claim what they say of it.
 
 A comparison is a yaml and no code. Its keys:
 
@@ -10,7 +10,8 @@ A comparison is a yaml and no code. Its keys:
     columns   metric: title, the columns of the table
     curves    metrics of metrics.csv, as curves over the steps
     bars      metrics of the table, as bars; the first column if empty
-    claims    "metric: run > run", with > < >= <=, or "metric: run >= run - 0.01"; means over the seeds are compared
+    claims    "metric: run > run", with > < >= <=, or "metric: run >= run - 0.01"; see claims.py. A verdict needs three
+              seeds, except of the numbers of EXACT
 
 A metric is a number of result.json (test/..., the best val/... of the headline, parameters, seconds), the last reading
 of a train/... metric, seconds_per_epoch, train_ms_per_image (from the throughput) or test_ms_per_image (one image at a
@@ -35,14 +36,16 @@ from dltrain import evaluation, results, run, trust
 from dltrain.build import build_data
 from dltrain.config.compose import Composed, compose
 from dltrain.drawing.curves import draw_comparison, mean_curve
+from dltrain.drawing.tables import format_number
 from dltrain.errors import UserError, suggest
 from dltrain.run_dir import RunDir
-from dltrain.studies.claims import Claim, Verdict, parse_claim, print_verdicts
+from dltrain.studies.claims import Claim, Verdict, judge_excesses, parse_claim, print_verdicts
 from dltrain.tasks.task import Task
 
 TIMED_IMAGES = 50
 MEASURED = ["seconds", "seconds_per_epoch", "parameters", "steps", "best_epoch", "train_ms_per_image",
             "test_ms_per_image"]  # of every run, whatever its task
+EXACT = ("parameters", "steps")  # do not depend on the seed
 
 
 class ComparedRun(NamedTuple):
@@ -54,7 +57,7 @@ class ComparedRun(NamedTuple):
 
 def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any], more: list[str], seeds: list[int],
           columns: dict[str, str], curves: list[str], claims: list[str], bars: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes comparison.csv and results.png; returns the means of each run, and for each claim whether it held.
+    """Writes comparison.csv and results.png; returns the means of each run, and the outcome of each claim.
 
     Raises UserError, with the key, for a metric that no run has. This is known before any training, except for test/...
     metrics and val/... curves: these are known after the first run, or after the last one if the runs are of several
@@ -203,8 +206,11 @@ def milliseconds_per_image(config: DictConfig, run_dir: RunDir) -> float:
 
 def judge(claim: Claim, values: Mapping[str, Sequence[float]]) -> Verdict:
     """Raises UserError for a run without the metric."""
-    for name in (claim.left, claim.right):
+    sides = [name for name in (claim.left, claim.right) if name is not None]
+    for name in sides:
         if not values[name]:
             raise UserError(f"study.claims: '{claim.text}': the run '{name}' has no {claim.metric}")
-    left, right = mean(values[claim.left]), mean(values[claim.right])
-    return Verdict(claim.text, claim.holds(left, right), claim.explain(left, right))
+    left, right = values[claim.left], values[claim.right] if claim.right else [0.0] * len(values[claim.left])
+    means = f" {claim.sign} ".join(f"{format_number(mean(values[name]))} of {name}" for name in sides)
+    excesses = [claim.excess(*pair) for pair in zip(left, right, strict=True)]
+    return judge_excesses(claim.text, excesses, claim.sign in "><", claim.metric in EXACT, means)

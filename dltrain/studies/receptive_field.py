@@ -12,8 +12,9 @@ Gaussian); half, the radius of the circle around the pixel that contains half of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from dltrain.batches import generator, seed_of
 from dltrain.build import build
 from dltrain.config.compose import compose
 from dltrain.drawing.curves import new_figure, save_figure
-from dltrain.drawing.tables import format_number, format_table, write_csv
+from dltrain.drawing.tables import format_table, format_values, write_csv
+from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
-from dltrain.studies.claims import Verdict, print_verdicts
+from dltrain.studies.claims import Verdict, judge_excesses, print_verdicts
 
 SHARE = 0.0455  # of the largest gradient
 COLUMNS = {"reach_px": "reach, px", "effective_px": "effective, px", "half_px": "half within, px"}
@@ -38,26 +40,36 @@ CLAIMS = [("dilation keeps the reach of the strided net", "dilated", "reach_px",
 Sizes = Mapping[str, Mapping[str, float]]  # net -> column -> value
 
 
-def study(context: run.StudyContext, nets: dict[str, list[str]], image_px: int, images: int) -> dict[str, Any]:
+def study(context: run.StudyContext, nets: dict[str, list[str]], image_px: int, images: int, seeds: list[int]
+          ) -> dict[str, Any]:
     """`nets`: name -> overrides that choose a model that labels pixels, or run=FOLDER for a trained one. Writes
-    fields.csv and results.png."""
-    fields = {}
-    for name, words in nets.items():
-        model, channels = build_net(words, context)
-        fields[name] = gradient_field(model, image_px, images, channels, context.seed)
-        print(f"  {name}: {image_px} px, mean of {images} images", flush=True)
-    sizes = {name: measure(field) for name, field in fields.items()}
-    write_csv(context.folder / "fields.csv", ["net", *COLUMNS],
-              [[name, *(row[key] for key in COLUMNS)] for name, row in sizes.items()])
+    fields.csv and results.png, which shows the first seed; returns the means over the seeds."""
+    if not seeds:
+        raise UserError("study.seeds: must not be empty")
+    fields: dict[str, Tensor] = {}
+    repeats: list[Sizes] = []
+    for seed in (context.seed + number for number in seeds):
+        sizes = {}
+        for name, words in nets.items():
+            model, channels = build_net(words, context.config_dir, seed)
+            field = gradient_field(model, image_px, images, channels, seed)
+            fields.setdefault(name, field)
+            sizes[name] = measure(field)
+            print(f"  {name}: {image_px} px, mean of {images} images, seed {seed}", flush=True)
+        repeats.append(sizes)
+    write_csv(context.folder / "fields.csv", ["net", "seed", *COLUMNS],
+              [[name, context.seed + number, *(row[key] for key in COLUMNS)]
+               for number, sizes in zip(seeds, repeats, strict=True) for name, row in sizes.items()])
+    values = {name: {key: [sizes[name][key] for sizes in repeats] for key in COLUMNS} for name in nets}
     print("\n" + format_table(["net", *COLUMNS.values()], [
-        [name, *(format_number(row[key]) for key in COLUMNS)] for name, row in sizes.items()], [1, 2, 3]))
-    draw(fields, sizes, context.folder / "results.png")
-    held = print_verdicts(judge(sizes))
+        [name, *(format_values(row[key]) for key in COLUMNS)] for name, row in values.items()], [1, 2, 3]))
+    draw(fields, repeats[0], context.folder / "results.png")
+    outcomes = print_verdicts(judge(values))
     print(f"\n{context.folder}/results.png")
-    return {**{f"{key}, {name}": value for name, row in sizes.items() for key, value in row.items()}, **held}
+    return {**{f"{key}, {name}": mean(row[key]) for name, row in values.items() for key in row}, **outcomes}
 
 
-def build_net(words: list[str], context: run.StudyContext) -> tuple[nn.Module, int]:
+def build_net(words: list[str], config_dir: str | None, seed: int) -> tuple[nn.Module, int]:
     """The net and the number of channels of its images."""
     if words[0].startswith("run="):
         from omegaconf import OmegaConf
@@ -65,8 +77,8 @@ def build_net(words: list[str], context: run.StudyContext) -> tuple[nn.Module, i
         run_dir = RunDir(Path(words[0].removeprefix("run=")))
         config = OmegaConf.create(run_dir.read_config())
         return evaluation.restore(config, run_dir).model.cpu(), config.data.channels
-    config = compose(words, context.config_dir).job_config()
-    torch.manual_seed(seed_of("init", context.seed))
+    config = compose(words, config_dir).job_config()
+    torch.manual_seed(seed_of("init", seed))
     return build(config.model, "model"), config.data.channels
 
 
@@ -98,11 +110,13 @@ def measure(field: Tensor) -> dict[str, float]:
     return {"reach_px": reach, "effective_px": float((field > SHARE * field.max()).sum()) ** 0.5, "half_px": half}
 
 
-def judge(sizes: Sizes) -> list[Verdict]:
-    """The claims about the nets that were measured."""
-    return [Verdict(text, sizes[net][key] >= ratio * sizes[other][key],
-                    f"{COLUMNS[key]} {sizes[net][key]:.4g} of {net}, {sizes[other][key]:.4g} of {other}")
-            for text, net, key, ratio, other in CLAIMS if {net, other} <= sizes.keys()]
+def judge(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Verdict]:
+    """`values`: net -> column -> value of each seed. The claims about the nets that were measured."""
+    return [judge_excesses(text, [one - ratio * least for one, least in zip(
+                               values[net][key], values[other][key], strict=True)], is_strict=False,
+                           sides=f"{COLUMNS[key]} {format_values(values[net][key])} of {net}, "
+                                f"{format_values(values[other][key])} of {other}")
+            for text, net, key, ratio, other in CLAIMS if {net, other} <= values.keys()]
 
 
 def draw(fields: Mapping[str, Tensor], sizes: Sizes, file: Path) -> None:

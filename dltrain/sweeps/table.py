@@ -13,10 +13,10 @@ from dltrain.config.free_keys import READ_FROM_FILES
 from dltrain.config.groups import natural_key
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.errors import UserError
+from dltrain.repeats import compare, describe, interval_of
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs as named
 from dltrain.sweeps.jobs import NOT_IN_ID, assigned
-from dltrain.sweeps.repeats import compare, describe, interval_of
 from dltrain.sweeps.values import Values, refuse_other_values
 
 Group = tuple[str, ...]  # values of the varied keys except the seed; jobs with the same values form a group

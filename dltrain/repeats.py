@@ -1,5 +1,5 @@
-"""Jobs that differ in the seed alone are repeats of one setting: mean, deviation and interval, and whether the best two
-settings differ clearly."""
+"""Runs that differ in the seed alone are repeats of one setting: mean, deviation and interval, and whether two settings
+differ clearly."""
 
 from __future__ import annotations
 
@@ -67,6 +67,14 @@ def seeds_needed(effect: float) -> int | None:
     t(power)) / effect)^2 with t of n - 1 degrees of freedom."""
     return next((count for count in range(2, MOST_SEEDS) if effect * math.sqrt(count) >= quantile(
         0.5 + LEVEL / 2, count - 1) + quantile(POWER, count - 1)), None)
+
+
+def detectable(count: int) -> float:
+    """The true mean difference, in standard deviations of a single one, whose sign the interval of `count` seeds shows
+    with probability POWER (by the noncentral t distribution)."""
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(count - 1, 1 - POWER, quantile(0.5 + LEVEL / 2, count - 1))) / math.sqrt(count)
 
 
 def describe(names: tuple[str, str], metric: str, comparison: Comparison) -> str:
