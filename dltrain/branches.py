@@ -150,7 +150,10 @@ def removed_if_refused(run_dir: RunDir) -> Iterator[None]:
 def note_place(config: DictConfig, place: Place) -> None:
     """In a run that is made longer: the step at which it continues."""
     keys = config.trainer
-    if keys.max_epochs is not None and keys.max_epochs <= place.epoch and keys.smoke_steps is None:
+    if keys.smoke_steps is not None:
+        raise UserError(f"trainer.smoke_steps={keys.smoke_steps}: such a run only shows that it runs, and nothing can "
+                        "begin with it; with trainer.smoke_steps=null it can")
+    if keys.max_epochs is not None and keys.max_epochs <= place.epoch:
         raise UserError(f"trainer.max_epochs={keys.max_epochs}: {place.epoch} epochs are done already; more are needed")
     if keys.max_steps is not None and keys.max_steps <= place.step:
         raise UserError(f"trainer.max_steps={keys.max_steps}: {place.step:,} steps are done already; more are needed")

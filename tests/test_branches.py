@@ -17,6 +17,7 @@ from dltrain.callbacks.keeping import KeptCheckpoints
 from dltrain.optim import Extension, fraction_in_extended, fraction_of_peak
 from dltrain.run_dir import RunDir
 from tests.conftest import TINY
+from tests.faults.test_exact_resume import QUICK, few_scenes, words_of  # noqa: F401
 from tests.test_resume import Crash, assert_equal_tree, assert_same, crash_at, load_last
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -259,6 +260,20 @@ def test_the_checkpoints_that_are_kept(crash_step, dltrain, monkeypatch):
 def test_a_value_that_is_not_a_number_is_worse_than_any_other(mode, dropped, tmp_path):
     keeping = KeptCheckpoints(tmp_path, "val/loss", mode, 2, None)
     assert [keeping.rank(epoch, value) for epoch, value in enumerate((math.nan, 0.5, 0.7, 0.6, 0.65), 1)] == dropped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", QUICK)
+def test_every_family_is_extended_and_forked_to_the_same_bits(model, few_scenes, tmp_path, dltrain):
+    """A run of one epoch that is extended to two, and a fork of that of two epochs after its first one with the same
+    values, end as the run of two epochs."""
+    words = [*words_of(model, tmp_path), CONSTANT, EVERY]
+    assert dltrain("name=straight", *words)[0] == 0
+    assert dltrain("name=a", *words, "trainer.max_epochs=1")[0] == 0
+    assert dltrain("extend", "run=outputs/a", "epochs=2", "name=longer")[0] == 0
+    assert dltrain("fork", "run=outputs/straight", "at=epoch:1", "name=fork")[0] == 0
+    for name in ("longer", "fork"):
+        assert_same(Path("outputs/straight"), Path("outputs", name))
 
 
 # by signals
