@@ -263,8 +263,9 @@ def test_a_value_that_is_not_a_number_is_worse_than_any_other(mode, dropped, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("model", QUICK)
-def test_every_family_is_extended_and_forked_to_the_same_bits(model, few_scenes, tmp_path, dltrain):
+def test_every_family_is_extended_and_forked_to_the_same_bits(model, tmp_path, dltrain):
     """A run of one epoch that is extended to two, and a fork of that of two epochs after its first one with the same
     values, end as the run of two epochs."""
     words = [*words_of(model, tmp_path), CONSTANT, EVERY]
