@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ def with_results(chapter: str, outcomes: Mapping[int, Outcome]) -> str:
             head, mark, tail = text.partition(f"## {section.number}. {section.title}\n")
             before, look, after = tail.partition("\n**Look at** ")
             text = f"{head}{mark}{before}\n{to_markdown(outcome_of(section, outcomes))}{look}{after}"
-    return text
+    return re.sub(r"<!--.*?-->\n+", "", text, flags=re.DOTALL)  # options
 
 
 def index_page(outcomes: Mapping[int, Outcome]) -> str:
