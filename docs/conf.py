@@ -41,6 +41,7 @@ html_theme_options = {
     "collapse_navigation": True,
 }
 
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")  # of a page in docs: a Markdown file of the repository
 GROUP = re.compile(r"^## (.+)\n\n((?:- .+\n?)+)", re.MULTILINE)  # of docs/index.md: a caption, a list of links
 
 
@@ -61,12 +62,15 @@ def toctree(pages: list[str], caption: str = "") -> str:
 
 
 def complete_page(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Adds to the pages that list others what makes a menu of them, and leads links to chapters to their pages here."""
+    """Adds to the pages that list others what makes a menu of them, and leads links to chapters to their pages here.
+    Files outside docs are copied into the site, to be downloaded."""
     if docname == "index":
         for caption, links in GROUP.findall(content[0]):
             content[0] += toctree(re.findall(r"\]\(([^)]+)\.md\)", links), caption)
     if docname == "tutorial/index":
         content[0] = content[0].replace("](../../dltrain/tutorial/", "](") + toctree(list(CHAPTERS))
+    if "/" not in docname:
+        content[0] = OUTSIDE.sub(r"{download}`\1 <\2>`", content[0])
 
 
 def to_mathml(tex: str, display: str) -> str:

@@ -57,8 +57,8 @@ def list_slides() -> str:
         outcome = outcome_of(section, outcomes)
         time = format_duration(outcome.seconds) if outcome else "-"
         rows.append([str(section.number), section.title, time, shorten(section.command)])
-    blocks += [format_table((), rows, [0, 2]), "", "dltrain tutorial NUMBER prints a slide and its whole command, with run=true "
-               "behind it runs it"]
+    blocks += [format_table((), rows, [0, 2]), "",
+               "dltrain tutorial NUMBER prints a slide and its whole command, with run=true behind it runs it"]
     return "\n".join(blocks)
 
 

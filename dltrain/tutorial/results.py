@@ -14,6 +14,13 @@ from dltrain.drawing.tables import format_duration, format_number
 from dltrain.tutorial.pages import CHAPTERS, FOLDER, Section, chapter_text, read_sections
 
 FILE = FOLDER / "results.json"
+INTRODUCTION = """\
+# The tutorial, executed
+
+Every slide of G. Shakhnarovich's *Deep Learning Tutorial, Part II* (2016), from 6 to 56, as a command of seconds to
+minutes on two CPU cores, on embedded data. `dltrain tutorial` lists them, `dltrain tutorial 19` prints what a slide
+says and its command, `dltrain tutorial 19 run=true` runs it.
+"""
 ORDER = ("SUPPORTED", "UNDECIDED", "NOT SUPPORTED")
 
 
@@ -112,11 +119,8 @@ def index_page(outcomes: Mapping[int, Outcome]) -> str:
         rows.append(f"| {link} | `{section.command}` | {time} | {verdicts} |")
     count = sum(outcome_of(section, outcomes) is not None for section in sections)
     return "\n".join([
-        "# The tutorial, executed", "",
-        "Every slide of G. Shakhnarovich's *Deep Learning Tutorial, Part II* (2016), from 6 to 56, as a command of seconds to",
-        "minutes on two CPU cores, on embedded data. `dltrain tutorial` lists them, `dltrain tutorial 19` prints what a slide",
-        "says and its command, `dltrain tutorial 19 run=true` runs it.", "", listed, "",
+        INTRODUCTION, listed, "",
         "`scripts/reproduce --tutorial` runs all commands and writes this table and every number of the pages.",
-        f"{count} of {len(sections)} slides have been run so far. A [verdict](../experiments.md#verdicts) needs three seeds; a "
-        "dash is a", "command that makes no claim.", "",
+        f"{count} of {len(sections)} slides have been run so far. A [verdict](../experiments.md#verdicts) needs three",
+        "seeds; a dash is a command that makes no claim.", "",
         "| slide | command | time | verdicts |", "| --- | --- | --- | --- |", *rows, ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 from dltrain import __version__
 from dltrain.disk import write_text
-from dltrain.drawing.tables import format_duration
+from dltrain.drawing.tables import format_count, format_duration
 from dltrain.errors import CHECK_FAILED, SUCCESS, UNDECIDED_CLAIM
 from dltrain.machine import processor, usable_cores
 from dltrain.studies.claims import PREFIX
@@ -58,7 +59,7 @@ def run_command(section: Section, name: str, folder: Path) -> dict[str, Any]:
     record = {"command": section.command, "resumed": run_folder != folder and run_folder.exists(),
               "date": date.today().isoformat(),
               "versions": f"dltrain {__version__}, torch {version('torch')}",
-              "hardware": f"{usable_cores()} cores of {processor()}"}
+              "hardware": describe_hardware()}
     print(f"\n{section.number}. {section.title}\n$ {section.command}", flush=True)
     started, lines = time.monotonic(), []
     with subprocess.Popen([sys.executable, "-m", "dltrain", *words], stdout=subprocess.PIPE, text=True,
@@ -70,6 +71,11 @@ def run_command(section: Section, name: str, folder: Path) -> dict[str, Any]:
     write_text(output, "".join(lines))
     write_text(file, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def describe_hardware() -> str:
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    return f"{format_count(threads, 'thread')} on {processor()}"
 
 
 def collect(section: Section, record: Mapping[str, Any], name: str, folder: Path, pictures: Path | None) -> Outcome:
@@ -123,8 +129,8 @@ def run_sections(sections: Sequence[Section], chosen: Sequence[Section], folder:
         if record and record["exit_code"] in ENDED:
             outcomes[section.number] = collect(section, record, name_of(numbers[section.command]), folder, pictures)
         elif record:
-            print(f"slide {section.number}: exit code {record['exit_code']} after {format_duration(record['seconds'])}: "
-                  f"{section.command}")
+            print(f"slide {section.number}: exit code {record['exit_code']} after "
+                  f"{format_duration(record['seconds'])}: {section.command}")
     return outcomes
 
 
