@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import shlex
 import shutil
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 
 from dltrain.drawing.tables import format_duration, format_table
 from dltrain.errors import UserError
-from dltrain.tutorial.pages import Section, chapter_text, read_sections, section_of, to_plain
+from dltrain.tutorial.pages import COMMAND, Section, chapter_text, read_sections, section_of, to_plain
 from dltrain.tutorial.results import outcome_of, read_outcomes, to_text
 
 HELP = """\
@@ -83,7 +82,7 @@ def describe(section: Section) -> list[str]:
 
 def wrap(text: str, width: int) -> Iterator[str]:
     """Lines of Markdown; a command in it has a line of its own, which can be copied."""
-    for place, piece in enumerate(re.split(r"`(dltrain [^`]*)`", text)):
+    for place, piece in enumerate(COMMAND.split(text)):
         if place % 2:
             yield f"$ {piece}"
         elif piece := to_plain(piece).strip(" ,.:;" if place else " "):

@@ -35,6 +35,7 @@ REQUIRED = ("says", "formulas", "source", "command", "look_at", "try_next", "cod
 
 HEADING = re.compile(r"^## (\d+)\. (.+)$", re.MULTILINE)
 MARK = re.compile(r"\*\*([A-Z][a-z ]+)\*\* ")
+COMMAND = re.compile(r"`(dltrain (?:[^` ]*=[^`]*|[^` ]+ [^`]+))`")  # in a text: one that can be typed as it stands
 
 
 class Section(NamedTuple):
@@ -134,7 +135,7 @@ def section_of(word: str) -> Section:
 
 def commands_in(text: str) -> list[str]:
     """The commands of a Markdown text, in backticks."""
-    return re.findall(r"`(dltrain [^`]*)`", text)
+    return COMMAND.findall(text)
 
 
 def to_plain(text: str) -> str:
