@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from dltrain.drawing.tables import format_duration, format_table
 from dltrain.errors import UserError
-from dltrain.tutorial.pages import COMMAND, Section, chapter_text, read_sections, section_of, to_plain
+from dltrain.tutorial.pages import COMMAND, Section, chapter_text, read_sections, section_of, shorten, to_plain
 from dltrain.tutorial.results import outcome_of, read_outcomes, to_text
 
 HELP = """\
@@ -59,10 +59,6 @@ def list_slides() -> str:
     blocks += [format_table((), rows, [0, 2]), "",
                "dltrain tutorial NUMBER prints a slide and its whole command, with run=true behind it runs it"]
     return "\n".join(blocks)
-
-
-def shorten(command: str) -> str:
-    return command if len(command) <= 90 else command[:86].rstrip() + " ..."
 
 
 def describe(section: Section) -> list[str]:

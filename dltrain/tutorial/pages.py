@@ -142,3 +142,8 @@ def to_plain(text: str) -> str:
     """Markdown on one line as a terminal shows it: links by their names, without marks."""
     text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
     return re.sub(r"\*\*|`|\$|(?<!\w)\*|\*(?!\w)", "", text)
+
+
+def shorten(command: str) -> str:
+    """For a table on a terminal."""
+    return command if len(command) <= 90 else command[:86].rstrip() + " ..."
