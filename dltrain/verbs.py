@@ -31,6 +31,7 @@ VERBS = {
     "why": Verb("why", "look", "show where a config value was set, and what it replaced"),
     "bench": Verb("bench", "look", "measure how fast a model trains here"),
     "doctor": Verb("doctor", "look", "examine this machine and its software"),
+    "tutorial": Verb("tutorial", "look", "the slides of a tutorial, each with a command that shows it"),
     "help": Verb("help", "look", "explain a verb, a key, a choice or the exit codes"),
     "diff": Verb("diff", "compare", "in what two runs differ, and at which step they part"),
     "verify": Verb("verify", "compare", "give the first steps of a run again; say where they differ"),

@@ -34,6 +34,7 @@ ALLOWED = {
                 "run_pause", "stored_files"},
     "tasks": {"batches", "contracts", "errors", "optim", "augment", "drawing", "parallel", "tasks",
               "trust"},
+    "tutorial": {"disk", "drawing", "errors", "machine", "studies", "tutorial", "verbs"},
     "parallel": {"parallel"},
     "callbacks": {"batches", "contracts", "errors", "checkpoints", "digests", "disk", "drawing", "own_code",
                   "callbacks", "tensor_files", "signals", "step_record"},
@@ -48,8 +49,8 @@ ALLOWED = {
 }
 WITHOUT_TORCH = ["cli", "commands.ls", "commands.why", "commands.help", "commands.completion", "commands.stored",
                  "commands.doctor", "commands.diff", "commands.extend", "commands.fork", "commands.prove",
-                 "commands.replay", "commands.report", "commands.tune", "commands.verify", "config.compose",
-                 "config.launch", "reports.run_page", "run_dir", "processes"]
+                 "commands.replay", "commands.report", "commands.tune", "commands.tutorial", "commands.verify",
+                 "config.compose", "config.launch", "reports.run_page", "run_dir", "processes"]
 BANNED = {"found", "told", "said", "asked", "wanted", "drawn", "trunk", "encoder_", "part", "parts", "rest", "wake",
           "wakes", "chance", "chances", "ground", "thing", "things", "utils", "helper", "helpers", "misc"}
 

@@ -42,8 +42,7 @@ Examples
 {short_forms}
 Your own configs: --config-dir FOLDER    every key and value: --cfg job
 Completion: eval "$(dltrain -sc install=bash)"    Hydra's flags: --hydra-help
-Look at the runs: tensorboard --logdir outputs
-Exit codes: dltrain help codes"""
+Look at the runs: tensorboard --logdir outputs    Exit codes: dltrain help codes"""
 
 
 def run(words: list[str]) -> int:
