@@ -267,8 +267,9 @@ def test_a_value_that_is_not_a_number_is_worse_than_any_other(mode, dropped, tmp
 @pytest.mark.parametrize("model", QUICK)
 def test_every_family_is_extended_and_forked_to_the_same_bits(model, tmp_path, dltrain):
     """A run of one epoch that is extended to two, and a fork of that of two epochs after its first one with the same
-    values, end as the run of two epochs."""
-    words = [*words_of(model, tmp_path), CONSTANT, EVERY]
+    values, end as the run of two epochs. Scheduled sampling is left out: how often a captioner reads its own words
+    depends on the length of the run."""
+    words = [*words_of(model, tmp_path), CONSTANT, EVERY, *["task.sampled_share=0"] * (model == "captioner")]
     assert dltrain("name=straight", *words)[0] == 0
     assert dltrain("name=a", *words, "trainer.max_epochs=1")[0] == 0
     assert dltrain("extend", "run=outputs/a", "epochs=2", "name=longer")[0] == 0
