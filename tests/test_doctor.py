@@ -123,7 +123,7 @@ def test_modules_of_the_folder_are_named(tmp_path, monkeypatch, report):
     assert texts(report) == ["pynvml.py in this folder was imported by a library in the place of its own"]
 
 
-def test_secrets_are_not_shown(monkeypatch, report):
+def test_secrets_are_left_out(monkeypatch, report):
     for name in list(os.environ):
         if software.VARIABLES.fullmatch(name):
             monkeypatch.delenv(name)

@@ -70,7 +70,7 @@ def test_the_commands_of_a_slide_compose(section, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("section", SECTIONS, ids=NAMES)
 def test_a_section_names_files_that_exist_and_what_they_define(section):
-    text = f"{section.says} {section.look_at} {section.try_next} {section.code} {section.not_shown}"
+    text = f"{section.says} {section.look_at} {section.try_next} {section.code} {section.left_out}"
     links = re.findall(r"\]\(([^)#]+)\)", text)
     assert links
     for link in links:
@@ -193,6 +193,19 @@ def test_a_command_is_run_once_and_what_it_states_is_collected(tmp_path, monkeyp
     assert outcomes[6].summary() == "-"
     assert running.run_sections([one("dltrain model=none")], [one("dltrain model=none")], folder, None) == {}
     assert "exit code 2" in capsys.readouterr().out
+
+
+def test_what_another_command_of_the_slide_has_left_is_deleted(tmp_path, monkeypatch):
+    """A sweep would take its jobs for its own. What the same command has left when it was killed is continued."""
+    monkeypatch.setattr(running.sys, "executable", "true")
+    rest = tmp_path / "slide_06/job"
+    for command, stays in (("dltrain -m lr=1,2", False), ("dltrain -m lr=1,2", True), ("dltrain -m lr=3,4", False)):
+        rest.mkdir(parents=True, exist_ok=True)
+        stopped = tmp_path / "slide_06.json"
+        if stopped.is_file():  # as a killed start leaves it
+            stopped.write_text(json.dumps({**json.loads(stopped.read_text()), "exit_code": None}))
+        assert running.run_command(one(command), "slide_06", tmp_path)["command"] == command
+        assert rest.exists() is stays
 
 
 def test_results_are_stated_on_the_page_of_their_command_alone(tmp_path):

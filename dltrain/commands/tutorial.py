@@ -70,7 +70,7 @@ def describe(section: Section) -> list[str]:
              f"$ {section.command}", "", "What came out", *(INDENT + line for line in to_text(
                  outcome_of(section, read_outcomes()))), ""]
     for title, text in (("Look at", section.look_at), ("Try next", section.try_next), ("Code", section.code),
-                        ("Not shown", section.not_shown)):
+                        ("Left out", section.left_out)):
         if text:
             lines += [title, *(INDENT + line for line in wrap(text, width - len(INDENT)))]
     return lines

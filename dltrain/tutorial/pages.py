@@ -10,7 +10,7 @@ A section is a heading `## 6. Title`, then blocks with an empty line between the
     **Look at** ...        what to look at in its results
     **Try next** ...       another command, in backticks
     **Code** ...           files and functions
-    **Not shown** ...      what of the slide the command does not show; may be missing
+    **Left out** ...      what of the slide the command does not show; may be missing
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = {  # key -> what its value is
     "numbers": "names, or patterns of names, of numbers in result.json that are stated, with ; between them",
     "lines": "a regular expression: lines of the output that are stated",
     "picture": "a picture that the command draws: its file in the run folder, or show/FILE"}
-MARKS = {"Look at": "look_at", "Try next": "try_next", "Code": "code", "Not shown": "not_shown"}
+MARKS = {"Look at": "look_at", "Try next": "try_next", "Code": "code", "Left out": "left_out"}
 REQUIRED = ("says", "formulas", "source", "command", "look_at", "try_next", "code")
 
 HEADING = re.compile(r"^## (\d+)\. (.+)$", re.MULTILINE)
@@ -52,7 +52,7 @@ class Section(NamedTuple):
     look_at: str
     try_next: str
     code: str
-    not_shown: str
+    left_out: str
     options: dict[str, str]
 
     @property
@@ -111,7 +111,7 @@ def parse_section(number: int, title: str, chapter: str, body: str) -> Section:
     if not values["command"].startswith("dltrain ") or "\n" in values["command"]:
         raise ValueError(f"{place}: its command must be one line that begins with dltrain")
     return Section(number, title, chapter, values["says"], tuple(formulas), values["source"], values["command"],
-                   values["look_at"], values["try_next"], values["code"], values.get("not_shown", ""), options)
+                   values["look_at"], values["try_next"], values["code"], values.get("left_out", ""), options)
 
 
 def parse_options(block: str, place: str) -> dict[str, str]:

@@ -48,14 +48,18 @@ def placed(words: Sequence[str], name: str, folder: Path) -> tuple[list[str], Pa
 
 
 def run_command(section: Section, name: str, folder: Path) -> dict[str, Any]:
-    """Runs the command of a slide, unless it has ended before. Returns its record: command, seconds, exit_code, date,
-    resumed, versions, hardware. Prints what the command prints, and keeps it as NAME.txt."""
+    """Runs the command of a slide, unless it has ended before; what another command of the slide has left is deleted.
+    Returns its record: command, seconds, exit_code, date, resumed, versions, hardware. Prints what the command prints,
+    and keeps it as NAME.txt."""
     file, output = folder / f"{name}.json", folder / f"{name}.txt"
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if before.get("command") == section.command and before["exit_code"] in ENDED:
         return before
     words, run_folder = placed(section.words, name, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if run_folder != folder and run_folder.exists() and before.get("command") != section.command:
+        shutil.rmtree(run_folder)
+    write_text(file, json.dumps({"command": section.command, "exit_code": None}))  # it may be killed
     record = {"command": section.command, "resumed": run_folder != folder and run_folder.exists(),
               "date": date.today().isoformat(),
               "versions": f"dltrain {__version__}, torch {version('torch')}",
