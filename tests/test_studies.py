@@ -137,7 +137,7 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 2)
     monkeypatch.setattr(comparison, "TIMED_IMAGES", 1)
-    code, out, err = run_command(monkeypatch, capsys, "experiment=rcnn_family", "name=f",
+    code, out, err = run_command(monkeypatch, capsys, "experiment=rcnn_family", "name=f", "study.seeds=[0]",
                                  'study.more=["trainer.max_epochs=1","data.num_train=4","model.backbone.depth=8",'
                                  '"data.image_px=32","data.sizes_px=[10,20]"]')
     assert (code, err) == (10, "")
@@ -164,7 +164,7 @@ def test_the_rcnn_family_is_compared(tmp_path, monkeypatch, capsys):
 def test_a_captioner_starts_from_a_trained_classifier(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scenes, "NUM_EVAL_IMAGES", 4)
-    code, out, err = run_command(monkeypatch, capsys, "experiment=caption_transfer", "name=t",
+    code, out, err = run_command(monkeypatch, capsys, "experiment=caption_transfer", "name=t", "study.seeds=[0]",
                                  'study.more=["trainer.max_epochs=1","data.num_train=8","data.batch_size=8",'
                                  '"data.image_px=32"]')
     assert (code, err) == (10, "")

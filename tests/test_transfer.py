@@ -236,8 +236,8 @@ def test_a_comparison_trains_from_another_of_its_runs(tmp_path):
 def test_the_advice_is_measured_in_every_cell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run_command(
-        monkeypatch, capsys, "experiment=transfer_advice", "name=t", 'study.more=["model.depth=8","trainer=cpu",'
-        '"data.num_train=16","data.image_px=28","trainer.max_epochs=null","trainer.max_steps=2"]')
+        monkeypatch, capsys, "experiment=transfer_advice", "name=t", "study.seeds=[0]",
+        'study.more=["model.depth=8","trainer=cpu","data.num_train=16","data.image_px=28","trainer.max_epochs=null","trainer.max_steps=2"]')
     assert (code, err) == (10, "")
     folder = tmp_path / "outputs/t"
     rows = {row["run"]: float(row["test/accuracy"]) for row in read_csv(folder / "comparison.csv")}
