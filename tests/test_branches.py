@@ -262,6 +262,14 @@ def test_a_value_that_is_not_a_number_is_worse_than_any_other(mode, dropped, tmp
     assert [keeping.rank(epoch, value) for epoch, value in enumerate((math.nan, 0.5, 0.7, 0.6, 0.65), 1)] == dropped
 
 
+def test_nothing_begins_with_a_smoke_run(dltrain):
+    assert dltrain("name=a", *TINY, "trainer.smoke_steps=2")[0] == 0
+    code, _, err = dltrain("fork", "run=outputs/a", "lr=0.01", "name=b")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "trainer.smoke_steps=2: such a run only shows that it runs" in err
+    assert not Path("outputs/b").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("model", QUICK)
