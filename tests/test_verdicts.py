@@ -86,8 +86,8 @@ def test_batch_normalisation_is_quicker_bears_higher_rates_and_moves_less():
 
 
 def test_a_net_that_never_reaches_the_accuracy_counts_as_one_that_takes_all_steps():
-    never, sometimes = history([0.1, 0.1, 0.1], [0.0, 1.0, 0.0]), history([0.1, 0.9, 0.9], [0.0, 0.5, 0.0])
-    verdicts, _ = batchnorm_effect.judge([{("none", 1.0): never, ("batch", 1.0): sometimes}] * 3, [10, 20, 30], 0.8, 1.0)
+    never, late = history([0.1, 0.1, 0.1], [0.0, 1.0, 0.0]), history([0.1, 0.9, 0.9], [0.0, 0.5, 0.0])
+    verdicts, _ = batchnorm_effect.judge([{("none", 1.0): never, ("batch", 1.0): late}] * 3, [10, 20, 30], 0.8, 1.0)
     assert [verdict.outcome for verdict in verdicts] == [SUPPORTED] * 3
 
 
