@@ -198,14 +198,14 @@ def test_a_command_is_run_once_and_what_it_states_is_collected(tmp_path, monkeyp
 def test_what_another_command_of_the_slide_has_left_is_deleted(tmp_path, monkeypatch):
     """A sweep would take its jobs for its own. What the same command has left when it was killed is continued."""
     monkeypatch.setattr(running.sys, "executable", "true")
-    rest = tmp_path / "slide_06/job"
+    job = tmp_path / "slide_06/job"
     for command, stays in (("dltrain -m lr=1,2", False), ("dltrain -m lr=1,2", True), ("dltrain -m lr=3,4", False)):
-        rest.mkdir(parents=True, exist_ok=True)
+        job.mkdir(parents=True, exist_ok=True)
         stopped = tmp_path / "slide_06.json"
         if stopped.is_file():  # as a killed start leaves it
             stopped.write_text(json.dumps({**json.loads(stopped.read_text()), "exit_code": None}))
         assert running.run_command(one(command), "slide_06", tmp_path)["command"] == command
-        assert rest.exists() is stays
+        assert job.exists() is stays
 
 
 def test_results_are_stated_on_the_page_of_their_command_alone(tmp_path):
