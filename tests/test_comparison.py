@@ -22,6 +22,7 @@ from dltrain.errors import UNDECIDED_CLAIM, UserError
 from dltrain.run_dir import RunDir
 from dltrain.studies import comparison
 from dltrain.studies.claims import parse_claim
+from dltrain.studies.named_runs import parse_run
 from tests.command_line import run_command
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -281,7 +282,7 @@ def test_the_numbers_of_a_run_are_its_result_and_its_readings(tmp_path):
 
 
 def test_the_overrides_of_a_run_stand_between_those_of_all_runs():
-    compared_run = comparison.parse_run("a", ["seed=2"], ["seed=1"], ["seed=3"], ["a"])
+    compared_run = parse_run("a", ["seed=2"], ["seed=1"], ["seed=3"], ["a"])
     assert compared_run == (["seed=1", "seed=2", "seed=3"], None)
 
 

@@ -315,7 +315,7 @@ def assert_every_run_composes(node: DictConfig, folder: Path, monkeypatch) -> No
     def refuse(*args: object) -> None:
         raise ReadyToTrain
 
-    monkeypatch.setattr(comparison, "train_run", refuse)
+    monkeypatch.setattr(comparison, "train_all", refuse)
     keys = {key: value for key, value in to_plain(node).items() if key != "_target_"}
     with pytest.raises(ReadyToTrain):
         comparison.study(StudyContext(folder, 0, None), **keys)

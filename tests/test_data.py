@@ -191,6 +191,7 @@ def test_a_text_is_cut_in_order():
     text = "".join(map(chr, range(200, 400)))
     assert "".join(cut_text(text).values()) == text
     assert {split: len(piece) for split, piece in cut_text(text).items()} == {"train": 180, "val": 10, "test": 10}
+    assert {split: len(piece) for split, piece in cut_text(text, 0.2).items()} == {"train": 160, "val": 20, "test": 20}
 
 
 # inputs of a user

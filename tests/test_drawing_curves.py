@@ -4,6 +4,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from dltrain.drawing import curves
+from dltrain.drawing.style import colour
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_a_run_has_the_same_colour_where_another_one_has_no_curve(tmp_path, figu
                             "val/accuracy": {"scratch": line, "tuned": line}},
                            {"accuracy": {"scratch": [0.1], "tuned": [0.2]}}, tmp_path / "a.png")
     (figure,) = figures
-    expected = {name: to_rgba(f"C{place}") for place, name in enumerate(("classifier", "scratch", "tuned"))}
+    expected = {name: to_rgba(colour(place)) for place, name in enumerate(("classifier", "scratch", "tuned"))}
     *panels, bars = figure.axes
     assert sum(len(axes.get_lines()) for axes in panels[:2]) == 4
     for axes in panels[:2]:

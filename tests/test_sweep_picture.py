@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dltrain.drawing.curves import new_figure
 from dltrain.drawing.effects import draw_parallel, effects
 from dltrain.drawing.scales import is_log_spaced, scale_of
+from dltrain.drawing.style import new_figure
 from dltrain.sweeps import picture
 from dltrain.sweeps.table import read_table
 from tests import many_jobs

@@ -69,6 +69,20 @@ def test_a_window_continues_where_the_last_one_ends(read_cats):
     assert "".join(symbols[i] for i in tokens.flatten().tolist()) == (SENTENCE * 9)[:412]
 
 
+def test_the_share_that_is_held_out_is_a_key(config, tmp_path, monkeypatch):
+    """The vocabulary is that of the training split, also where the text comes from the cache of another share."""
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(character_files, "CACHED_FROM", 10)
+    file = tmp_path / "late.txt"
+    file.write_text("ab" * 425 + "abx" * 50)  # an x only in the last 15 %
+    os.utime(file, (0, 0))
+    for share, train, symbols in (("0.1", 900, "abx"), ("0.2", 800, "ab"), ("0.1", 900, "abx")):
+        data = build.build_data(config("model=char_rnn", "data=text", f"data.root={file}", "recipe=none",
+                                       "data.batch_size=4", "data.window=10", f"data.held_out_share={share}"))
+        assert data.describe().startswith(f"{train} train, {(1000 - train) // 2} val, {(1000 - train) // 2} test")
+        assert "".join(data.vocabularies["characters"][4:]) == symbols
+
+
 @pytest.mark.parametrize(("raw", "message"), [
     (b"abc\0\1\2", r"cats.txt: not text \(a zero byte at 3\)"), (b"", "cats.txt: empty"), (b" \n", "cats.txt: empty"),
     (b"one\ntwo\nth\xffree", r"cats.txt:3: not utf-8 \(byte 0xff at offset 10\)"),

@@ -35,6 +35,20 @@ HIGHER = {  # experiment -> (metric, the run that has the higher value, the run 
                     ("test_ms_per_image", "Fast R-CNN", "Faster R-CNN")],
     "stochastic_depth": [("seconds_per_epoch", "constant depth", "stochastic depth"),
                          ("test/accuracy", "stochastic depth", "constant depth")]}
+HIGHER |= {
+    "blur": [("blurred", "with blur", "sharp"), ("unchanged", "with blur", "sharp"), ("noisy", "with noise", "sharp"),
+             ("turned", "with rotation", "sharp")],
+    "scales": [("smaller", "with scales", "as they are"), ("larger", "with scales", "as they are"),
+               ("unchanged", "with scales", "as they are")],
+    "input_normalisation": [("border", "raw", "mean_pixel"), ("conditioning", "raw", "mean_pixel"),
+                            ("conditioning", "standard", "whiten"), ("steps_to_target", "box", "standard"),
+                            ("steps_to_target", "raw", "standard")],
+    "localizer_transfer": [("test/map_50", "from a classifier, fine-tuned", "from scratch"),
+                           ("test/map_50", "from a classifier, fine-tuned", "from a classifier, frozen")],
+    "stride": [("test/mean_iou", f"{net}{size}", f"strided{size}") for size in ("", ", small")
+               for net in ("dilated", "hypercolumn")],
+    "translation_by_length": [("all", "backwards", "forwards"), ("all", "attention", "forwards"),
+                              ("longer", "attention", "forwards")]}
 HIGHER["transfer_advice"] = [
     ("test/accuracy", f"{data}, {best}", f"{data}, {other}")
     for data, best in (("little similar", "linear"), ("much similar", "last stage"), ("much different", "all"))
@@ -49,7 +63,7 @@ def test_every_experiment_that_claims_something_is_here():
 @pytest.mark.parametrize("name", HIGHER)
 def test_a_claim_of_a_comparison_holds_one_way_only(name):
     node = study_of(name)
-    claims = [parse_claim(text, list(node["runs"])) for text in node["claims"]]
+    claims = [parse_claim(text, list(node.get("runs") or node["normalizations"])) for text in node["claims"]]
     assert len(claims) == len(HIGHER[name])
     for claim, (metric, higher, lower) in zip(claims, HIGHER[name], strict=True):
         assert claim.metric == metric

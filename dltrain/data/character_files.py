@@ -36,14 +36,15 @@ class EncodedText(NamedTuple):
     others: str
 
 
-def encode_files(files: Sequence[Path], encoding: str) -> EncodedText:
-    """Encodes the files, joined by line ends. A cache that cannot be written only costs time. Raises DataError."""
-    place = cache_file("texts", f"{encoding} {[*map(os.path.abspath, files)]}")
+def encode_files(files: Sequence[Path], encoding: str, held_out: float = 0.1) -> EncodedText:
+    """Encodes the files, joined by line ends. `held_out`: the share at the end that is not the training split. A cache
+    that cannot be written only costs time. Raises DataError."""
+    place = cache_file("texts", f"{encoding} {held_out:g} {[*map(os.path.abspath, files)]}")
     stamps = stamps_of(files)
     if (kept := read_cache(place, stamps)) is not None:
         return kept
     first, length = first_places(files, encoding)
-    train_end = len(cut_text(range(length))["train"])
+    train_end = len(cut_text(range(length), held_out)["train"])
     train = "".join(sorted(symbol for symbol, start in first.items() if start < train_end))
     others = "".join(sorted(first.keys() - {*train}))
     symbols = [*SPECIAL_SYMBOLS, *train, *others]

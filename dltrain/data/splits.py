@@ -112,7 +112,7 @@ def stratified_indices(labels: Tensor, count: int) -> Tensor:
     return torch.cat(indices).sort().values
 
 
-def cut_text(text: TextT) -> dict[str, TextT]:
-    """Splits a running text, or its indices, into its first 90 %, the next 5 % and the last 5 %."""
-    train_end, val_end = int(len(text) * 0.9), int(len(text) * 0.95)
+def cut_text(text: TextT, held_out: float = 0.1) -> dict[str, TextT]:
+    """Splits a running text, or its indices: the share `held_out` at its end is for validation and test, half each."""
+    train_end, val_end = int(len(text) * (1 - held_out)), int(len(text) * (1 - held_out / 2))
     return {"train": text[:train_end], "val": text[train_end:val_end], "test": text[val_end:]}

@@ -19,22 +19,22 @@ from dltrain.errors import DataError
 
 
 class TextFiles(TextStreams):
-    """Running text from `root`, a file, a folder or a glob; the files are joined in the order of their names. The last
-    tenth of the text is held out, half of it for validation and half for the test."""
+    """Running text from `root`, a file, a folder or a glob; the files are joined in the order of their names. The share
+    `held_out_share` at the end of the text is held out, half of it for validation and half for the test."""
 
-    def __init__(self, *, root: str | None, encoding: str, **keys: Unpack[StreamKeys]):
+    def __init__(self, *, root: str | None, encoding: str, held_out_share: float = 0.1, **keys: Unpack[StreamKeys]):
         super().__init__(**keys)
-        self.root, self.encoding = root, encoding
+        self.root, self.encoding, self.held_out_share = root, encoding, held_out_share
 
     def encode_splits(self) -> dict[str, Indices]:
         root = require_root(self.root, "a text file, a folder of them or a glob, as data.root='notes/*.md'")
         files = find_text_files(root)
-        indices, train, others = encode_files(files, self.encoding)
+        indices, train, others = encode_files(files, self.encoding, self.held_out_share)
         self.sample_lines["files"] = [sample_line(str(file).removeprefix(f"{root}/"), f"{file.stat().st_size} bytes",
                                                   "-") for file in files]
         own = [*SPECIAL_SYMBOLS, *train]
         symbols = self.vocabularies.setdefault("characters", own)
-        splits = cut_text(indices)
+        splits = cut_text(indices, self.held_out_share)
         if symbols == [*own, *others]:
             return splits
         table: Indices = np.array([*range(len(SPECIAL_SYMBOLS)), *encode_characters(train + others, symbols)],

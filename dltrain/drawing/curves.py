@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from dltrain.disk import write_bytes
+from dltrain.drawing.style import colour, line, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Curve = tuple[list[int], list[float]]  # steps, values
-COLOURS = 10  # of matplotlib's default cycle
-LINES = ("-", "--", ":")  # of the first ten runs, of the next ten, ...
-DPI = 110
 
 
 def mean_curve(runs: Iterable[Iterable[Mapping[str, str]]], metric: str) -> Curve:
@@ -31,20 +26,13 @@ def mean_curve(runs: Iterable[Iterable[Mapping[str, str]]], metric: str) -> Curv
     return sorted(values), [mean(values[step]) for step in sorted(values)]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Width and height in inches. matplotlib is imported here, because it is slow to import."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
 def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str, Mapping[str, Sequence[float]]],
                     file: Path) -> None:
     """A panel per metric of `curves` (title -> run -> curve), then one per metric of `bars` (title -> run -> values). A
     run has the same colour in all panels, also where another one has no such metric."""
     names = dict.fromkeys(name for of_runs in (*curves.values(), *bars.values()) for name in of_runs)
-    colours = {name: f"C{place % COLOURS}" for place, name in enumerate(names)}
-    styles = {name: LINES[place // COLOURS % len(LINES)] for place, name in enumerate(names)}
+    colours = {name: colour(place) for place, name in enumerate(names)}
+    styles = {name: line(place) for place, name in enumerate(names)}
     count = len(curves) + len(bars)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
@@ -55,12 +43,10 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
             axes.plot(*curve, marker=".", linestyle=styles[name], color=colours[name], label=name, markersize=3,
                       linewidth=1)
         axes.set(title=title, xlabel="step", yscale="log" if title.endswith("loss") else "linear")
-        axes.grid(alpha=0.25)
     for axes, (title, values) in zip(panels[len(curves) :], bars.items(), strict=False):
         draw_bars(axes, values, colours)
         axes.set(title=title)
         axes.locator_params(axis="x", nbins=5)
-        axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[count:]:
         axes.set_axis_off()
     lines = {line.get_label(): line for axes in panels[: len(curves)] for line in axes.get_lines()}
@@ -75,27 +61,19 @@ def draw_rates(rates: Sequence[float], losses: Sequence[float], smoothed: Sequen
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
     axes.plot(rates, losses, ".", color="0.7", markersize=4, label="loss of a step")
-    axes.plot(rates, smoothed, color="C0", label="smoothed")
+    axes.plot(rates, smoothed, color=colour(0), label="smoothed")
     for place, (name, rate) in enumerate(marks.items(), start=1):
-        axes.axvline(rate, color=f"C{place}", linestyle="--", linewidth=1.2, label=f"{name}: {rate:.2g}")
+        axes.axvline(rate, color=colour(place), linestyle="--", linewidth=1.2, label=f"{name}: {rate:.2g}")
     top = max(smoothed) + 0.15 * (max(smoothed) - min(smoothed))
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(None, top))
-    axes.grid(alpha=0.25)
     axes.legend(fontsize=9)
     save_figure(figure, file)
-
-
-def save_figure(figure: Figure, file: Path) -> None:
-    """As the suffix says. Raises MachineError if the disk refuses it."""
-    content = io.BytesIO()
-    figure.savefig(content, format=file.suffix[1:])
-    write_bytes(file, content.getvalue())
 
 
 def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:
     """A horizontal bar per name: the mean, with a dot per value. `colours`: by name; by the order if there are none."""
     for place, (name, repeats) in enumerate(values.items()):
-        axes.barh(place, mean(repeats), color=colours[name] if colours else f"C{place % COLOURS}", alpha=0.75)
+        axes.barh(place, mean(repeats), color=colours[name] if colours else colour(place), alpha=0.75)
         axes.plot(repeats, [place] * len(repeats), "k.", markersize=4)
         axes.annotate(f" {mean(repeats):.4g}", (max(repeats), place), va="center", fontsize=9)
     axes.set_yticks(range(len(values)), list(values), fontsize=9 if len(values) <= 12 else 6)

@@ -8,8 +8,8 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from dltrain.drawing.curves import COLOURS
 from dltrain.drawing.scales import Scale, scale_of
+from dltrain.drawing.style import colour, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +24,12 @@ def draw_lines(axes: Axes, lines: Mapping[str, Mapping[str, Sequence[float]]], x
     repeats."""
     scale = scale_of(value for points in lines.values() for value in points)
     for place, (name, points) in enumerate(lines.items()):
-        colour = f"C{place % COLOURS}"
+        paint = colour(place)
         values = sorted(points, key=scale.places.__getitem__)
-        axes.plot([scale.places[value] for value in values], [fmean(points[value]) for value in values], color=colour,
-                  marker="o", markersize=3, label=name or None)
+        axes.plot([scale.places[value] for value in values], [fmean(points[value]) for value in values], color=paint,
+                  linestyle=line(place), marker="o", markersize=3, label=name or None)
         for value in values:
-            axes.plot([scale.places[value]] * len(points[value]), list(points[value]), ".", color=colour, alpha=0.5)
+            axes.plot([scale.places[value]] * len(points[value]), list(points[value]), ".", color=paint, alpha=0.5)
     axes.set(xlabel=f"{xlabel} (log)" if scale.kind == "log" else xlabel)
     set_ticks(axes, scale)
     if len(lines) > 1:
@@ -51,11 +51,10 @@ def draw_main_effect(axes: Axes, key: str, values: Sequence[str], results: Seque
     order = sorted(means, key=scale.places.__getitem__)
     places = [scale.places[value] for value in order]
     axes.plot([scale.places[value] for value in values], results, ".", color="0.6", markersize=3, alpha=0.5, zorder=1)
-    axes.errorbar(places, [means[value][0] for value in order], [means[value][1] for value in order], color="C0",
+    axes.errorbar(places, [means[value][0] for value in order], [means[value][1] for value in order], color=colour(0),
                   marker="o", markersize=4, linewidth=1.5 if scale.kind != "names" else 0, elinewidth=1.2, capsize=3)
     axes.set(xlabel=f"{key} (log)" if scale.kind == "log" else key)
     axes.margins(x=0.08 if scale.kind != "names" else 0.3 / max(len(order) - 1, 1) + 0.05)
-    axes.grid(alpha=0.25)
     set_ticks(axes, scale)
 
 

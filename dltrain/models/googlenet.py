@@ -39,12 +39,11 @@ class Auxiliary(InceptionAux):
 class GoogLeNet(TorchvisionGoogLeNet):
     """`width`: channels of the first convolution, a multiple of 8, 64 in the paper; all others are in proportion,
     except those inside the auxiliary classifiers. In training it returns (logits, auxiliary logits of 4d, of 4a), in
-    evaluation the logits. `features` gives (B, 16 * width, H / 32, W / 32), for the cifar size H / 4 and W / 4."""
-
-    auxiliary_weight = 0.3
+    evaluation the logits. With `auxiliary_weight` 0 there are no auxiliary classifiers, and it returns the logits in
+    both. `features` gives (B, 16 * width, H / 32, W / 32), for the cifar size H / 4 and W / 4."""
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, size: str = "imagenet", width: int = 64,
-                 dropout: float = 0.4):
+                 dropout: float = 0.4, auxiliary_weight: float = 0.3):
         def scaled(channels: int) -> int:
             return channels * width // 64
 
@@ -57,7 +56,9 @@ class GoogLeNet(TorchvisionGoogLeNet):
         def auxiliary(c_in: int, classes: int, dropout: float) -> nn.Module:
             return Auxiliary(scaled(c_in), classes, dropout)
 
-        super().__init__(num_classes, dropout=dropout, init_weights=False, blocks=[conv, inception, auxiliary])
+        super().__init__(num_classes, dropout=dropout, init_weights=False, aux_logits=auxiliary_weight > 0,
+                         blocks=[conv, inception, auxiliary])
+        self.auxiliary_weight = auxiliary_weight
         self.out_channels = scaled(1024)
         self.fc = nn.Linear(self.out_channels, num_classes)
         if size == "cifar":

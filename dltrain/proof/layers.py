@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import new_figure, save_figure
 from dltrain.drawing.tables import format_number, format_table, write_csv
 
 COLUMNS = ("mean", "deviation", "max", "zeros", "non_finite")
@@ -150,7 +150,6 @@ def draw_layers(layers: Sequence[Layer], title: str, file: Path) -> None:
             axes.plot([value for value, _ in points], [place for _, place in points], marker, markersize=4, label=word)
         axes.set(title=f"{name}, red: values that are not finite", xscale="log" if points else "linear")
         axes.tick_params(axis="x", which="minor", labelbottom=False)
-        axes.grid(alpha=0.25)
     panels[0].set_yticks(range(len(layers)), [f"{layer.name} ({layer.kind})" for layer in layers], fontsize=6)
     panels[0].invert_yaxis()
     panels[0].legend(fontsize=8)

@@ -1,5 +1,5 @@
 const state = { sort: "", down: false, filter: "", job: -1, hover: -1 };
-const BRIGHT = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"];
+const BRIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8b8b8b"];
 
 // The jobs
 

@@ -24,7 +24,7 @@ from dltrain.batches import ClassificationBatch, seed_of
 from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_table, format_values, write_csv
 from dltrain.errors import UserError
 from dltrain.models.mlp import MLP
@@ -201,21 +201,19 @@ def draw(histories: Histories, eval_steps: Sequence[int], target: float, best: f
     lrs = list(dict.fromkeys(lr for _, lr in histories))
     for number, lr in enumerate(lrs):
         for norm, line in (("batch", "-"), ("none", "--")):
-            left.plot(eval_steps, histories[norm, lr].accuracy, line, color=f"C{number}", linewidth=1.2,
+            left.plot(eval_steps, histories[norm, lr].accuracy, line, color=colour(number), linewidth=1.2,
                       label=f"{NORMS[norm]}, lr {lr:g}")
     left.axhline(target, color="0.6", linewidth=0.8, zorder=0)
     left.set(title="test accuracy, with batch normalisation and without", xlabel="step", ylim=(0, 1.02))
     left.legend(fontsize=8, ncols=len(lrs), loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for axes, (norm, word) in zip(others, NORMS.items(), strict=True):
         rows = histories[norm, best].typical_unit()
-        axes.fill_between(eval_steps, rows[:, 0], rows[:, 2], color="C0", alpha=0.15)
+        axes.fill_between(eval_steps, rows[:, 0], rows[:, 2], color=colour(0), alpha=0.15)
         for place, p in enumerate(PERCENTILES):
-            axes.plot(eval_steps, rows[:, place], color="C0", linewidth=1.6 if p == 0.5 else 0.9)
+            axes.plot(eval_steps, rows[:, place], color=colour(0), linewidth=1.6 if p == 0.5 else 0.9)
         axes.set(title=f"input to a typical sigmoid, {word}, lr {best:g}",
                  xlabel="step\n15th, 50th and 85th percentile over the test split")
     limits = [axes.get_ylim() for axes in others]
     for axes in others:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    for axes in (left, *others):
-        axes.grid(alpha=0.25)
     save_figure(figure, file)

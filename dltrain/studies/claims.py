@@ -17,7 +17,7 @@ is SUPPORTED in 80 %: 3.3 with three seeds, 1.7 with five, 1.0 with ten.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ CLAIM = re.compile(rf"(\S+): (.+?) (>=|<=|>|<) (?:({NUMBER}) \* )?(.+?)(?: ([+-]
 FEWEST_SEEDS = 3
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "SUPPORTED", "NOT SUPPORTED", "UNDECIDED"
 PREFIX = "claim, "  # of the keys in result.json
+EXACT = ("parameters", "steps")  # metrics that do not depend on the seed
 
 
 class Claim(NamedTuple):
@@ -56,6 +57,16 @@ class Verdict(NamedTuple):
     evidence: str
 
 
+def parse_claims(texts: Sequence[str], names: Sequence[str], metrics: Collection[str]) -> list[Claim]:
+    """Claims about these runs and metrics. Raises UserError."""
+    claims = [parse_claim(text, names) for text in texts]
+    for claim in claims:
+        if claim.metric not in metrics:
+            hint = suggest(claim.metric, list(metrics)) or f"; there are: {', '.join(metrics)}"
+            raise UserError(f"study.claims: '{claim.text}': there is no '{claim.metric}'{hint}")
+    return claims
+
+
 def parse_claim(text: str, names: Sequence[str]) -> Claim:
     """`names`: of the runs that a claim may compare. Raises UserError."""
     match = CLAIM.fullmatch(text)
@@ -72,6 +83,18 @@ def parse_claim(text: str, names: Sequence[str]) -> Claim:
     if is_number:
         return Claim(text, metric, left, sign, 1.0, None, float(factor or 1) * float(right) + number)
     return Claim(text, metric, left, sign, float(factor or 1), right, number)
+
+
+def judge(claim: Claim, values: Mapping[str, Sequence[float]]) -> Verdict:
+    """Raises UserError for a run without the metric."""
+    sides = [name for name in (claim.left, claim.right) if name is not None]
+    for name in sides:
+        if not values[name]:
+            raise UserError(f"study.claims: '{claim.text}': the run '{name}' has no {claim.metric}")
+    left, right = values[claim.left], values[claim.right] if claim.right else [0.0] * len(values[claim.left])
+    means = f" {claim.sign} ".join(f"{format_number(mean(values[name]))} of {name}" for name in sides)
+    excesses = [claim.excess(*pair) for pair in zip(left, right, strict=True)]
+    return judge_excesses(claim.text, excesses, claim.sign in "><", claim.metric in EXACT, means)
 
 
 def judge_excesses(text: str, excesses: Sequence[float], is_strict: bool = True, is_exact: bool = False,

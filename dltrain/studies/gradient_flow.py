@@ -21,7 +21,7 @@ from dltrain.batches import generator, seed_of
 from dltrain.data.language_modeling import cut_streams, encode_characters
 from dltrain.data.sequences import character_vocabulary
 from dltrain.data.stdlib import read_topics
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 from dltrain.run import StudyContext
@@ -142,18 +142,16 @@ def draw(norms: Columns, losses: Columns, gradients: Columns, singular_values: S
     figure = new_figure(14, 4.4)
     left, middle, right = figure.subplots(1, 3)
     for place, (name, row) in enumerate(norms.items()):
-        left.semilogy(row, color=f"C{place}", label=name)
+        left.semilogy(row, color=colour(place), label=name)
         if place < len(singular_values):
-            left.semilogy([singular_values[place] ** k for k in range(len(row))], ":", color=f"C{place}", linewidth=1)
+            left.semilogy([singular_values[place] ** k for k in range(len(row))], ":", color=colour(place), linewidth=1)
     left.set(title="norm of the gradient by distance (dotted: s^k)", xlabel="steps back in time",
              ylabel="relative to the last step", ylim=(1e-12, 1e6))
     left.legend(fontsize=8)
     for place, name in enumerate(losses):
-        middle.semilogy(losses[name], color=f"C{place}", label=name)
-        right.semilogy(gradients[name], color=f"C{place}", label=name, linewidth=1)
+        middle.semilogy(losses[name], color=colour(place), label=name)
+        right.semilogy(gradients[name], color=colour(place), label=name, linewidth=1)
     middle.set(title="a vanilla net in training", xlabel="step", ylabel="loss, nats per character")
     right.set(title="norm of its gradient, before clipping", xlabel="step")
     middle.legend(fontsize=8)
-    for axes in (left, middle, right):
-        axes.grid(alpha=0.25)
     save_figure(figure, file)

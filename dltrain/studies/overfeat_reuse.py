@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dltrain.batches import seed_of
 from dltrain.data.scenes import Scenes
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.models.overfeat import OverFeat, windows_of
 from dltrain.run import StudyContext
@@ -83,13 +83,12 @@ def draw(timings: Sequence[Timing], file: Path) -> None:
     figure = new_figure(7.5, 4.4)
     axes = figure.subplots()
     windows = [t.windows for t in timings]
-    axes.loglog(windows, [1000 * t.windowed_s for t in timings], "o-", color="C0", label="window by window")
-    axes.loglog(windows, [1000 * t.dense_s for t in timings], "o-", color="C1", label="at once")
+    axes.loglog(windows, [1000 * t.windowed_s for t in timings], "o-", color=colour(0), label="window by window")
+    axes.loglog(windows, [1000 * t.dense_s for t in timings], "o-", color=colour(1), label="at once")
     for t in timings:
         axes.annotate(f"{t.ratio:.0f} x", (t.windows, 1000 * t.windowed_s), xytext=(0, 6), textcoords="offset points",
                       ha="center")
     axes.set(title="the same outputs: time per image by its number of windows", xlabel="windows, 4 px apart",
              ylabel="ms")
-    axes.grid(alpha=0.25)
     axes.legend()
     save_figure(figure, file)

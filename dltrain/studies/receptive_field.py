@@ -24,7 +24,7 @@ from dltrain import evaluation, run
 from dltrain.batches import generator, seed_of
 from dltrain.build import build
 from dltrain.config.compose import compose
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import new_figure, save_figure
 from dltrain.drawing.tables import format_table, format_values, write_csv
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir

@@ -10,15 +10,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
-from dltrain.drawing.curves import COLOURS, draw_bars, mean_curve, new_figure, save_figure
+from dltrain.drawing.curves import draw_bars, mean_curve
 from dltrain.drawing.effects import draw_lines, draw_main_effect, draw_parallel, effects
+from dltrain.drawing.style import COLOURS, colour, new_figure, save_figure
 from dltrain.run_dir import RunDir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Group = tuple[str, ...]  # the values of a setting
-MOST_CURVES, MOST_BARS = 8, 16  # settings, the best ones
+MOST_CURVES, MOST_BARS = len(COLOURS), 16  # settings, the best ones
+MOST_LINES = 10  # in one panel
 MOST_KEYS, MOST_ACROSS = 8, 4  # whose effects are drawn; panels beside one another
 
 
@@ -73,9 +75,9 @@ def draw(groups: Mapping[Group, Sequence[Done]], headline: str, mode: str, keys:
 
 def axis_of(groups: Mapping[Group, object], keys: Sequence[str]) -> int | None:
     """The place of the first key whose values are at least three numbers; None if there is none, or if the other keys
-    have more combinations than there are kinds of lines."""
+    have more combinations than one panel holds lines."""
     axis = next((place for place in range(len(keys)) if is_scale({group[place] for group in groups})), None)
-    if axis is None or len({group[:axis] + group[axis + 1 :] for group in groups}) > COLOURS:
+    if axis is None or len({group[:axis] + group[axis + 1 :] for group in groups}) > MOST_LINES:
         return None
     return axis
 
@@ -91,12 +93,11 @@ def is_scale(values: set[str]) -> bool:
 def draw_curves(axes: Axes, groups: Mapping[Group, Sequence[Done]], headline: str, keys: Sequence[str]) -> None:
     name = headline.partition("/")[2]
     for place, (group, jobs) in enumerate([*groups.items()][:MOST_CURVES]):
-        readings, colour = [job.run_dir.read_metrics() for job in jobs], f"C{place}"
-        axes.plot(*mean_curve(readings, headline), color=colour, label=", ".join(group) or "all")
-        axes.plot(*mean_curve(readings, f"train/{name}"), color=colour, linestyle="--", linewidth=1, alpha=0.6)
+        readings, paint = [job.run_dir.read_metrics() for job in jobs], colour(place)
+        axes.plot(*mean_curve(readings, headline), color=paint, label=", ".join(group) or "all")
+        axes.plot(*mean_curve(readings, f"train/{name}"), color=paint, linestyle="--", linewidth=1, alpha=0.6)
     note = f": the best {MOST_CURVES} of {len(groups)}" * (len(groups) > MOST_CURVES)
     axes.set(xlabel="step", ylabel=name.replace("_", " "), title=f"validation (solid), training (dashed){note}")
-    axes.grid(alpha=0.25)
     axes.legend(title=textwrap.fill(", ".join(keys), 50) or None, fontsize=8, title_fontsize=8)
 
 
@@ -112,7 +113,6 @@ def draw_test(axes: Axes, groups: Mapping[Group, Sequence[Done]], name: str, key
             lines[", ".join(group[:axis] + group[axis + 1 :])][group[axis]] = repeats
         draw_lines(axes, lines, keys[axis], ", ".join([*keys[:axis], *keys[axis + 1 :]]))
     axes.set(title=f"test/{name}{note}")
-    axes.grid(alpha=0.25)
 
 
 def strongest(keys: Sequence[str], rows: Sequence[Group], results: Sequence[float]) -> list[str]:

@@ -17,7 +17,7 @@ from dltrain import checkpoints, weights
 from dltrain.config.compose import compose
 from dltrain.data import character_files
 from dltrain.data.cache import read_json, write_json
-from dltrain.drawing.curves import new_figure, save_figure
+from dltrain.drawing.style import new_figure, save_figure
 from dltrain.drawing.tables import write_csv
 from dltrain.errors import CheckpointError, MachineError, UserError
 from dltrain.run_code import describe_changed_code
