@@ -44,8 +44,8 @@ def plan_runs(config_dir: str | None, common: list[str], runs: Mapping[str, Any]
 
 def parse_run(name: str, value: Any, common: list[str], more: list[str], names: Sequence[str]
               ) -> tuple[list[str], str | None]:
-    """`value`: an entry of `runs`. Its overrides, and the run whose weights it starts from. Raises UserError for an unknown key, and for a `pretrained_from` that is not an
-    earlier run."""
+    """`value`: an entry of `runs`. Its overrides, and the run whose weights it starts from. Raises UserError for an
+    unknown key, and for a `pretrained_from` that is not an earlier run."""
     keys = value if isinstance(value, Mapping) else {"overrides": value}
     if unknown := [key for key in keys if key not in ("overrides", "pretrained_from")]:
         raise UserError(f"study.runs.{name}: unknown key '{unknown[0]}'; it takes overrides and pretrained_from")
