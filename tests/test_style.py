@@ -53,13 +53,16 @@ def test_after_all_colours_the_lines_change():
 
 def test_axes_get_the_style_when_they_are_saved(tmp_path):
     figure = style.new_figure(4, 3)
-    left, right = figure.subplots(1, 2)
+    left, right, bars = figure.subplots(1, 3)
     left.plot([1, 2])
     right.imshow([[1, 2]])
+    bars.barh([0, 1], [3, 4])
     style.save_figure(figure, tmp_path / "a.png")
     assert not left.spines["top"].get_visible()
     assert right.spines["top"].get_visible()
-    assert [any(line.get_visible() for line in axes.get_xgridlines()) for axes in (left, right)] == [True, False]
+    visible = [[any(line.get_visible() for line in lines) for lines in (axes.get_xgridlines(), axes.get_ygridlines())]
+               for axes in (left, right, bars)]
+    assert visible == [[True, True], [False, False], [True, False]]
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 

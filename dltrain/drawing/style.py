@@ -47,7 +47,10 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def apply_style(axes: Axes) -> None:
-    """Grey axes at the left and below, and a light grid behind the lines; of an image only its numbers are grey."""
+    """Grey axes at the left and below, and a light grid behind the lines, for bars along their length only; of an image
+    only its numbers are grey."""
+    from matplotlib.container import BarContainer
+
     axes.tick_params(which="both", colors=QUIET, labelcolor="0.2")
     axes.title.set_fontsize(min(axes.title.get_fontsize(), 11))
     if axes.images or axes.get_label() == "<colorbar>":
@@ -55,7 +58,9 @@ def apply_style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.set_axisbelow(True)
-    axes.grid(alpha=0.3, linewidth=0.6)
+    bars = next((container for container in axes.containers if isinstance(container, BarContainer)), None)
+    is_across = bars is not None and bars.orientation == "horizontal"
+    axes.grid(axis="x" if is_across else "both", alpha=0.3, linewidth=0.6)
     legend = axes.get_legend()
     if legend is not None:
         legend.get_frame().set(linewidth=0, alpha=0.85)
