@@ -81,6 +81,10 @@ def test_an_experiment_on_changed_images_is_one_command(name, tmp_path, monkeypa
     result = json.loads((tmp_path / "outputs/c/result.json").read_text())
     assert sum(key.startswith("unchanged, ") for key in result) == out.count(", seed 0\n") >= 3
     assert (tmp_path / "outputs/c/results.png").stat().st_size > 5000
+    other = ["study.claims=[]", 'study.common=["model=faster_rcnn"]']
+    code, out, err = run_command(monkeypatch, capsys, *words[:-1], "name=e", *other)
+    assert (code, "epoch" in out) == (2, False)
+    assert err.endswith(": must classify images, but its data yield DetectionBatch\n")
     code, _, err = run_command(monkeypatch, capsys, *words, "name=d", 'study.claims=["dark: a > b"]')
     assert code == 2
     assert err.startswith("dltrain: error: study.claims: 'dark: a > b': no run 'a'")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dltrain import evaluation
 from dltrain.augment.pipeline import BatchTransform, to_unit_range
-from dltrain.batches import generator
+from dltrain.batches import ClassificationBatch, generator
 from dltrain.build import build_data
 from dltrain.data.datamodule import DataModule
 from dltrain.drawing.curves import draw_bars
@@ -45,6 +45,9 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
         if not value:
             raise UserError(f"study.{key}: must not be empty")
     plans = plan_runs(context.config_dir, common, runs, more)
+    for name, plan in plans.items():
+        if (batch_type := plan.composed.config.data.batch_type) != ClassificationBatch.__name__:
+            raise UserError(f"study.runs.{name}: must classify images, but its data yield {batch_type}")
     parsed = parse_claims(claims, list(plans), corruptions)
     all_seeds = [context.seed + number for number in seeds]
     values: dict[str, dict[str, list[float]]] = {name: {run: [] for run in plans} for name in corruptions}

@@ -7,8 +7,9 @@ reads (section 5.1). Shakhnarovich 2016, slide 6: a mean of zero fits a border t
 
 For each normalisation: conditioning, the largest eigenvalue of the second moment of the patches, divided by the
 smallest one; border, the distance of the mean patch at the padded border from the mean patch inside, divided by the
-root of the summed variances inside; and of a small net without batch normalisation, at the learning rate that ends best
-in validation, the steps to an accuracy, and the accuracy on the test split. All statistics are of the training split.
+root of the summed variances inside; and of a small net without batch normalisation the fewest steps to an accuracy at
+any of the learning rates, and the test accuracy at the rate that ends best in validation. All statistics are of the
+training split.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.augment.pipeline import Normalize, to_unit_range
-from dltrain.batches import seed_of
+from dltrain.batches import ClassificationBatch, seed_of
 from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
@@ -63,7 +64,10 @@ def study(context: StudyContext, data: str, root: str | None, image_px: int, nor
     for seed in all_seeds:
         overrides = [f"data={data}", f"data.image_px={image_px}", f"seed={seed}", "recipe=none"]
         overrides += [f"data.root={root}"] if root else []
-        module = build_data(compose(overrides, context.config_dir).job_config())
+        config = compose(overrides, context.config_dir).job_config()
+        if config.data.batch_type != ClassificationBatch.__name__:
+            raise UserError(f"study.data={data}: must be images with a label, but yields {config.data.batch_type}")
+        module = build_data(config)
         pixels = module.training_pixels(module.num_samples("train"))
         for kind in normalizations:
             print(f"{kind}, seed {seed}", flush=True)
