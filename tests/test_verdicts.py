@@ -45,8 +45,7 @@ HIGHER |= {
                             ("steps_to_target", "raw", "standard")],
     "localizer_transfer": [("test/map_50", "from a classifier, fine-tuned", "from scratch"),
                            ("test/map_50", "from a classifier, fine-tuned", "from a classifier, frozen")],
-    "stride": [("test/mean_iou", f"{net}{size}", f"strided{size}") for size in ("", ", small")
-               for net in ("dilated", "hypercolumn")],
+    "stride": [("test/mean_iou", net, "strided") for net in ("dilated", "hypercolumn")],
     "translation_by_length": [("all", "backwards", "forwards"), ("all", "attention", "forwards"),
                               ("longer", "attention", "forwards")]}
 HIGHER["transfer_advice"] = [
