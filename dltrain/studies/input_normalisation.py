@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dltrain.augment.pipeline import Normalize, to_unit_range
-from dltrain.batches import ClassificationBatch, seed_of
+from dltrain.batches import seed_of
 from dltrain.build import build_data
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataModule
@@ -64,10 +64,7 @@ def study(context: StudyContext, data: str, root: str | None, image_px: int, nor
     for seed in all_seeds:
         overrides = [f"data={data}", f"data.image_px={image_px}", f"seed={seed}", "recipe=none"]
         overrides += [f"data.root={root}"] if root else []
-        config = compose(overrides, context.config_dir).job_config()
-        if config.data.batch_type != ClassificationBatch.__name__:
-            raise UserError(f"study.data={data}: must be images with a label, but yields {config.data.batch_type}")
-        module = build_data(config)
+        module = build_data(compose(overrides, context.config_dir).job_config())  # refuses data without labels
         pixels = module.training_pixels(module.num_samples("train"))
         for kind in normalizations:
             print(f"{kind}, seed {seed}", flush=True)
