@@ -56,9 +56,12 @@ def test_the_experiment_draws_the_gates_of_a_trained_net(tmp_path, monkeypatch, 
         [result["saturated, forget, left"], result["saturated, forget, right"]], rel=1e-3)
     assert len((path / "gates.csv").read_text().splitlines()) == 13
     assert (path / "results.png").stat().st_size > 5000
-    code, _, err = run_command(monkeypatch, capsys, *words, "name=h", 'study.more=["trainer=smoke","model.cell=gru"]')
-    assert (code, err) == (2, "dltrain: error: study.words: must choose a language model of LSTM layers, but char_rnn "
-                              "is a CharRNN of gru layers\n")
+    for more, model in (("model.cell=gru", "CharRNN with model.cell=gru"),
+                        ("model=tagger", "Tagger with model.cell=lstm")):
+        code, out, err = run_command(monkeypatch, capsys, *words, "name=h", f'study.more=["trainer=smoke","{more}"]')
+        assert (code, "epoch" in out) == (2, False)
+        assert err == ("dltrain: error: study.words: must choose a language model of LSTM layers, as model=char_rnn, "
+                       f"but the model is dltrain.models.recurrent.{model}\n")
 
 
 @pytest.mark.parametrize("cell", list(EQUATIONS))

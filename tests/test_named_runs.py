@@ -115,6 +115,11 @@ def test_the_match_of_all_groups_is_the_metric_of_the_run(tmp_path, monkeypatch,
     smoke = 'study.more=["trainer=smoke","data.num_train=100"]'
     assert run_command(monkeypatch, capsys, *words, smoke, "name=v", "study.longest=[50]")[::2] == (
         2, "dltrain: error: study.longest=[50]: no test pair is in the group 'longer'\n")
+    code, out, err = run_command(monkeypatch, capsys, *words, "name=u", 'study.common=["model=tagger"]',
+                                 "study.more=[]", "study.runs.attention=[]")
+    assert (code, "epoch" in out) == (2, False)
+    assert err == ("dltrain: error: study.runs.attention: must be a model that translates, but its data yield "
+                   "TaggedBatch\n")
     assert run_command(monkeypatch, capsys, *words, smoke, "name=w", "study.longest=[9,9]")[::2] == (
         2, "dltrain: error: study.longest=[9, 9]: must be rising\n")
 

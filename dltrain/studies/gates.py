@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,12 +48,13 @@ def study(context: StudyContext, words: list[str], more: list[str], characters: 
     forget_by_kind: dict[str, list[float]] = {}
     all_seeds = [context.seed + number for number in seeds]
     plans = plan_runs(context.config_dir, words, {"reader": []}, more)
+    chosen = plans["reader"].composed.config
+    if not str(chosen.model._target_).endswith(f".{CharRNN.__name__}") or chosen.model.cell != "lstm":
+        raise UserError("study.words: must choose a language model of LSTM layers, as model=char_rnn, but the model is "
+                        f"{chosen.model._target_} with model.cell={chosen.model.get('cell')}")
     for _, seed, config, run_dir in train_all(context, plans, all_seeds):
-        data, model = build_data(config), evaluation.restore(config, run_dir).model
-        if not isinstance(data, TextStreams) or not isinstance(model, CharRNN) or model.recurrent.cell != "lstm":
-            kind = f" of {model.recurrent.cell} layers" if isinstance(model, CharRNN) else ""
-            raise UserError(f"study.words: must choose a language model of LSTM layers, but {config.choices.model} is "
-                            f"a {type(model).__name__}{kind}")
+        data = cast(TextStreams, build_data(config))
+        model = cast(CharRNN, evaluation.restore(config, run_dir).model)
         tokens = data.tokens["test"][:, :-1].flatten()  # each stream ends with the first character of the next one
         tokens = tokens[tokens >= 0][:characters].long()
         symbols = [symbol if len(symbol) == 1 else "\ufffd" for symbol in data.vocabularies["characters"]]

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from dltrain import evaluation
+from dltrain.batches import PairBatch
 from dltrain.build import build_data
 from dltrain.data.translation import TextPairs
 from dltrain.drawing.curves import draw_bars
@@ -44,14 +45,16 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
         raise UserError(f"study.longest={longest}: must be rising")
     groups = ["all", *(f"to{length}" for length in longest), "longer"]
     plans = plan_runs(context.config_dir, common, runs, more)
+    for name, plan in plans.items():
+        if (batch_type := plan.composed.config.data.batch_type) != PairBatch.__name__:
+            raise UserError(f"study.runs.{name}: must be a model that translates, but its data yield {batch_type}")
     parsed = parse_claims(claims, list(plans), groups)
     all_seeds = [context.seed + number for number in seeds]
     values: dict[str, dict[str, list[float]]] = {group: {name: [] for name in plans} for group in groups}
     counts: dict[str, int] = {}
     for name, _, config, run_dir in train_all(context, plans, all_seeds):
-        data, task = build_data(config, run_dir.read_vocabularies()), evaluation.restore(config, run_dir)
-        if not isinstance(data, TextPairs) or not isinstance(task, Translation):
-            raise UserError(f"study.runs.{name}: must be a run of a model that translates")
+        data = cast(TextPairs, build_data(config, run_dir.read_vocabularies()))
+        task = cast(Translation, evaluation.restore(config, run_dir))
         by_group = group_by_length(matches_by_length(task, data), longest)
         for group in groups:
             if not by_group[group]:
