@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that people who see few of them tell apart, on white and in grey: M. Okabe, K. Ito, "Color Universal Design",
-# 2008, without their yellow, which is too light for a line.
+# Colours that colour-blind people can tell apart, on white: M. Okabe, K. Ito, "Color Universal Design", 2008, without
+# their yellow, which is too light for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")  # of the first lines of each colour, of the next ones, ...
 DPI = 110
@@ -26,7 +26,7 @@ def colour(place: int) -> str:
 
 
 def line(place: int) -> str:
-    """The kind of line that, with its colour, tells it from all before."""
+    """The line style of the curve at this place. Together with its colour it is unique among the first 28 curves."""
     return LINES[place // len(COLOURS) % len(LINES)]
 
 
@@ -47,8 +47,8 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def apply_style(axes: Axes) -> None:
-    """Grey axes at the left and below, and a light grid behind the lines, for bars along their length only; of an image
-    only its numbers are grey."""
+    """Grey axes at the left and below, and a light grid behind the lines; horizontal bars have vertical grid lines
+    only. An image keeps its frame and has no grid."""
     from matplotlib.container import BarContainer
 
     axes.tick_params(which="both", colors=QUIET, labelcolor="0.2")

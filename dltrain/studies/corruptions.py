@@ -68,7 +68,8 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
 
 
 def corrupted(module: DataModule, indices: Tensor, transforms: Sequence[BatchTransform], seed: int) -> Any:
-    """These test images, as a batch with pixels in [0, 1]; a function of the seed and the first index."""
+    """The test images at `indices` after the transforms, as a batch with pixels in [0, 1]. Their random numbers depend
+    on the seed and on the first index."""
     (batch,) = module.read("test", [indices])
     batch = batch._replace(images=to_unit_range(batch.images))
     rng = generator("corruption", seed, int(indices[0]))

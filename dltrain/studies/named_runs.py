@@ -16,8 +16,8 @@ from dltrain.run_dir import RunDir
 
 
 class Plan(NamedTuple):
-    """The overrides of a run, the name of the run whose weights it starts from, and its config with the first seed and
-    without these weights."""
+    """The overrides of a run, the name of the run whose weights it starts from, and the config composed of these
+    overrides; the seed and the weights are added when it is trained."""
 
     overrides: list[str]
     pretrained_from: str | None
