@@ -70,12 +70,14 @@ class Recurrent(nn.Module):
         self.directions = 2 if bidirectional else 1
         self.fused = FUSED[cell](features, hidden, layers, batch_first=True, bidirectional=bidirectional,
                                  dropout=dropout if layers > 1 else 0.0)
-        if keep_bias is None and cell == "lstm":
-            keep_bias = 1.0
-        if keep_bias is not None and cell != "rnn":  # f is the second of the LSTM's gates, z the second of the GRU's
+        self.set_keep_bias(1.0 if keep_bias is None and cell == "lstm" else keep_bias)
+
+    def set_keep_bias(self, keep_bias: float | None) -> None:
+        """None leaves it as it is; a vanilla net has none."""
+        if keep_bias is not None and self.cell != "rnn":  # f is the second of the LSTM's gates, z that of the GRU's
             for name, bias in self.fused.named_parameters():
                 if name.startswith("bias"):
-                    bias.data[hidden : 2 * hidden] = keep_bias if name.startswith("bias_ih") else 0.0
+                    bias.data[self.hidden : 2 * self.hidden] = keep_bias if name.startswith("bias_ih") else 0.0
 
     def zeros(self, batch: int) -> State:
         """The state before the first step of `batch` sequences."""
@@ -230,19 +232,25 @@ class CharRNN(nn.Module):
 
     A. Karpathy, "The Unreasonable Effectiveness of Recurrent Neural Networks", 2015. `tied`: the output layer has the
     weights of the embedding (O. Press, L. Wolf, 2016, arXiv 1608.05859). Raises ValueError where embedding and hidden
-    units differ then."""
+    units differ then. `initial_range`: all weights and biases start uniformly in [-initial_range, initial_range], as
+    in Karpathy's char-rnn with 0.08, and the forget bias too unless `keep_bias` is given; None for torch's start."""
 
     def __init__(self, vocab_size: int, cell: str, hidden: int, layers: int, embedding: int | None = None,
-                 dropout: float = 0.0, tied: bool = False):
+                 dropout: float = 0.0, tied: bool = False, keep_bias: float | None = None,
+                 initial_range: float | None = None):
         super().__init__()
         if tied and embedding != hidden:
             raise ValueError(f"tied=true needs embedding = hidden, but they are {embedding} and {hidden}")
         self.symbols = Symbols(vocab_size, embedding)
-        self.recurrent = Recurrent(cell, self.symbols.features, hidden, layers, dropout)
+        self.recurrent = Recurrent(cell, self.symbols.features, hidden, layers, dropout, keep_bias=keep_bias)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, vocab_size)
         if tied and self.symbols.table is not None:
             self.head.weight = self.symbols.table.weight
+        if initial_range is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -initial_range, initial_range)
+            self.recurrent.set_keep_bias(keep_bias)
 
     def zeros(self, batch: int) -> State:
         return self.recurrent.zeros(batch)
