@@ -16,9 +16,9 @@ def objects(augment: str, image_px: int) -> dict[str, dict[str, Any]]:
     return {type(transform).__name__: vars(transform) for transform in (*pipeline.on_pixels, *pipeline.on_normalized)}
 
 
-def build_model(*words: str, num_classes: int = 1000) -> Any:
-    """Without memory for its weights."""
-    config = compose([*words, f"data.num_classes={num_classes}"]).config
+def build_model(*words: str, num_classes: int | None = 1000) -> Any:
+    """Without memory for its weights. `num_classes`: None for data that have none."""
+    config = compose([*words, *([] if num_classes is None else [f"data.num_classes={num_classes}"])]).config
     with torch.device("meta"):
         return build(config.model, "model")
 
@@ -91,3 +91,18 @@ def test_blocks_survive_with_linearly_decaying_probability():
     net = build_model("model=sdresnet110", "data=cifar10", num_classes=10)
     expected = [1 - number / 54 * 0.5 for number in range(1, 55)]
     assert [block.survival for block in net.blocks] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_the_nine_nets_on_one_text_have_equal_parameters(size):
+    """Karpathy, Johnson, Li 2015 (1506.02078), section 4.1: the others have about as many as an LSTM of one layer."""
+    def parameters(cell: str, layers: int) -> int:
+        net = build_model("experiment=cells_on_text", "data.root=x", "data.vocab_size=84", f"size={size}",
+                          f"model.cell={cell}", f"model.layers={layers}", num_classes=None)
+        return sum(parameter.numel() for parameter in net.parameters())
+
+    reference = parameters("lstm", 1)
+    assert reference == 4 * size * (84 + size + 2) + (size + 1) * 84
+    for cell in ("lstm", "rnn", "gru"):
+        for layers in (1, 2, 3):
+            assert parameters(cell, layers) == pytest.approx(reference, rel=0.02)

@@ -142,3 +142,23 @@ def test_rows_of_different_lengths_equal_torchs_packed_sequences(cell, bidirecti
         gradients.append(torch.autograd.grad(total, [x, *net.parameters()]))
     for a, b in zip([out, *state, *gradients[0]], [expected, *last, *gradients[1]], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_char_rnns_start_is_uniform_with_a_forget_bias_of_its_own_only_if_asked(cell):
+    torch.manual_seed(0)
+    net = CharRNN(20, cell, 30, 2, initial_range=0.08)
+    values = torch.cat([parameter.flatten() for parameter in net.parameters()])
+    assert values.abs().max() <= 0.08
+    assert float(values.std()) == pytest.approx(0.08 / 3**0.5, rel=0.03)
+    biases = dict(CharRNN(20, cell, 30, 2, keep_bias=2.0, initial_range=0.08).recurrent.fused.named_parameters())
+    for layer in (0, 1):
+        gate = biases[f"bias_ih_l{layer}"][30:60] + biases[f"bias_hh_l{layer}"][30:60]
+        assert cell == "rnn" or torch.equal(gate, torch.full((30,), 2.0))
+        assert biases[f"bias_ih_l{layer}"][:30].abs().max() <= 0.08
+
+
+def test_an_lstm_starts_with_a_forget_bias_of_one_and_another_one_by_its_key():
+    for keep_bias, expected in ((None, 1.0), (0.0, 0.0), (3.0, 3.0)):
+        fused = CharRNN(9, "lstm", 5, 1, keep_bias=keep_bias).recurrent.fused
+        torch.testing.assert_close((fused.bias_ih_l0 + fused.bias_hh_l0)[5:10], torch.full((5,), expected))

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import dltrain
+from dltrain.data.scenes import Scenes
 from dltrain.drawing import style
+from dltrain.drawing.boxes import draw_boxes
+from dltrain.drawing.images import LEAST_LIGHT, brighten
+from dltrain.drawing.masks import compare_masks
 
 # Linear RGB as people without one kind of cones see it: G. Machado et al., 2009, table 1, severity 1.
 SIMULATED = {
@@ -73,3 +78,25 @@ def test_no_other_file_makes_figures_or_names_colours_by_their_place():
         if file.name not in ("style.py", "confusion.py"):
             assert not re.search(r"\bFigure\(", text), file
         assert not re.search(r"""color=f?["']C[{\d]""", text), file
+
+
+def test_dark_scenes_are_drawn_brighter_in_their_hues_and_stay_as_they_are():
+    scenes = Scenes(64, [14, 32])
+    for index in range(8):
+        image, _, mask = scenes.draw("test", index)
+        before = image.clone()
+        bright = brighten(image)
+        assert torch.equal(image, before), "the data stay"
+        assert float(image.float().mean(0).median() / 255) < LEAST_LIGHT
+        assert float(bright.float().mean(0).median() / 255) == pytest.approx(LEAST_LIGHT, abs=0.01)
+        lit = (image > 20).all(0) & (bright < 255).all(0)
+        factors = bright[:, lit].float() / image[:, lit]
+        assert (factors.max(0).values - factors.min(0).values).max() < 0.06, "one factor for all channels of a pixel"
+        assert torch.equal(draw_boxes(image, torch.zeros(0, 4), torch.zeros(0))[:, ::4, ::4], bright)
+        assert torch.equal(compare_masks([(image, mask, mask)], [*"_0123456789"])[:, 6:198:3, 6:198:3], bright)
+
+
+def test_other_pictures_are_drawn_as_they_are():
+    photo = torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(brighten(photo), photo)
+    assert not brighten(torch.zeros(1, 4, 4, dtype=torch.uint8)).any(), "black stays black"

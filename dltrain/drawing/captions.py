@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dltrain.drawing.fonts import load_font
-from dltrain.drawing.images import arrange, enlarge
+from dltrain.drawing.images import arrange, brighten, enlarge
 
 SIDE_PX, WORD_PX, LINE_PX = 256, 144, 15  # least side of an image, of an attention map; height of a line of text
 GLOW = (255, 120, 0)  # the colour of attention, orange
@@ -48,7 +48,7 @@ def draw_attention(image: Tensor, words: Sequence[str], weights: Tensor) -> Tens
     glow = torch.tensor(GLOW, dtype=torch.float32)[:, None, None]
     pictures = []
     for word, weight in zip(words, weights, strict=True):
-        large = enlarge(image, WORD_PX).float()
+        large = enlarge(brighten(image), WORD_PX).float()
         light = F.interpolate(weight[None, None], size=large.shape[1:], mode="bilinear")[0]
         share = STRONGEST * light / light.max().clamp_min(1e-9)
         lit = (1 - share) * large + share * glow

@@ -12,7 +12,7 @@ from torchvision.utils import draw_segmentation_masks
 
 from dltrain.batches import IGNORED_PIXEL
 from dltrain.drawing.fonts import load_font
-from dltrain.drawing.images import arrange, enlarge
+from dltrain.drawing.images import arrange, brighten, enlarge
 
 SIDE_PX, OVERLAY_PX = 192, 256  # least longer side of an image in a comparison, and of an overlay
 ALPHA = 0.55  # share of the class's colour in an overlay
@@ -38,7 +38,7 @@ def colour_mask(mask: Tensor, least_px: int = SIDE_PX) -> Tensor:
 def draw_mask(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
     """The image (C, H, W) uint8, overlaid with the colours of the classes in `mask` (H, W), and a legend below. Class 0
     is left uncoloured."""
-    photo, large_mask = enlarge(image, OVERLAY_PX), enlarge(mask[None], OVERLAY_PX)[0]
+    photo, large_mask = enlarge(brighten(image), OVERLAY_PX), enlarge(mask[None], OVERLAY_PX)[0]
     classes = [number for number in mask.unique().tolist() if number > 0]
     if classes:
         palette = voc_palette()
@@ -53,7 +53,7 @@ def compare_masks(samples: Sequence[tuple[Tensor, Tensor, Tensor]], names: Seque
     pictures: list[Tensor] = []
     for image, truth, predicted in samples:
         scored = predicted.where(truth != IGNORED_PIXEL, IGNORED_PIXEL)
-        pictures += [enlarge(image, SIDE_PX), colour_mask(truth), colour_mask(scored)]
+        pictures += [enlarge(brighten(image), SIDE_PX), colour_mask(truth), colour_mask(scored)]
     sheet = arrange(pictures, columns=6)
     present = torch.cat([torch.stack(masks).flatten() for _, *masks in samples]).unique().tolist()
     classes = [number for number in present if number != IGNORED_PIXEL]

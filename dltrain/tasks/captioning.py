@@ -22,7 +22,7 @@ from dltrain.augment.pipeline import Augment
 from dltrain.batches import PAD, START, CaptionBatch, generator
 from dltrain.contracts import CaptionModel
 from dltrain.drawing.captions import draw_attention, draw_caption
-from dltrain.drawing.images import arrange
+from dltrain.drawing.images import arrange, brighten
 from dltrain.drawing.sequences import join_symbols
 from dltrain.errors import UserError
 from dltrain.tasks.caption_words import caption_words
@@ -156,7 +156,8 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
         return {"augmented_batch": arrange(pictures)}
 
     def figures(self, batch: CaptionBatch, outputs: list[int]) -> dict[str, Figure]:
-        samples = [(image, number) for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]
+        samples = [(brighten(image), number)
+                   for image, number in zip(batch.images.cpu(), outputs, strict=True) if number >= 0]
         figures: dict[str, Figure] = {"captions": arrange([
             draw_caption(image, [self.texts[number]], self.references[number])
             for image, number in samples[:IMAGES_SHOWN]])}
@@ -193,7 +194,7 @@ class Captioning(ImageTask[CaptionModel, CaptionBatch]):
             sentences = until_end(rows[0])
             captions = [{"caption": data.join(words), "log_probability": round(score, 4)}
                         for words, score in zip(sentences, scores[0].tolist(), strict=True)]
-            pictures: dict[str, Image] = {"": to_pil_image(draw_caption(image, [data.join(sentences[0])]))}
+            pictures: dict[str, Image] = {"": to_pil_image(draw_caption(brighten(image), [data.join(sentences[0])]))}
             if self.model.attends and sentences[0]:
                 read = torch.tensor([[START, *sentences[0][:-1]]], device=self.device)
                 with torch.inference_mode():
