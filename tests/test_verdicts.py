@@ -45,6 +45,8 @@ HIGHER |= {
                             ("steps_to_target", "raw", "standard")],
     "localizer_transfer": [("test/map_50", "from a classifier, fine-tuned", "from scratch"),
                            ("test/map_50", "from a classifier, fine-tuned", "from a classifier, frozen")],
+    "survival": [("seconds_per_epoch", "p 1.0", "p 0.5"), ("seconds_per_epoch", "p 1.0", "p 0.2"),
+                 ("val/accuracy", "p 0.5", "p 1.0")],
     "stride": [("test/mean_iou", net, "strided") for net in ("dilated", "hypercolumn")],
     "translation_by_length": [("all", "backwards", "forwards"), ("all", "attention", "forwards"),
                               ("longer", "attention", "forwards")]}
