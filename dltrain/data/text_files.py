@@ -20,26 +20,42 @@ from dltrain.errors import DataError
 
 class TextFiles(TextStreams):
     """Running text from `root`, a file, a folder or a glob; the files are joined in the order of their names. The share
-    `held_out_share` at the end of the text is held out, half of it for validation and half for the test."""
+    `held_out_share` at the end of the text is held out, half of it for validation and half for the test; or at the end
+    of each of `held_out_pieces` equal pieces of it, as in A. Karpathy's char-rnn, whose pieces are its streams: then
+    all splits are from everywhere in the text."""
 
-    def __init__(self, *, root: str | None, encoding: str, held_out_share: float = 0.1, **keys: Unpack[StreamKeys]):
+    def __init__(self, *, root: str | None, encoding: str, held_out_share: float = 0.1, held_out_pieces: int = 1,
+                 **keys: Unpack[StreamKeys]):
         super().__init__(**keys)
-        self.root, self.encoding, self.held_out_share = root, encoding, held_out_share
+        self.root, self.encoding = root, encoding
+        self.held_out_share, self.held_out_pieces = held_out_share, held_out_pieces
 
     def encode_splits(self) -> dict[str, Indices]:
         root = require_root(self.root, "a text file, a folder of them or a glob, as data.root='notes/*.md'")
         files = find_text_files(root)
-        indices, train, others = encode_files(files, self.encoding, self.held_out_share)
+        is_whole = self.held_out_pieces == 1
+        indices, train, others = encode_files(files, self.encoding, self.held_out_share if is_whole else 0.0)
         self.sample_lines["files"] = [sample_line(str(file).removeprefix(f"{root}/"), f"{file.stat().st_size} bytes",
                                                   "-") for file in files]
-        own = [*SPECIAL_SYMBOLS, *train]
-        symbols = self.vocabularies.setdefault("characters", own)
-        splits = cut_text(indices, self.held_out_share)
-        if symbols == [*own, *others]:
+        splits, known = cut_pieces(indices, self.held_out_share, self.held_out_pieces), train + others
+        if not is_whole:
+            counts = np.bincount(splits["train"], minlength=len(SPECIAL_SYMBOLS) + len(known))
+            train = "".join(symbol for symbol, count in zip(known, counts[len(SPECIAL_SYMBOLS) :], strict=True) if count)
+        symbols = self.vocabularies.setdefault("characters", [*SPECIAL_SYMBOLS, *train])
+        if symbols == [*SPECIAL_SYMBOLS, *known]:
             return splits
-        table: Indices = np.array([*range(len(SPECIAL_SYMBOLS)), *encode_characters(train + others, symbols)],
+        table: Indices = np.array([*range(len(SPECIAL_SYMBOLS)), *encode_characters(known, symbols)],
                                   index_type(len(symbols)))
-        return {split: kept if split == "train" and symbols == own else table[kept] for split, kept in splits.items()}
+        is_same = symbols == [*SPECIAL_SYMBOLS, *train] and known.startswith(train)
+        return {split: kept if split == "train" and is_same else table[kept] for split, kept in splits.items()}
+
+
+def cut_pieces(indices: Indices, held_out: float, pieces: int) -> dict[str, Indices]:
+    """The splits of each of `pieces` pieces of equal length, or of one more character, one after the other."""
+    if pieces == 1:
+        return cut_text(indices, held_out)
+    cut = [cut_text(piece, held_out) for piece in np.array_split(indices, pieces)]
+    return {split: np.concatenate([splits[split] for splits in cut]) for split in cut[0]}
 
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
