@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,9 @@ from dltrain.batches import IGNORED_LABEL, UNKNOWN, BatchError, TokenBatch
 from dltrain.data import character_files, text_files, texts
 from dltrain.data.datamodule import SPLITS
 from dltrain.data.language_modeling import TextStreams, cut_streams, encode_characters
-from dltrain.data.sequences import character_vocabulary
+from dltrain.data.sequences import SPECIAL_SYMBOLS, character_vocabulary
 from dltrain.data.stdlib import Stdlib, library_files
-from dltrain.data.text_files import Shakespeare, TextFiles
+from dltrain.data.text_files import Shakespeare, TextFiles, cut_pieces
 from dltrain.data.texts import read_text
 from dltrain.errors import DataError
 
@@ -81,6 +82,35 @@ def test_the_share_that_is_held_out_is_a_key(config, tmp_path, monkeypatch):
                                        "data.batch_size=4", "data.window=10", f"data.held_out_share={share}"))
         assert data.describe().startswith(f"{train} train, {(1000 - train) // 2} val, {(1000 - train) // 2} test")
         assert "".join(data.vocabularies["characters"][4:]) == symbols
+
+
+def test_splits_from_every_piece_of_a_text_are_char_rnns(tmp_path):
+    """Its loader cuts the text into the streams of a batch, and the windows of each stream into the splits. The
+    vocabulary is that of the training split, which has no x, or that of a run, in another order."""
+    file = tmp_path / "book.txt"
+    letters = ["".join(chr(97 + (7 * piece + 3 * place) % 20) for place in range(80)) for piece in range(4)]
+    text = "".join(start + "x" * 10 + "y" * 10 for start in letters[:3]) + letters[3][:79] + "y" + "x" * 10 + "y" * 10
+    file.write_text(text)
+    streams = np.array(list(text)).reshape(4, 10, 10)  # streams, windows, characters
+    expected = {"train": streams[:, :8], "val": streams[:, 8:9], "test": streams[:, 9:]}
+    for of_run in (None, [*SPECIAL_SYMBOLS, *"yx", *map(chr, range(97, 117))]):
+        data = TextFiles(root=str(file), encoding="utf-8", held_out_share=0.2, held_out_pieces=4, window=10,
+                         batch_size=4)
+        if of_run:
+            data.vocabularies["characters"] = of_run
+        splits = data.encode_splits()
+        symbols = data.vocabularies["characters"]
+        assert symbols == of_run if of_run else symbols == [*SPECIAL_SYMBOLS, *sorted({*"".join(letters), "y"})]
+        for split, kept in expected.items():
+            words = kept.flatten().tolist()
+            assert [symbols[index] for index in splits[split]] == [c if c in symbols else "<unk>" for c in words]
+
+
+def test_the_pieces_of_a_text_leave_nothing_out():
+    for length, pieces in ((1003, 10), (97, 7)):
+        splits = cut_pieces(np.arange(length, dtype=np.int16), 0.2, pieces)
+        assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(length))
+        assert abs(len(splits["train"]) - 0.8 * length) <= pieces
 
 
 @pytest.mark.parametrize(("raw", "message"), [

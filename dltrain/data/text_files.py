@@ -40,7 +40,8 @@ class TextFiles(TextStreams):
         splits, known = cut_pieces(indices, self.held_out_share, self.held_out_pieces), train + others
         if not is_whole:
             counts = np.bincount(splits["train"], minlength=len(SPECIAL_SYMBOLS) + len(known))
-            train = "".join(symbol for symbol, count in zip(known, counts[len(SPECIAL_SYMBOLS) :], strict=True) if count)
+            in_train = counts[len(SPECIAL_SYMBOLS) :] > 0
+            train = "".join(symbol for symbol, is_there in zip(known, in_train, strict=True) if is_there)
         symbols = self.vocabularies.setdefault("characters", [*SPECIAL_SYMBOLS, *train])
         if symbols == [*SPECIAL_SYMBOLS, *known]:
             return splits
