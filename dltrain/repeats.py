@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 LEVEL, POWER = 0.95, 0.8  # of intervals and tests; with which a test would find the difference that was seen
 MOST_SEEDS = 1000
+NO_SPREAD = 1e-9  # deviation over mean of differences that are equal but for rounding
 
 
 class Interval(NamedTuple):
@@ -18,9 +19,10 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A paired t test over the seeds that both settings have. `p`: how often a difference as large comes about where
-    there is none. `seeds_needed`: with so many the test finds the difference that was seen with probability POWER; None
-    if above MOST_SEEDS."""
+    """A paired t test over the seeds that both settings have; where all differences are equal, as shares of few samples
+    may be, there is no spread to test with, and it is a sign test. `p`: how often a difference as large comes about
+    where there is none. `seeds_needed`: with so many the test finds the difference that was seen with probability
+    POWER; None if above MOST_SEEDS."""
 
     difference: float
     interval: Interval
@@ -54,8 +56,10 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
     if len(differences) < 2:
         return None
     average, deviation = mean(differences), stdev(differences)
-    if deviation == 0:
-        p, needed = (1.0, None) if average == 0 else (0.0, 2)
+    if average == deviation == 0:
+        p, needed = 1.0, None
+    elif deviation <= NO_SPREAD * abs(average):
+        p, needed = 2.0 ** (1 - len(differences)), 1 + math.ceil(-math.log2(1 - LEVEL))
     else:
         t = average / (deviation / math.sqrt(len(differences)))
         p, needed = 2 * float(stdtr(len(differences) - 1, -abs(t))), seeds_needed(abs(average) / deviation)

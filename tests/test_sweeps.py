@@ -208,6 +208,21 @@ def test_seeds_that_are_needed():
     assert repeats.compare({"1": 0.5, "2": 0.5}, {"3": 0.5, "2": 0.5}) is None
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_equal_differences_are_no_certainty(count):
+    """Shares of 180 samples may well differ by the same in all seeds: then it is a sign test, and not p = 0."""
+    first = {str(seed): 0.9 + seed / 180 for seed in range(count)}
+    comparison = repeats.compare({seed: value + 2 / 180 for seed, value in first.items()}, first)
+    assert comparison is not None
+    assert comparison.p == pytest.approx(stats.binomtest(count, count).pvalue)
+    assert comparison.is_clear == (count == 6)
+    assert comparison.seeds_needed == 6
+    words = repeats.describe(("a", "b"), "val/accuracy", comparison)
+    assert words.startswith(f"a against b, val/accuracy, {count} seeds: +0.0111 (+0.0111 to +0.0111), p = ")
+    assert words.endswith("a clear difference" if count == 6 else f"about {6 - count} more seed{'s' * (count < 5)} may "
+                          "settle it")
+
+
 @pytest.mark.slow
 def test_a_grid_that_is_killed_at_random_and_grows_ends_in_the_same_table(tmp_path):
     """Five SIGKILLs, and values that are added in between, against a sweep that was left alone."""
