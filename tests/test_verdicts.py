@@ -37,7 +37,7 @@ HIGHER = {  # experiment -> (metric, the run that has the higher value, the run 
                          ("test/accuracy", "stochastic depth", "constant depth")]}
 HIGHER |= {
     "blur": [("blurred", "with blur", "sharp"), ("unchanged", "with blur", "sharp"), ("noisy", "with noise", "sharp"),
-             ("turned", "with rotation", "sharp")],
+             ("rotated", "with rotation", "sharp")],
     "scales": [("smaller", "with scales", "as they are"), ("larger", "with scales", "as they are"),
                ("unchanged", "with scales", "as they are")],
     "input_normalisation": [("border", "raw", "mean_pixel"), ("conditioning", "raw", "mean_pixel"),

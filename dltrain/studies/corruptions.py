@@ -1,4 +1,4 @@
-"""How well nets recognise blurred, noisy or turned images, with and without such images in their training.
+"""How well nets recognise blurred, noisy or rotated images, with and without such images in their training.
 
 I. Vasiljevic, A. Chakrabarti, G. Shakhnarovich, "Examining the Impact of Blur on Recognition by Convolutional
 Networks", 2016, arXiv 1611.05760: a net trained on sharp images fails on blurred ones; with blurred images in training
