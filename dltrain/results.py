@@ -32,8 +32,10 @@ def print_table(first_title: str, columns: Mapping[str, str], values: Mapping[st
 
 
 def write_values(file: Path, seeds: Sequence[int], values: Mapping[str, Values]) -> None:
-    """A CSV file with a row per run and seed, a column per metric; blank where a run does not have the metric."""
+    """A CSV file with a row per run and seed, a column per metric; blank where a run does not have the metric with each
+    of the seeds."""
     names = list(next(iter(values.values())))
     write_csv(file, ["run", "seed", *values],
-              [[name, seed, *(values[metric][name][number] if values[metric][name] else "" for metric in values)]
+              [[name, seed, *(of_runs[name][number] if len(of_runs[name]) == len(seeds) else ""
+                              for of_runs in values.values())]
                for name in names for number, seed in enumerate(seeds)])

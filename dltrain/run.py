@@ -6,7 +6,7 @@ import copy
 import importlib
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,6 +217,15 @@ class StudyContext(NamedTuple):
     seed: int
     config_dir: str | None  # the user's config folder, whose choices the experiment may name too
 
+    def all_seeds(self, numbers: Sequence[int]) -> list[int]:
+        """Each of `study.seeds`, added to `seed`. Raises UserError where there is none, or one twice: a repeated seed
+        is no repeated trial."""
+        if not numbers:
+            raise UserError("study.seeds: must not be empty")
+        if twice := [number for place, number in enumerate(numbers) if number in numbers[:place]]:
+            raise UserError(f"study.seeds: {twice[0]} is there twice, and gives the same run twice; leave one out")
+        return [self.seed + number for number in numbers]
+
 
 def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], config_dir: str | None) -> None:
     """Runs a study: calls the function that `study._target_` names, with the other keys of `study`."""
@@ -226,7 +235,10 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
         return
     with locked(run_dir.path), logging_to(run_dir.path / "log.txt"):
         before = {*run_dir.path.iterdir()}
+        kept = {file: file.read_bytes() for name in ("config.yaml", "result.json")
+                if (file := run_dir.path / name) in before}
         locate_all(config, "study")
+        (run_dir.path / "result.json").unlink(missing_ok=True)  # of fewer seeds
         run_dir.write_config(to_plain(config), comments)
         run_dir.write_command()
         run_dir.write_environment(f"cpu, {format_count(torch.get_num_threads(), 'thread')}")
@@ -237,6 +249,8 @@ def study(config: DictConfig, run_dir: RunDir, comments: Mapping[str, str], conf
             if {*run_dir.path.iterdir()} == written:  # refused before it began: leave the folder as it was
                 for file in written - before:
                     file.unlink()
+                for file, content in kept.items():
+                    file.write_bytes(content)
             raise
         run_dir.write_json("result.json", {**values, "seed": config.seed, "folder": str(run_dir),
                                            "version": __version__})

@@ -20,7 +20,7 @@ from dltrain.callbacks.stopping import StopAtStep
 from dltrain.drawing import curves as curves_module
 from dltrain.errors import UNDECIDED_CLAIM, UserError
 from dltrain.run_dir import RunDir
-from dltrain.studies import comparison
+from dltrain.studies import comparison, named_runs
 from dltrain.studies.claims import parse_claim
 from dltrain.studies.named_runs import parse_run
 from tests.command_line import run_command
@@ -214,6 +214,27 @@ def test_more_seeds_are_added_to_an_experiment_that_has_ended(tmp_path, command)
     assert "began with another config: study.seeds ([0, 1, 2], now [0, 1])" in err
 
 
+def test_more_seeds_that_are_stopped_are_not_called_finished(tmp_path, command, monkeypatch):
+    assert command("name=g", "study.seeds=[0,1]")[0] == UNDECIDED_CLAIM
+    path, train = tmp_path / "outputs/g", named_runs.run.train
+
+    def stop_at_seed_2(config, *arguments, **keys):
+        if config.seed == 2:
+            raise KeyboardInterrupt
+        return train(config, *arguments, **keys)
+
+    monkeypatch.setattr(named_runs.run, "train", stop_at_seed_2)
+    code, _, _ = command("name=g", "study.seeds=[0,1,2]")
+    assert code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("name=g", "study.seeds=[0,1,2]")
+    assert (code in (0, 9, 10), err, "; 3 seeds)" in out) == (True, "", True)
+    before = {name: (path / name).read_bytes() for name in ("config.yaml", "result.json")}
+    assert command("name=g", "study.seeds=[0,1,2,3,3]")[0] == 2
+    assert {name: (path / name).read_bytes() for name in before} == before, "what is refused changes nothing"
+
+
 @pytest.mark.parametrize(("word", "message"), [
     ("study.claims=['train/loss: residul > plain net']",
      "study.claims: 'train/loss: residul > plain net': no run 'residul'; did you mean 'residual'?"),
@@ -232,6 +253,11 @@ def test_more_seeds_are_added_to_an_experiment_that_has_ended(tmp_path, command)
     ("+study.runs.tuned={pretraned_from: residual}",
      "study.runs.tuned: unknown key 'pretraned_from'; it takes overrides and pretrained_from"),
     ("study.seeds=[]", "study.seeds: must not be empty"),
+    ("study.seeds=[1,0,1]", "study.seeds: 1 is there twice, and gives the same run twice; leave one out"),
+    ("+study.runs.more=null", "study.runs.more: must be a list of overrides, as [model=resnet20], but is None"),
+    ("study.runs={more: []}",
+     "study.runs: its entries cannot be replaced all at once; +study.runs.NAME=VALUE adds one, study.runs.NAME=VALUE "
+     "changes one, ~study.runs.NAME removes one"),
     ("study.seeds=[a]", "study.seeds=['a']: each must be an integer >= 0"),
 ])
 def test_what_is_wrong_is_refused_before_the_first_run(tmp_path, command, word, message):
@@ -296,18 +322,36 @@ def test_by_how_much_a_claim_is_true(text, excess):
     assert claim.excess(3.0, 2.0 if claim.right else 0.0) == excess
 
 
-@pytest.mark.parametrize(("sign", "smaller", "equal", "larger"), [
-    (">", "NOT SUPPORTED", "NOT SUPPORTED", "SUPPORTED"), (">=", "NOT SUPPORTED", "SUPPORTED", "SUPPORTED"),
-    ("<", "SUPPORTED", "NOT SUPPORTED", "NOT SUPPORTED"), ("<=", "SUPPORTED", "SUPPORTED", "NOT SUPPORTED")])
-def test_runs_of_the_same_seed_are_pairs(sign, smaller, equal, larger):
-    """Seeds that differ by much more than the runs decide nothing where the runs of each differ by the same."""
+@pytest.mark.parametrize(("sign", "smaller", "larger"), [
+    (">", "NOT SUPPORTED", "SUPPORTED"), (">=", "NOT SUPPORTED", "SUPPORTED"), ("<", "SUPPORTED", "NOT SUPPORTED"),
+    ("<=", "SUPPORTED", "NOT SUPPORTED")])
+def test_runs_of_the_same_seed_are_pairs(sign, smaller, larger):
+    """Seeds that differ by much more than the runs decide nothing where the runs of each differ by the same. Runs that
+    are equal with each seed do not differ: that neither supports nor refutes > or >=."""
     claim = parse_claim(f"seconds: a {sign} b c", ["a", "b c"])
-    for shift, outcome in ((-0.25, smaller), (0.0, equal), (0.25, larger)):
+    for shift, outcome in ((-0.25, smaller), (0.0, "UNDECIDED"), (0.25, larger)):
         verdict = comparison.judge(claim, {"a": [10 + shift, 2 + shift, shift], "b c": [10.0, 2.0, 0.0]})
         assert verdict.outcome == outcome, shift
     assert verdict.evidence.startswith(f"4.25 of a {sign} 4 of b c; by ")
+    equal = comparison.judge(claim, {"a": [1.0, 2.0, 3.0], "b c": [1.0, 2.0, 3.0]})
+    assert equal.evidence.endswith("; equal with each of 3 seeds")
     unpaired = comparison.judge(claim, {"a": [0.25, 10.25, 2.25], "b c": [10.0, 2.0, 0.0]})
     assert unpaired.outcome == "UNDECIDED"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_decide_nothing(value):
+    claim = parse_claim("loss: a > b", ["a", "b"])
+    for values in ([value] * 3, [1.0, value, 2.0]):
+        verdict = comparison.judge(claim, {"a": values, "b": [0.0, 0.5, 0.2]})
+        assert (verdict.outcome, verdict.evidence[-26:]) == ("UNDECIDED", "not finite with some seeds")
+
+
+def test_a_metric_that_some_seeds_lack_is_refused_by_a_claim_and_blank_in_the_table(tmp_path):
+    with pytest.raises(UserError, match="iou is missing for some seeds"):
+        comparison.judge(parse_claim("iou: a > b", ["a", "b"]), {"a": [1.0, 2.0], "b": [1.0]})
+    results.write_values(tmp_path / "x.csv", [0, 1], {"iou": {"a": [1.0, 2.0], "b": [1.0]}})
+    assert (tmp_path / "x.csv").read_text().split() == ["run,seed,iou", "a,0,1.0", "a,1,2.0", "b,0,", "b,1,"]
 
 
 @pytest.mark.parametrize("text", ["seconds: a ! b", "a > b", "seconds: a > c", "seconds: 1 > a"])

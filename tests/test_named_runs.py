@@ -10,8 +10,10 @@ from dltrain.augment.colour import GaussianNoise
 from dltrain.batches import ClassificationBatch
 from dltrain.build import build_data, build_task
 from dltrain.config.compose import compose
+from dltrain.errors import UserError
 from dltrain.models.googlenet import GoogLeNet
 from dltrain.studies import auxiliary_losses, corruptions, translation_by_length
+from dltrain.studies.claims import parse_claim, parse_claims
 from dltrain.studies.named_runs import plan_runs
 from tests.command_line import run_command
 
@@ -27,6 +29,13 @@ def test_a_run_may_start_from_one_before_it():
     assert plans["then"].composed.config.model.depth == 8
 
 
+@pytest.mark.parametrize(("right", "excess"), [("-0.5", 1.5), ("1e-3", 0.999), (".5", 0.5), ("b - 1e-2", 0.51)])
+def test_a_claim_has_numbers_of_any_form_and_metrics_with_blanks(right, excess):
+    claim = parse_claim(f"heavy blur: a > {right}", ["a", "b"])
+    assert claim.metric == "heavy blur"
+    assert claim.excess(1.0, 0.5 if claim.right else 0.0) == pytest.approx(excess)
+
+
 def test_a_run_that_does_not_compose_is_refused_before_any_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for experiment, run in (("blur", "sharp"), ("translation_by_length", "attention"), ("stride", "strided")):
@@ -34,6 +43,38 @@ def test_a_run_that_does_not_compose_is_refused_before_any_is_trained(tmp_path, 
                                      f'study.runs.{run}=["model.widdth=3"]')
         assert (code, "epoch" in out) == (2, False)
         assert err.startswith(f"dltrain: error: study.runs.{run}: ")
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["experiment=auxiliary_losses", 'study.more=["model.auxiliary_weight=0"]'],
+     "study.common: must choose a GoogLeNet with auxiliary losses"),
+    (["experiment=auxiliary_losses", 'study.common=["model=resnet20"]'],
+     "study.common: must choose a GoogLeNet with auxiliary losses"),
+    (["experiment=receptive_field", '+study.nets.mine=["model=resnet20"]'],
+     "study.nets.mine: must be a model that labels pixels, but its data yield ClassificationBatch"),
+    (["experiment=receptive_field", "+study.nets.mine=[]"], "study.nets.mine: must name a model"),
+    (["experiment=receptive_field", '+study.nets.mine=["model=fcn32"]'], "study.nets.mine: unknown model 'fcn32'"),
+    (["experiment=receptive_field", "+study.nets.mine=['run=nowhere']"], "nowhere"),
+    (["experiment=batchnorm_effect", "study.lrs=[]"], "study.lrs: must not be empty"),
+    (["experiment=input_normalisation", "study.normalizations=[raw,rwa]", "study.claims=[]"], "study.normalizations: "),
+    (["experiment=blur", "+study.corruptions.none=null"], "study.corruptions.none: must be a list of transforms"),
+    (["experiment=gates", "study.seeds=[0,0]"], "study.seeds: 0 is there twice")])
+def test_what_does_not_fit_is_refused_before_anything_is_trained(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_command(monkeypatch, capsys, *words, "name=x")
+    assert (code, "seed" in out) == (2, False)
+    assert err.startswith("dltrain: error: ")
+    assert message in err
+
+
+def test_a_model_that_takes_no_weights_of_a_run_is_refused_before_the_first_is_trained():
+    with pytest.raises(UserError, match=r"study\.runs\.tuned\.pretrained_from: .*CharRNN takes no weights of a run"):
+        plan_runs(None, ["model=char_rnn"], {"source": [], "tuned": {"pretrained_from": "source"}}, [])
+
+
+def test_no_claims_and_nothing_in_common_may_be_null():
+    assert plan_runs(None, None, {"a": ["model=resnet20"]}, None)["a"].overrides == ["model=resnet20"]
+    assert parse_claims(None, ["a"], ["loss"]) == []
 
 
 # images that were changed

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from dltrain.batches import generator
 from dltrain.data import scenes
 from dltrain.models.overfeat import OverFeat, convolve, windows_of
+from dltrain.models.recurrent import lstm_cell
 from dltrain.run_dir import RunDir
 from dltrain.studies import comparison, gradient_flow
 from tests.command_line import run_command
@@ -51,6 +53,27 @@ def test_gradient_norms_equal_the_product_of_jacobians(value):
     assert (result <= value ** torch.arange(distance + 1) + 1e-9).all()
 
 
+def test_gradient_norms_of_an_lstm_are_those_of_the_whole_state():
+    """Against products with the Jacobians of single steps with respect to h and c together."""
+    net, distance = gradient_flow.lstm(5, 2.0, seed=1), 9
+    result = gradient_flow.gradient_norms(net, distance, seed=1)
+    x = 0.1 * torch.randn(32, distance + 1, 8, generator=generator("flow", 1), dtype=torch.float64)
+    states = [torch.zeros(32, 10, dtype=torch.float64)]
+
+    def step(state: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.cat(lstm_cell(x[:, t], (state[:, :5], state[:, 5:]), *net.weights(0)), dim=1)
+
+    for t in range(distance + 1):
+        states.append(step(states[-1], t).detach())
+    gradient = torch.cat([torch.randn(32, 5, generator=generator("projection", 1), dtype=torch.float64),
+                          torch.zeros(32, 5, dtype=torch.float64)], dim=1)
+    norms = [gradient.norm(dim=1).mean()]
+    for t in range(distance, 0, -1):
+        _, gradient = torch.autograd.functional.vjp(partial(step, t=t), states[t], gradient)
+        norms.append(gradient.norm(dim=1).mean())
+    torch.testing.assert_close(result, torch.stack(norms) / norms[0])
+
+
 def test_an_lstm_begins_with_its_forget_bias():
     """Gates are in torch's order: input, forget, cell, output. The forget bias counts once, in b_x."""
     small, large = (gradient_flow.lstm(5, bias, seed=1).weights(0) for bias in (1.0, 3.0))
@@ -85,6 +108,11 @@ def test_a_study_is_one_command_with_a_table_and_a_picture(tmp_path, monkeypatch
     assert (path / "results.png").stat().st_size > 5000
     code, out, _ = command()
     assert (code, out) == (0, "outputs/g is finished, nothing to do; another name= starts another run\n")
+    for word, message in (("study.window=12499", "study.window=12499: must be at most 12,498, the length of a stream"),
+                          ("study.singular_values=[]", "study.singular_values, study.forget_biases: must not both be "
+                           "empty")):
+        code, _, err = command(word, "study.forget_biases=[]", "name=h")
+        assert (code, err) == (2, f"dltrain: error: {message}\n")
     assert command("study.lr=-1")[::2] == (2, "dltrain: error: study.lr=-1: must be a number > 0\n")
 
 

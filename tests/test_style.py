@@ -89,7 +89,7 @@ def test_dark_scenes_are_drawn_brighter_in_their_hues_and_stay_as_they_are():
         assert torch.equal(image, before), "the data stay"
         assert float(image.float().mean(0).median() / 255) < LEAST_LIGHT
         assert float(bright.float().mean(0).median() / 255) == pytest.approx(LEAST_LIGHT, abs=0.01)
-        lit = (image > 20).all(0) & (bright < 255).all(0)
+        lit = (image > 20).all(0)
         factors = bright[:, lit].float() / image[:, lit]
         assert (factors.max(0).values - factors.min(0).values).max() < 0.06, "one factor for all channels of a pixel"
         assert torch.equal(draw_boxes(image, torch.zeros(0, 4), torch.zeros(0))[:, ::4, ::4], bright)

@@ -139,6 +139,9 @@ def unknown_key(error: Exception, config: DictConfig, overrides: list[Override])
     refuse_old_key(key)
     if short := next((short for short, full in SHORT_FORMS.items() if full == key), None):
         return UserError(f"{short}= is {key}=, which this {key.partition('.')[0]} does not have; leave it out")
+    if key in known:
+        return UserError(f"{key}: its entries cannot be replaced all at once; +{key}.NAME=VALUE adds one, "
+                         f"{key}.NAME=VALUE changes one, ~{key}.NAME removes one")
     hint = suggest(key, known) or suggest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
     return UserError(f"unknown key '{key}'{hint or '; dltrain --cfg job shows every key'}")
 

@@ -15,15 +15,16 @@ LEAST_LIGHT, LEAST_GAMMA = 0.34, 0.4  # of 1, which is white: of a picture's med
 
 def brighten(image: Tensor) -> Tensor:
     """For results on images (C, H, W) uint8: one that is darker than LEAST_LIGHT in the median of its pixels' mean over
-    the channels is lifted to it, by a gamma curve of that mean, which keeps the hues; another one is returned as it is.
-    """
+    the channels is lifted to it, by a gamma curve of that mean; another one is returned as it is. The channels of a
+    pixel have one factor, at most that which makes the largest of them white, so the hues stay."""
     values = image.float() / 255
     light = values.mean(0).clamp_min(1e-3)
     median = light.median().item()
     if median >= LEAST_LIGHT:
         return image
     gamma = max(LEAST_GAMMA, math.log(LEAST_LIGHT) / math.log(median))
-    return (values * light ** (gamma - 1) * 255).round().clamp(0, 255).to(image.dtype)
+    factors = (light ** (gamma - 1)).minimum(1 / values.amax(0).clamp_min(1e-3))
+    return (values * factors * 255).round().clamp(0, 255).to(image.dtype)
 
 
 def enlarge(image: Tensor, least_px: int) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dltrain import evaluation
@@ -32,7 +33,7 @@ from dltrain.models.googlenet import GoogLeNet
 from dltrain.results import all_numbers, print_table, write_values
 from dltrain.run import StudyContext
 from dltrain.studies.claims import judge, judge_excesses, parse_claim, print_verdicts
-from dltrain.studies.named_runs import plan_runs, train_all
+from dltrain.studies.named_runs import compose_run, plan_runs, train_all
 from dltrain.tasks.task import Task
 
 RUNS = {"with": [], "without": ["model.auxiliary_weight=0"]}
@@ -47,10 +48,12 @@ Norms = dict[str, dict[str, float]]  # of each stage and loss
 def study(context: StudyContext, common: list[str], more: list[str], seeds: list[int]) -> dict[str, Any]:
     """`common`, `more`: a run of a GoogLeNet, as on the command line. Writes comparison.csv, gradients.csv and
     results.png; returns the means over the seeds and the outcomes of the claims."""
-    if not seeds:
-        raise UserError("study.seeds: must not be empty")
+    chosen = compose_run("with", [*(common or []), *(more or [])], context.config_dir).config
+    if not OmegaConf.select(chosen, "model.auxiliary_weight"):
+        raise UserError("study.common: must choose a GoogLeNet with auxiliary losses, as model=googlenet_cifar with a "
+                        f"model.auxiliary_weight above 0, but the model is {chosen.model._target_}")
     plans = plan_runs(context.config_dir, common, RUNS, more)
-    all_seeds = [context.seed + number for number in seeds]
+    all_seeds = context.all_seeds(seeds)
     values: dict[str, dict[str, list[float]]] = {metric: {name: [] for name in RUNS} for metric in COLUMNS}
     norms: dict[str, list[Norms]] = {time: [] for time in TIMES}
     for name, seed, config, run_dir in train_all(context, plans, all_seeds):
@@ -86,9 +89,7 @@ def study(context: StudyContext, common: list[str], more: list[str], seeds: list
 
 def measure(task: Task, batch: ClassificationBatch, seed: int) -> Norms:
     """The norms of the gradients of one batch in training mode, without augmentation; dropout depends on the seed."""
-    model = task.model
-    if not isinstance(model, GoogLeNet) or not auxiliary_weight(model):
-        raise UserError(f"study.common: must choose a GoogLeNet, but the model is a {type(model).__name__}")
+    model = cast(GoogLeNet, task.model)
     torch.manual_seed(seed_of("dropout", seed))
     logits, *others = model.train()(cast(Any, task).augment.normalize(batch.images))
     main = F.cross_entropy(logits, batch.labels)

@@ -60,11 +60,11 @@ def study(context: StudyContext, data: str, root: str | None, steps: int, batch_
           evaluations: int, target: float, seeds: list[int]) -> dict[str, Any]:
     """Writes accuracy.csv, percentiles.csv and results.png, all of the first seed; returns the means over the seeds
     that are printed, and what the seeds say of the paper's claims."""
-    if not seeds:
-        raise UserError("study.seeds: must not be empty")
+    if not lrs:
+        raise UserError("study.lrs: must not be empty")
     eval_steps = sorted({round(steps * number / evaluations) for number in range(evaluations + 1)})
     repeats: list[Histories] = []
-    for seed in (context.seed + number for number in seeds):
+    for seed in context.all_seeds(seeds):
         overrides = [f"data={data}", f"data.batch_size={batch_size}", f"seed={seed}", "recipe=none"]
         overrides += [f"data.root={root}"] if root else []
         module = build_data(compose(overrides, context.config_dir).job_config())
@@ -146,7 +146,7 @@ def measure(net: MLP, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Accuracy (), and percentiles (3, units) of the inputs to the last sigmoids, both in evaluation mode."""
     net.eval()
     inputs = net.last_inputs(images)
-    accuracy = (net.head(torch.sigmoid(inputs)).argmax(1) == labels).float().mean()
+    accuracy = (net.head(torch.sigmoid(inputs)).argmax(1) == labels).double().mean()
     net.train()
     return accuracy, inputs.quantile(torch.tensor(PERCENTILES), dim=0)
 

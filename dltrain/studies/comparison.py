@@ -51,11 +51,11 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     Raises UserError, with the key, for a metric that no run has. This is known before any training, except for test/...
     metrics and val/... curves: these are known after the first run, or after the last one if the runs are of several
     tasks or data sets."""
-    for key, value in (("runs", runs), ("seeds", seeds), ("columns", columns)):
+    for key, value in (("runs", runs), ("columns", columns)):
         if not value:
             raise UserError(f"study.{key}: must not be empty")
     plans = plan_runs(context.config_dir, common, runs, more)
-    parsed = [parse_claim(text, list(plans)) for text in claims]
+    parsed = [parse_claim(text, list(plans)) for text in claims or []]
     requested = {"study.columns": list(columns), "study.claims": [claim.metric for claim in parsed],
                  "study.bars": list(bars) or list(columns)[:1]}
     metrics = list(dict.fromkeys(metric for values in requested.values() for metric in values))
@@ -63,7 +63,7 @@ def study(context: run.StudyContext, common: list[str], runs: Mapping[str, Any],
     refuse_unknown_metrics(requested, curves, [item.config for item in composed])
     share_metrics = len({(item.config.task._target_, item.chosen["data"]) for item in composed}) == 1
 
-    all_seeds = [context.seed + number for number in seeds]
+    all_seeds = context.all_seeds(seeds)
     values: dict[str, dict[str, list[float]]] = {metric: {name: [] for name in plans} for metric in metrics}
     ended: dict[str, list[RunDir]] = {name: [] for name in plans}
     for trained in train_all(context, plans, all_seeds):

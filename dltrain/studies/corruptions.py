@@ -41,15 +41,17 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
     """`runs` as in comparison.py; `corruptions`: name -> transforms of pixels in [0, 1] through which the test images
     go. Each claim compares the accuracy on one of them. Writes comparison.csv and results.png; returns the means over
     the seeds and the outcomes of the claims."""
-    for key, value in (("runs", runs), ("seeds", seeds), ("corruptions", corruptions)):
+    for key, value in (("runs", runs), ("corruptions", corruptions)):
         if not value:
             raise UserError(f"study.{key}: must not be empty")
+    if empty := [name for name, transforms in corruptions.items() if transforms is None]:
+        raise UserError(f"study.corruptions.{empty[0]}: must be a list of transforms, [] for none")
     plans = plan_runs(context.config_dir, common, runs, more)
     for name, plan in plans.items():
         if (batch_type := plan.composed.config.data.batch_type) != ClassificationBatch.__name__:
             raise UserError(f"study.runs.{name}: must classify images, but its data yield {batch_type}")
     parsed = parse_claims(claims, list(plans), corruptions)
-    all_seeds = [context.seed + number for number in seeds]
+    all_seeds = context.all_seeds(seeds)
     values: dict[str, dict[str, list[float]]] = {name: {run: [] for run in plans} for name in corruptions}
     examples: dict[str, Tensor] = {}
     for name, seed, config, run_dir in train_all(context, plans, all_seeds):

@@ -42,11 +42,9 @@ def study(context: StudyContext, words: list[str], more: list[str], characters: 
     over the seeds.
 
     Raises UserError for a model that is not a CharRNN of LSTM layers."""
-    if not seeds:
-        raise UserError("study.seeds: must not be empty")
     saturated: dict[str, list[float]] = {f"{gate}, {side}": [] for gate in GATES for side in ("left", "right")}
     forget_by_kind: dict[str, list[float]] = {}
-    all_seeds = [context.seed + number for number in seeds]
+    all_seeds = context.all_seeds(seeds)
     plans = plan_runs(context.config_dir, words, {"reader": []}, more)
     chosen = plans["reader"].composed.config
     if not str(chosen.model._target_).endswith(f".{CharRNN.__name__}") or chosen.model.cell != "lstm":

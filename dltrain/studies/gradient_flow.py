@@ -23,6 +23,7 @@ from dltrain.data.sequences import character_vocabulary
 from dltrain.data.stdlib import read_topics
 from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
+from dltrain.errors import UserError
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 from dltrain.run import StudyContext
 
@@ -37,6 +38,8 @@ Columns = Mapping[str, Sequence[float]]
 def study(context: StudyContext, hidden: int, distance: int, singular_values: list[float], forget_biases: list[float],
           steps: int, window: int, lr: float, clip_norm: float) -> dict[str, Any]:
     """Writes gradient_norms.csv, training.csv and results.png; returns the last norm of each net and its last loss."""
+    if not (singular_values or forget_biases):
+        raise UserError("study.singular_values, study.forget_biases: must not both be empty")
     seed = context.seed
     norms = {f"vanilla, s = {value:g}": gradient_norms(vanilla(hidden, value, seed), distance, seed).tolist()
              for value in singular_values}
@@ -81,8 +84,8 @@ def gradient_norms(net: Recurrent, distance: int, seed: int) -> Tensor:
     state = tuple(tensor[0].requires_grad_() for tensor in net.zeros(BATCH))
     states = []
     for t in range(distance + 1):
-        state = EQUATIONS[net.cell](x[:, t], state, *weights)
-        states.append(state)
+        state = tuple(tensor.clone() for tensor in EQUATIONS[net.cell](x[:, t], state, *weights))  # so that the
+        states.append(state)  # gradient with respect to c does not hold that through the h of the same step
     projection = torch.randn(BATCH, net.hidden, generator=generator("projection", seed), dtype=torch.float64)
     tensors = [tensor for step in states for tensor in step]
     gradients = torch.autograd.grad((state[0] * projection).sum(), tensors, allow_unused=True)
@@ -100,6 +103,8 @@ def train(steps: int, window: int, lr: float, limit: float, seed: int) -> tuple[
     text = "\n\n".join(read_topics())[:CHARACTERS]
     symbols = character_vocabulary(text)
     rows = cut_streams(torch.from_numpy(encode_characters(text, symbols)).long(), STREAMS, whole=False)
+    if window >= rows.shape[1] - 1:
+        raise UserError(f"study.window={window}: must be at most {rows.shape[1] - 2:,}, the length of a stream")
     torch.manual_seed(seed_of("init", seed))
     net = CharRNN(len(symbols), "rnn", UNITS, 1)
     nn.init.orthogonal_(net.recurrent.weights(0)[1])

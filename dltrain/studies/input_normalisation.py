@@ -36,6 +36,7 @@ from dltrain.studies.batchnorm_effect import endless_batches
 from dltrain.studies.claims import judge, parse_claims, print_verdicts
 
 KERNEL_PX = 3
+EXACT = ("conditioning", "border")  # columns that no seed changes
 AT_ONCE = 500  # images whose patches are in memory together
 COLUMNS = {"conditioning": "conditioning", "border": "border", "steps_to_target": "steps to {target:g}",
            "accuracy": "test accuracy", "lr": "learning rate"}
@@ -53,23 +54,27 @@ def study(context: StudyContext, data: str, root: str | None, image_px: int, nor
           ) -> dict[str, Any]:
     """`normalizations`: kinds of Normalize, or raw. Writes comparison.csv and results.png; returns the means over the
     seeds and the outcomes of the claims. A net that never reaches the target counts as one that needs all steps."""
-    for key, listed in (("normalizations", normalizations), ("lrs", lrs), ("seeds", seeds)):
+    for key, listed in (("normalizations", normalizations), ("lrs", lrs)):
         if not listed:
             raise UserError(f"study.{key}: must not be empty")
     parsed = parse_claims(claims, normalizations, COLUMNS)
     eval_steps = sorted({round(steps * number / evaluations) for number in range(evaluations + 1)})
     values: dict[str, dict[str, list[float]]] = {key: {kind: [] for kind in normalizations} for key in COLUMNS}
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    all_seeds = [context.seed + number for number in seeds]
+    normalizers: dict[str, nn.Module] = {}
+    patches: dict[str, tuple[float, float]] = {}  # of the training split, which is the same for all seeds
+    all_seeds = context.all_seeds(seeds)
     for seed in all_seeds:
         overrides = [f"data={data}", f"data.image_px={image_px}", f"seed={seed}", "recipe=none"]
         overrides += [f"data.root={root}"] if root else []
         module = build_data(compose(overrides, context.config_dir).job_config())  # refuses data without labels
         pixels = module.training_pixels(module.num_samples("train"))
-        for kind in normalizations:
+        if not normalizers:
+            normalizers |= {kind: normalizer(kind, pixels) for kind in normalizations}
+            patches |= {kind: measure_patches(normalize, pixels) for kind, normalize in normalizers.items()}
+        for kind, normalize in normalizers.items():
             print(f"{kind}, seed {seed}", flush=True)
-            normalize = normalizer(kind, pixels)
-            conditioning, border = measure_patches(normalize, pixels)
+            conditioning, border = patches[kind]
             histories = {lr: train(module, normalize, lr, eval_steps, channels, seed) for lr in lrs}
             best = max(lrs, key=lambda lr: histories[lr].accuracies[-1])
             numbers = {"conditioning": conditioning, "border": border, "lr": best,
@@ -84,7 +89,7 @@ def study(context: StudyContext, data: str, root: str | None, image_px: int, nor
     file = context.folder / "results.png"
     bars = {titles[key]: values[key] for key in ("conditioning", "border", "steps_to_target")}
     draw_comparison({"val/accuracy": curves}, bars, file)
-    outcomes = print_verdicts([judge(claim, values[claim.metric]) for claim in parsed])
+    outcomes = print_verdicts([judge(claim, values[claim.metric], claim.metric in EXACT) for claim in parsed])
     print(f"\n{file}")
     return {**{f"{key}, {kind}": mean(repeats) for key, of_kinds in values.items()
                for kind, repeats in of_kinds.items()}, **outcomes}
@@ -126,9 +131,10 @@ def measure_patches(normalize: nn.Module, pixels: Tensor) -> tuple[float, float]
         num_border += border.shape[0] * border.shape[2]
     second /= num_inside
     mean_inside, mean_border = inside_sum / num_inside, border_sum / num_border
-    eigenvalues = torch.linalg.eigvalsh(second)
+    smallest, *_, largest = torch.linalg.eigvalsh(second).tolist()
+    smallest = max(smallest, torch.finfo(second.dtype).eps * largest)  # 0 but for rounding, where channels are equal
     variance = second.trace() - mean_inside.square().sum()
-    return float(eigenvalues[-1] / eigenvalues[0]), float((mean_border - mean_inside).norm() / variance.sqrt())
+    return largest / smallest, float((mean_border - mean_inside).norm() / variance.sqrt())
 
 
 def small_net(c_in: int, num_classes: int, channels: int) -> nn.Module:
@@ -159,8 +165,8 @@ def train(module: DataModule, normalize: nn.Module, lr: float, eval_steps: Seque
 @torch.no_grad()
 def accuracy_of(net: nn.Module, normalize: nn.Module, module: DataModule, split: str) -> float:
     batches = module.read(split, list(torch.arange(module.num_samples(split)).split(AT_ONCE)))
-    correct = [(net(normalize(batch.images)).argmax(1) == batch.labels).float() for batch in batches]
-    return float(torch.cat(correct).mean())
+    correct = torch.cat([net(normalize(batch.images)).argmax(1) == batch.labels for batch in batches])
+    return int(correct.sum()) / len(correct)
 
 
 def steps_to(target: float, history: History, eval_steps: Sequence[int]) -> int:

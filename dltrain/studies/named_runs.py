@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain import run
 from dltrain.config.compose import Composed, compose
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+
+MISSING = object()  # of a key that a config does not have
 
 
 class Plan(NamedTuple):
@@ -33,13 +35,19 @@ class TrainedRun(NamedTuple):
     run_dir: RunDir
 
 
-def plan_runs(config_dir: str | None, common: list[str], runs: Mapping[str, Any], more: list[str]) -> dict[str, Plan]:
-    """`common`, `runs` and `more` as in comparison.py. Raises UserError for a run that does not compose, before any is
-    trained."""
-    parsed = {name: parse_run(name, value, common, more, list(runs)) for name, value in runs.items()}
+def plan_runs(config_dir: str | None, common: list[str] | None, runs: Mapping[str, Any], more: list[str] | None
+              ) -> dict[str, Plan]:
+    """`common`, `runs` and `more` as in comparison.py; None for none. Raises UserError for a run that does not compose,
+    or cannot start from the weights of another one, before any is trained."""
+    parsed = {name: parse_run(name, value, common or [], more or [], list(runs)) for name, value in runs.items()}
     refuse_shared_folders(list(parsed))
-    return {name: Plan(overrides, source, compose_run(name, overrides, config_dir))
-            for name, (overrides, source) in parsed.items()}
+    plans = {name: Plan(overrides, source, compose_run(name, overrides, config_dir))
+             for name, (overrides, source) in parsed.items()}
+    for name, plan in plans.items():
+        config = plan.composed.config
+        if plan.pretrained_from and OmegaConf.select(config, pretrained_key(config), default=MISSING) is MISSING:
+            raise UserError(f"study.runs.{name}.pretrained_from: {config.model._target_} takes no weights of a run")
+    return plans
 
 
 def parse_run(name: str, value: Any, common: list[str], more: list[str], names: Sequence[str]
@@ -47,6 +55,8 @@ def parse_run(name: str, value: Any, common: list[str], more: list[str], names: 
     """`value`: an entry of `runs`. Its overrides, and the run whose weights it starts from. Raises UserError for an
     unknown key, and for a `pretrained_from` that is not an earlier run."""
     keys = value if isinstance(value, Mapping) else {"overrides": value}
+    if not isinstance(keys.get("overrides", []), Sequence) or isinstance(keys.get("overrides"), str):
+        raise UserError(f"study.runs.{name}: must be a list of overrides, as [model=resnet20], but is {value!r}")
     if unknown := [key for key in keys if key not in ("overrides", "pretrained_from")]:
         raise UserError(f"study.runs.{name}: unknown key '{unknown[0]}'; it takes overrides and pretrained_from")
     source = keys.get("pretrained_from")
@@ -55,12 +65,12 @@ def parse_run(name: str, value: Any, common: list[str], more: list[str], names: 
     return [*common, *keys.get("overrides", []), *more], source
 
 
-def compose_run(name: str, overrides: list[str], config_dir: str | None) -> Composed:
-    """Raises UserError with the run's name."""
+def compose_run(name: str, overrides: list[str], config_dir: str | None, key: str = "runs") -> Composed:
+    """Raises UserError with the run's name, an entry of study.`key`."""
     try:
         return compose(overrides, config_dir)
     except UserError as error:
-        raise type(error)(f"study.runs.{name}: {error}") from None
+        raise type(error)(f"study.{key}.{name}: {error}") from None
 
 
 def refuse_shared_folders(names: list[str]) -> None:

@@ -18,17 +18,19 @@ from statistics import mean
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dltrain import evaluation, run
-from dltrain.batches import generator, seed_of
+from dltrain.batches import SegmentationBatch, generator, seed_of
 from dltrain.build import build
-from dltrain.config.compose import compose
 from dltrain.drawing.style import new_figure, save_figure
 from dltrain.drawing.tables import format_table, format_values, write_csv
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
+from dltrain.stored_files import refuse_incomplete_config
 from dltrain.studies.claims import Verdict, judge_excesses, print_verdicts
+from dltrain.studies.named_runs import compose_run
 
 SHARE = 0.0455  # of the largest gradient
 COLUMNS = {"reach_px": "reach, px", "effective_px": "effective, px", "half_px": "half within, px"}
@@ -44,15 +46,16 @@ def study(context: run.StudyContext, nets: dict[str, list[str]], image_px: int, 
           ) -> dict[str, Any]:
     """`nets`: name -> overrides that choose a model that labels pixels, or run=FOLDER for a trained one. Writes
     fields.csv and results.png, which shows the first seed; returns the means over the seeds."""
-    if not seeds:
-        raise UserError("study.seeds: must not be empty")
+    if not nets:
+        raise UserError("study.nets: must not be empty")
+    configs = {name: read_config(name, words, context.config_dir) for name, words in nets.items()}
     fields: dict[str, Tensor] = {}
     repeats: list[Sizes] = []
-    for seed in (context.seed + number for number in seeds):
+    for seed in context.all_seeds(seeds):
         sizes = {}
         for name, words in nets.items():
-            model, channels = build_net(words, context.config_dir, seed)
-            field = gradient_field(model, image_px, images, channels, seed)
+            net, channels = build_net(words, configs[name], seed), configs[name].data.channels
+            field = gradient_field(net, image_px, images, channels, seed)
             fields.setdefault(name, field)
             sizes[name] = measure(field)
             print(f"  {name}: {image_px} px, mean of {images} images, seed {seed}", flush=True)
@@ -69,17 +72,27 @@ def study(context: run.StudyContext, nets: dict[str, list[str]], image_px: int, 
     return {**{f"{key}, {name}": mean(row[key]) for name, row in values.items() for key in row}, **outcomes}
 
 
-def build_net(words: list[str], config_dir: str | None, seed: int) -> tuple[nn.Module, int]:
-    """The net and the number of channels of its images."""
+def read_config(name: str, words: list[str], config_dir: str | None) -> DictConfig:
+    """That of a net of `nets`. Raises UserError for one that does not label pixels."""
+    if not words:
+        raise UserError(f"study.nets.{name}: must name a model, as [model=fcn32s], or a run, as [run=outputs/x]")
     if words[0].startswith("run="):
-        from omegaconf import OmegaConf
-
         run_dir = RunDir(Path(words[0].removeprefix("run=")))
-        config = OmegaConf.create(run_dir.read_config())
-        return evaluation.restore(config, run_dir).model.cpu(), config.data.channels
-    config = compose(words, config_dir).job_config()
+        stored = run_dir.read_config()
+        refuse_incomplete_config(stored, run_dir.path / "config.yaml")
+        config = OmegaConf.create(stored)
+    else:
+        config = compose_run(name, words, config_dir, "nets").job_config()
+    if (batch_type := config.data.batch_type) != SegmentationBatch.__name__:
+        raise UserError(f"study.nets.{name}: must be a model that labels pixels, but its data yield {batch_type}")
+    return config
+
+
+def build_net(words: list[str], config: DictConfig, seed: int) -> nn.Module:
+    if words[0].startswith("run="):
+        return evaluation.restore(config, RunDir(Path(words[0].removeprefix("run=")))).model.cpu()
     torch.manual_seed(seed_of("init", seed))
-    return build(config.model, "model"), config.data.channels
+    return build(config.model, "model")
 
 
 def gradient_field(model: nn.Module, px: int, count: int, channels: int, seed: int) -> Tensor:

@@ -38,9 +38,8 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
     the last group has all that are longer. Each claim compares the exact match, the share of the test pairs whose
     target greedy decoding writes without an error, in a group: to12, to18, longer, or in all. Writes comparison.csv and
     results.png; returns the means over the seeds and the outcomes of the claims."""
-    for key, value in (("runs", runs), ("seeds", seeds)):
-        if not value:
-            raise UserError(f"study.{key}: must not be empty")
+    if not runs:
+        raise UserError("study.runs: must not be empty")
     if sorted(set(longest)) != longest:
         raise UserError(f"study.longest={longest}: must be rising")
     groups = ["all", *(f"to{length}" for length in longest), "longer"]
@@ -49,7 +48,7 @@ def study(context: StudyContext, common: list[str], runs: Mapping[str, Any], mor
         if (batch_type := plan.composed.config.data.batch_type) != PairBatch.__name__:
             raise UserError(f"study.runs.{name}: must be a model that translates, but its data yield {batch_type}")
     parsed = parse_claims(claims, list(plans), groups)
-    all_seeds = [context.seed + number for number in seeds]
+    all_seeds = context.all_seeds(seeds)
     values: dict[str, dict[str, list[float]]] = {group: {name: [] for name in plans} for group in groups}
     counts: dict[str, int] = {}
     for name, _, config, run_dir in train_all(context, plans, all_seeds):
