@@ -95,7 +95,7 @@ def test_blocks_survive_with_linearly_decaying_probability():
 
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_the_nine_nets_on_one_text_have_equal_parameters(size):
-    """Karpathy, Johnson, Li 2015 (1506.02078), section 4.1: the others have about as many as an LSTM of one layer."""
+    """Karpathy et al. 2015 (1506.02078), section 4.1: the others have about as many as an LSTM of one layer."""
     def parameters(cell: str, layers: int) -> int:
         net = build_model("experiment=cells_on_text", "data.root=x", "data.vocab_size=84", f"size={size}",
                           f"model.cell={cell}", f"model.layers={layers}", num_classes=None)
