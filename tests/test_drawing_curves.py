@@ -44,3 +44,12 @@ def test_more_runs_than_colours_differ_in_their_lines(tmp_path, figures):
     curves.draw_comparison({"train/loss": runs}, {}, tmp_path / "a.png")
     looks = [(line.get_color(), line.get_linestyle()) for line in figures[0].axes[0].get_lines()]
     assert len({*looks}) == 12
+
+
+@pytest.mark.parametrize(("count", "colours"), [(7, 7), (8, 1), (20, 1)])
+def test_more_bars_than_colours_have_one_colour_and_room(count, colours, tmp_path, figures):
+    curves.draw_comparison({}, {"accuracy": {f"run {number}": [0.5, 0.6] for number in range(count)}},
+                           tmp_path / "a.png")
+    (figure,) = figures
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == colours
+    assert figure.get_figheight() >= count * curves.BAR_INCHES

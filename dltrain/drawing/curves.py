@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from dltrain.drawing.style import colour, line, new_figure, save_figure
+from dltrain.drawing.style import COLOURS, colour, line, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BAR_INCHES = 0.25  # the least height of a bar with its gap
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
@@ -31,12 +32,14 @@ def draw_comparison(curves: Mapping[str, Mapping[str, Curve]], bars: Mapping[str
     """A panel per metric of `curves` (title -> run -> curve), then one per metric of `bars` (title -> run -> values). A
     run has the same colour in all panels, also where another one has no such metric."""
     names = dict.fromkeys(name for of_runs in (*curves.values(), *bars.values()) for name in of_runs)
-    colours = {name: colour(place) for place, name in enumerate(names)}
+    is_different = bool(curves) or len(names) <= len(COLOURS)  # else a colour would stand for several runs
+    colours = {name: colour(place if is_different else 0) for place, name in enumerate(names)}
     styles = {name: line(place) for place, name in enumerate(names)}
     count = len(curves) + len(bars)
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
-    figure = new_figure(5 * columns + 1, 3.6 * rows + 0.5)
+    tallest = max((len(of_runs) for of_runs in bars.values()), default=0)
+    figure = new_figure(5 * columns + 1, max(3.6, BAR_INCHES * tallest) * rows + 0.5)
     panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
     for axes, (title, of_runs) in zip(panels, curves.items(), strict=False):
         for name, curve in of_runs.items():
@@ -76,7 +79,7 @@ def draw_bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Mappin
         axes.barh(place, mean(repeats), color=colours[name] if colours else colour(place), alpha=0.75)
         axes.plot(repeats, [place] * len(repeats), "k.", markersize=4)
         axes.annotate(f" {mean(repeats):.4g}", (max(repeats), place), va="center", fontsize=9)
-    axes.set_yticks(range(len(values)), list(values), fontsize=9 if len(values) <= 12 else 6)
+    axes.set_yticks(range(len(values)), list(values), fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     pooled = [value for repeats in values.values() for value in repeats]

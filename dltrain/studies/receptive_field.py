@@ -133,7 +133,7 @@ def judge(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Verdict]:
 
 
 def draw(fields: Mapping[str, Tensor], sizes: Sizes, file: Path) -> None:
-    figure = new_figure(3.6 * len(fields), 4.9)
+    figure = new_figure(3.6 * len(fields), 4.5)
     for axes, (name, field) in zip(figure.subplots(1, len(fields), squeeze=False)[0], fields.items(), strict=True):
         axes.imshow((field / field.max()).sqrt(), cmap="magma", vmin=0, vmax=1)
         axes.plot(len(field) // 2, len(field) // 2, "c+", markersize=9)
