@@ -81,7 +81,8 @@ def fits(setting: Setting, value: Any) -> bool:
     if value is None or "${" in str(value) or value == schema.DOTTED_PATH:
         return False
     typed = {"true": True, "false": False}.get(value, value) if type(value) is str else value
-    return typed != setting.value and (rule is None or schema.violation(rule, typed) is None)
+    is_other = typed != setting.value and str(typed) != str(setting.value)  # a choice of numbers is text here
+    return is_other and (rule is None or schema.violation(rule, typed) is None)
 
 
 def word_of(value: Any) -> str:
