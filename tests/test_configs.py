@@ -359,3 +359,9 @@ def test_names_of_classes_can_be_typed_into_a_mapping(word):
 def test_a_mapping_is_not_replaced_by_a_value(word):
     with pytest.raises(UserError, match=f"^{re.escape(word)}: must be a mapping"):
         compose(["model=resnet20", "data=digits", word])
+
+
+def test_of_two_wrong_values_the_one_that_was_typed_is_named():
+    """The other one, model.hidden, is computed from it, and null where it has no entry."""
+    with pytest.raises(UserError, match=r"^size=100: must be one of 64, 128, 256$"):
+        compose(["experiment=cells_on_text", "data.root=x", "size=100"])

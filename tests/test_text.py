@@ -106,6 +106,19 @@ def test_splits_from_every_piece_of_a_text_are_char_rnns(tmp_path):
             assert [symbols[index] for index in splits[split]] == [c if c in symbols else "<unk>" for c in words]
 
 
+def test_pieces_that_are_too_short_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("ab" * 200)
+    for pieces, is_enough in ((20, True), (21, False), (401, False)):
+        data = TextFiles(root=str(tmp_path / "a.txt"), encoding="utf-8", held_out_pieces=pieces, window=5, batch_size=2)
+        if is_enough:
+            assert {split: len(kept) for split, kept in data.encode_splits().items()} == {
+                "train": 360, "val": 20, "test": 20}
+            continue
+        with pytest.raises(DataError, match=rf"^data\.held_out_pieces={pieces}: pieces of {400 // pieces} characters "
+                           "are too short to hold out 0.1 of each$"):
+            data.encode_splits()
+
+
 def test_the_pieces_of_a_text_leave_nothing_out():
     for length, pieces in ((1003, 10), (97, 7)):
         splits = cut_pieces(np.arange(length, dtype=np.int16), 0.2, pieces)

@@ -168,13 +168,14 @@ def flat_keys(config: DictConfig) -> list[str]:
 
 
 def check_values(config: DictConfig, places: list[Place], overrides: list[Override]) -> None:
-    """Checks every value against the last rule stated for its key, or else the type of its default. Raises UserError.
-    """
+    """Checks every value against the last rule stated for its key, or else the type of its default; first those that
+    were typed, which others may be computed from. Raises UserError."""
     rules = stated_rules(config, places)
     refuse_value_for_node(config, rules, overrides)
     refuse_added_keys(config, places, overrides)
     written = OmegaConf.to_container(config)
-    for key, rule in rules.items():
+    typed = {override.key_or_group for override in overrides}
+    for key, rule in sorted(rules.items(), key=lambda item: item[0] not in typed):
         if key.startswith("hydra."):
             continue
         try:

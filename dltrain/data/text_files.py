@@ -35,6 +35,9 @@ class TextFiles(TextStreams):
         files = find_text_files(root)
         is_whole = self.held_out_pieces == 1
         indices, train, others = encode_files(files, self.encoding, self.held_out_share if is_whole else 0.0)
+        if not is_whole and (length := len(indices) // self.held_out_pieces) * self.held_out_share < 2:
+            raise DataError(f"data.held_out_pieces={self.held_out_pieces}: pieces of {length} characters are too short "
+                            f"to hold out {self.held_out_share:g} of each")
         self.sample_lines["files"] = [sample_line(str(file).removeprefix(f"{root}/"), f"{file.stat().st_size} bytes",
                                                   "-") for file in files]
         splits, known = cut_pieces(indices, self.held_out_share, self.held_out_pieces), train + others
