@@ -74,6 +74,19 @@ def test_gradient_norms_of_an_lstm_are_those_of_the_whole_state():
     torch.testing.assert_close(result, torch.stack(norms) / norms[0])
 
 
+def test_each_claim_about_gradients_holds_one_way_only():
+    small, large, low, high = [1e-9, 1e-8, 1e-9], [5.0, 60.0, 7.0], [1e-8, 3e-8, 1e-8], [0.3, 0.9, 0.4]
+    vanish, grow, keep, rise = (verdict.outcome for verdict in gradient_flow.judge(
+        {0.7: small, 1.0: high, 1.3: large}, {1.0: low, 3.0: high}, clipped=[4.0, 5.0, 4.5], free=[40.0, 90.0, 50.0]))
+    assert [vanish, grow, keep, rise] == ["SUPPORTED"] * 4
+    verdicts = gradient_flow.judge({0.7: high, 1.3: small}, {1.0: high, 3.0: low}, clipped=[40.0, 90.0, 50.0],
+                                   free=[4.0, 5.0, 4.5])
+    assert [verdict.outcome for verdict in verdicts] == ["NOT SUPPORTED"] * 4
+    assert len(gradient_flow.judge({1.0: high}, {1.0: low}, [4.0], [5.0])) == 1, "of what there is"
+    (_, overflow) = gradient_flow.judge({}, {1.0: low, 3.0: [0.0, 0.1, 0.1]}, [4.0, 5.0, 4.0], [float("inf")] * 3)
+    assert overflow.outcome == "UNDECIDED"
+
+
 def test_an_lstm_begins_with_its_forget_bias():
     """Gates are in torch's order: input, forget, cell, output. The forget bias counts once, in b_x."""
     small, large = (gradient_flow.lstm(5, bias, seed=1).weights(0) for bias in (1.0, 3.0))
@@ -87,10 +100,10 @@ def test_a_study_is_one_command_with_a_table_and_a_picture(tmp_path, monkeypatch
 
     def command(*words: str) -> tuple[int, str, str]:
         return run_command(monkeypatch, capsys, "experiment=gradient_flow", "name=g", "study.steps=30",
-                           "study.distance=8", "study.window=6", *words)
+                           "study.distance=8", "study.window=6", "study.seeds=[0]", *words)
 
     code, out, err = command()
-    assert (code, err) == (0, "")
+    assert (code, err) == (10, "")  # one seed decides nothing
     path = tmp_path / "outputs/g"
     names = ["vanilla, s = 0.7", "vanilla, s = 1", "vanilla, s = 1.3", "LSTM, forget bias 1", "LSTM, forget bias 3"]
     result, norms, training = result_of(path), read_csv(path / "gradient_norms.csv"), read_csv(path / "training.csv")
@@ -107,7 +120,7 @@ def test_a_study_is_one_command_with_a_table_and_a_picture(tmp_path, monkeypatch
     assert result["final_loss, clipped at 0.5"] == pytest.approx(sum(losses) / 30, rel=1e-5)
     assert (path / "results.png").stat().st_size > 5000
     code, out, _ = command()
-    assert (code, out) == (0, "outputs/g is finished, nothing to do; another name= starts another run\n")
+    assert (code, out) == (10, "outputs/g is finished, nothing to do; another name= starts another run\n")
     for word, message in (("study.window=12499", "study.window=12499: must be at most 12,498, the length of a stream"),
                           ("study.singular_values=[]", "study.singular_values, study.forget_biases: must not both be "
                            "empty")):

@@ -10,7 +10,9 @@ Here W_h is s times an orthogonal matrix, so that all singular values are s and,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -22,40 +24,86 @@ from dltrain.data.language_modeling import cut_streams, encode_characters
 from dltrain.data.sequences import character_vocabulary
 from dltrain.data.stdlib import read_topics
 from dltrain.drawing.style import colour, new_figure, save_figure
-from dltrain.drawing.tables import format_table, write_csv
+from dltrain.drawing.tables import format_table, format_values, write_csv
 from dltrain.errors import UserError
 from dltrain.models.recurrent import EQUATIONS, CharRNN, Recurrent
 from dltrain.run import StudyContext
+from dltrain.studies.claims import Verdict, judge_excesses, print_verdicts
 
 BATCH, FEATURES = 32, 8  # sequences and input values of `gradient_norms`
 STREAMS, UNITS, CHARACTERS = 16, 128, 200_000  # of the net that is trained with and without clipping
 DISTANCES = (5, 10, 20, 50, 100)  # columns of the table
 AVERAGED_STEPS = 30  # at the start and the end of training
+VANISHED = 1e-3  # of the gradient's norm
 
 Columns = Mapping[str, Sequence[float]]
 
 
 def study(context: StudyContext, hidden: int, distance: int, singular_values: list[float], forget_biases: list[float],
-          steps: int, window: int, lr: float, clip_norm: float) -> dict[str, Any]:
-    """Writes gradient_norms.csv, training.csv and results.png; returns the last norm of each net and its last loss."""
+          steps: int, window: int, lr: float, clip_norm: float, seeds: list[int]) -> dict[str, Any]:
+    """Writes gradient_norms.csv, training.csv and results.png, all of the first seed; returns the means over the seeds
+    of the last norm and the last loss of each net, and what the seeds say of the claims."""
     if not (singular_values or forget_biases):
         raise UserError("study.singular_values, study.forget_biases: must not both be empty")
-    seed = context.seed
-    norms = {f"vanilla, s = {value:g}": gradient_norms(vanilla(hidden, value, seed), distance, seed).tolist()
-             for value in singular_values}
-    norms |= {f"LSTM, forget bias {bias:g}": gradient_norms(lstm(hidden, bias, seed), distance, seed).tolist()
-              for bias in forget_biases}
-    losses, gradients = {}, {}
-    for name, limit in ((f"clipped at {clip_norm:g}", clip_norm), ("not clipped", float("inf"))):
-        losses[name], gradients[name] = train(steps, window, lr, limit, seed)
-    write_columns(context.folder / "gradient_norms.csv", "distance", norms)
-    write_columns(context.folder / "training.csv", "step", {f"loss, {name}": row for name, row in losses.items()} | {
-        f"gradient norm, {name}": row for name, row in gradients.items()})
-    print_tables(norms, losses, gradients)
-    draw(norms, losses, gradients, singular_values, context.folder / "results.png")
+    names = {value: f"vanilla, s = {value:g}" for value in singular_values}
+    lstms = {bias: f"LSTM, forget bias {bias:g}" for bias in forget_biases}
+    clipped, free = f"clipped at {clip_norm:g}", "not clipped"
+    last_norms: dict[str, list[float]] = {name: [] for name in (*names.values(), *lstms.values())}
+    last_losses: dict[str, list[float]] = {clipped: [], free: []}
+    highest: dict[str, list[float]] = {clipped: [], free: []}
+    shown: list[tuple[Columns, Columns, Columns]] = []  # of each seed
+    for seed in context.all_seeds(seeds):
+        norms = {name: gradient_norms(vanilla(hidden, value, seed), distance, seed).tolist()
+                 for value, name in names.items()}
+        norms |= {name: gradient_norms(lstm(hidden, bias, seed), distance, seed).tolist()
+                  for bias, name in lstms.items()}
+        losses, gradients = dict[str, list[float]](), dict[str, list[float]]()
+        for name, limit in ((clipped, clip_norm), (free, float("inf"))):
+            losses[name], gradients[name] = train(steps, window, lr, limit, seed)
+        for name, row in norms.items():
+            last_norms[name].append(row[-1])
+        for name, row in losses.items():
+            last_losses[name].append(mean(row[-AVERAGED_STEPS:]))
+            highest[name].append(max(row))
+        shown.append((norms, losses, gradients))
+    write_histories(context.folder, *shown[0])
+    print_tables(*shown[0], context.seed + seeds[0])
+    draw(*shown[0], singular_values, context.folder / "results.png")
+    verdicts = judge({value: last_norms[name] for value, name in names.items()},
+                     {bias: last_norms[name] for bias, name in lstms.items()}, highest[clipped], highest[free])
+    outcomes = print_verdicts(verdicts)
     print(f"\n{context.folder}/results.png")
-    return {**{f"norm_at_{distance}, {name}": row[-1] for name, row in norms.items()},
-            **{f"final_loss, {name}": mean_of(row[-AVERAGED_STEPS:]) for name, row in losses.items()}}
+    return {**{f"norm_at_{distance}, {name}": mean(values) for name, values in last_norms.items()},
+            **{f"final_loss, {name}": mean(values) for name, values in last_losses.items()}, **outcomes}
+
+
+def judge(vanilla_norms: Mapping[float, Sequence[float]], lstm_norms: Mapping[float, Sequence[float]],
+          clipped: Sequence[float], free: Sequence[float]) -> list[Verdict]:
+    """What the seeds say of the claims. The norms at the largest distance by singular value and by forget bias, and the
+    highest losses of the trainings with and without clipping, each of every seed. What differs by orders of magnitude
+    is compared by its logarithm."""
+    verdicts = []
+    if vanilla_norms and (smallest := min(vanilla_norms)) < 1:
+        norms = vanilla_norms[smallest]
+        verdicts.append(judge_excesses("the gradient vanishes below a singular value of 1", [
+            VANISHED - norm for norm in norms], sides=f"{format_values(norms)} at {smallest:g}"))
+    if vanilla_norms and (largest := max(vanilla_norms)) > 1:
+        norms = vanilla_norms[largest]
+        verdicts.append(judge_excesses("it grows above 1, in powers of ten", powers_apart(norms, [1.0] * len(norms)),
+                                       sides=f"{format_values(norms)} at {largest:g}"))
+    if len(lstm_norms) > 1:
+        low, high = min(lstm_norms), max(lstm_norms)
+        verdicts.append(judge_excesses(
+            "a larger forget bias keeps more of it, in powers of ten", powers_apart(lstm_norms[high], lstm_norms[low]),
+            sides=f"{format_values(lstm_norms[high])} at {high:g}, {format_values(lstm_norms[low])} at {low:g}"))
+    return [*verdicts, judge_excesses(
+        "without clipping the loss rises higher, in powers of ten", powers_apart(free, clipped),
+        sides=f"at most {format_values(free)} without, {format_values(clipped)} with")]
+
+
+def powers_apart(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    """Pair by pair; infinite where one is 0."""
+    return [log10(one / other) if one and other else float("inf") for one, other in zip(left, right, strict=True)]
 
 
 def vanilla(hidden: int, singular_value: float, seed: int) -> Recurrent:
@@ -124,22 +172,24 @@ def train(steps: int, window: int, lr: float, limit: float, seed: int) -> tuple[
     return losses, norms
 
 
+def write_histories(folder: Path, norms: Columns, losses: Columns, gradients: Columns) -> None:
+    write_columns(folder / "gradient_norms.csv", "distance", norms)
+    write_columns(folder / "training.csv", "step", {f"loss, {name}": row for name, row in losses.items()} | {
+        f"gradient norm, {name}": row for name, row in gradients.items()})
+
+
 def write_columns(file: Path, first: str, columns: Columns) -> None:
     rows = enumerate(zip(*columns.values(), strict=True))
     write_csv(file, [first, *columns], [[number, *(f"{value:.6g}" for value in row)] for number, row in rows])
 
 
-def mean_of(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def print_tables(norms: Columns, losses: Columns, gradients: Columns) -> None:
+def print_tables(norms: Columns, losses: Columns, gradients: Columns, seed: int) -> None:
     shown = [k for k in DISTANCES if k < len(next(iter(norms.values())))]
-    print("\n" + format_table(["norm at distance", *map(str, shown)], [
+    print("\n" + format_table([f"norm at distance, seed {seed}", *map(str, shown)], [
         [name, *(f"{row[k]:.2g}" for k in shown)] for name, row in norms.items()], range(1, len(shown) + 1)))
-    header = ["training a vanilla net", f"loss, first {AVERAGED_STEPS}", f"last {AVERAGED_STEPS}", "largest norm"]
+    header = [f"a vanilla net, seed {seed}", f"loss, first {AVERAGED_STEPS}", f"last {AVERAGED_STEPS}", "largest norm"]
     print("\n" + format_table(header, [
-        [name, f"{mean_of(row[:AVERAGED_STEPS]):.2f}", f"{mean_of(row[-AVERAGED_STEPS:]):.2f}",
+        [name, f"{mean(row[:AVERAGED_STEPS]):.2f}", f"{mean(row[-AVERAGED_STEPS:]):.2f}",
          f"{max(gradients[name]):.1f}"] for name, row in losses.items()], [1, 2, 3]))
 
 
