@@ -75,7 +75,7 @@ def test_gradient_norms_of_an_lstm_are_those_of_the_whole_state():
 
 
 def test_each_claim_about_gradients_holds_one_way_only():
-    small, large, low, high = [1e-9, 1e-8, 1e-9], [5.0, 60.0, 7.0], [1e-8, 3e-8, 1e-8], [0.3, 0.9, 0.4]
+    small, large, low, high = [1e-9, 2e-9, 1e-9], [50.0, 60.0, 70.0], [1e-8, 3e-8, 1e-8], [0.4, 0.5, 0.4]
     vanish, grow, keep, rise = (verdict.outcome for verdict in gradient_flow.judge(
         {0.7: small, 1.0: high, 1.3: large}, {1.0: low, 3.0: high}, clipped=[4.0, 5.0, 4.5], free=[40.0, 90.0, 50.0]))
     assert [vanish, grow, keep, rise] == ["SUPPORTED"] * 4

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,9 @@ def test_a_command_is_run_once_and_what_it_states_is_collected(tmp_path, monkeyp
     for _ in range(2):
         outcomes = running.run_sections(sections, sections, folder, None)
     assert len(starts) == 1
+    shutil.move(folder / "slide_06", tmp_path / "away")
+    outcomes = running.run_sections(sections, sections, folder, None)
+    assert len(starts) == 2, "a folder that is gone is made again"
     result = json.loads((folder / "slide_06/result.json").read_text())
     assert outcomes[6].numbers == {"test/accuracy": pytest.approx(result["test/accuracy"], rel=1e-5),
                                    "seconds": pytest.approx(result["seconds"], rel=1e-5)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -52,7 +53,8 @@ def format_values(values: Sequence[float]) -> str:
     """The mean, with the standard deviation of several values; a dash for none."""
     if not values:
         return "-"
-    return format_number(mean(values)) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    deviation = stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+    return format_number(mean(values)) + (f" ± {deviation:.2g}" if len(values) > 1 else "")
 
 
 def format_count(count: int, noun: str) -> str:

@@ -53,9 +53,9 @@ def run_command(section: Section, name: str, folder: Path) -> dict[str, Any]:
     and keeps it as NAME.txt."""
     file, output = folder / f"{name}.json", folder / f"{name}.txt"
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if before.get("command") == section.command and before["exit_code"] in ENDED:
-        return before
     words, run_folder = placed(section.words, name, folder)
+    if before.get("command") == section.command and before["exit_code"] in ENDED and run_folder.exists():
+        return before
     folder.mkdir(parents=True, exist_ok=True)
     if run_folder != folder and run_folder.exists() and before.get("command") != section.command:
         shutil.rmtree(run_folder)
