@@ -42,18 +42,24 @@ def quantile(probability: float, freedom: int) -> float:
     return float(stdtrit(freedom, probability))
 
 
+def deviation_of(values: Sequence[float]) -> float:
+    """Their standard deviation; NaN where one is not finite, on which `statistics.stdev` raises AttributeError. Needs
+    two values."""
+    return stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def interval_of(values: Sequence[float]) -> Interval:
     """Of the mean, by Student's t distribution. Needs two values."""
-    half = quantile(0.5 + LEVEL / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = quantile(0.5 + LEVEL / 2, len(values) - 1) * deviation_of(values) / math.sqrt(len(values))
     return Interval(mean(values) - half, mean(values) + half)
 
 
 def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison | None:
-    """Values by seed. None with fewer than two seeds in common."""
+    """Values by seed. None with fewer than two seeds in common, or where a difference is not finite."""
     from scipy.special import stdtr
 
     differences = [first[seed] - second[seed] for seed in first if seed in second]
-    if len(differences) < 2:
+    if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return None
     average, deviation = mean(differences), stdev(differences)
     if average == deviation == 0:

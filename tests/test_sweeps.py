@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import random
 import re
@@ -16,7 +17,9 @@ from scipy import stats
 
 from dltrain import repeats
 from dltrain.config.compose import compose, to_plain
+from dltrain.drawing.tables import format_values
 from dltrain.errors import CheckpointError, UserError
+from dltrain.runs.lines import describe_values
 from dltrain.sweeps import jobs
 from dltrain.sweeps.finish import finish
 from tests.tiny import FewDigits
@@ -221,6 +224,15 @@ def test_equal_differences_are_no_certainty(count):
     assert words.startswith(f"a against b, val/accuracy, {count} seeds: +0.0111 (+0.0111 to +0.0111), p = ")
     assert words.endswith("a clear difference" if count == 6 else f"about {6 - count} more seed{'s' * (count < 5)} may "
                           "settle it")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_repeats_that_are_not_finite_have_no_deviation(value):
+    """`statistics.stdev` of them ends in a traceback."""
+    assert format_values([value, 1.0]).endswith(" ± nan")
+    assert describe_values([value, 1.0], "{:.2f}".format).endswith(" ± nan")
+    assert all(map(math.isnan, repeats.interval_of([value, 1.0])))
+    assert repeats.compare({"0": value, "1": 1.0}, {"0": 1.0, "1": 2.0}) is None
 
 
 @pytest.mark.slow

@@ -16,8 +16,7 @@ COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f
 
 def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, texts: Sequence[str] | None = None) -> Tensor:
     """image (C, H, W) uint8, boxes (N, 4) in its pixels, labels (N,) that choose the colours, texts N strings, to a
-    picture (3, H', W') uint8. Small images are enlarged, and
-    dark ones brightened."""
+    picture (3, H', W') uint8. Small images are enlarged, and dark ones brightened."""
     picture = enlarge(brighten(image.cpu()), SIDE_PX)
     if not len(boxes):
         return picture

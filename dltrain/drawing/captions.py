@@ -46,9 +46,8 @@ def draw_attention(image: Tensor, words: Sequence[str], weights: Tensor) -> Tens
     """The image (C, H, W) uint8 once per word, under an orange glow where the attention weights (T, h, w) before it are
     high, in relation to their largest."""
     glow = torch.tensor(GLOW, dtype=torch.float32)[:, None, None]
-    pictures = []
+    large, pictures = enlarge(brighten(image), WORD_PX).float(), []
     for word, weight in zip(words, weights, strict=True):
-        large = enlarge(brighten(image), WORD_PX).float()
         light = F.interpolate(weight[None, None], size=large.shape[1:], mode="bilinear")[0]
         share = STRONGEST * light / light.max().clamp_min(1e-9)
         lit = (1 - share) * large + share * glow

@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
+from dltrain.repeats import deviation_of
 from dltrain.runs.filters import Order, value_of
 from dltrain.runs.record import Run
 from dltrain.runs.varied import signature
@@ -102,7 +103,7 @@ def describe_values(values: Sequence[float], write: Callable[[float], str]) -> s
     """The mean, with the sample standard deviation of several values; "" for none."""
     if not values:
         return ""
-    return write(mean(values)) + (f" ± {write(stdev(values))}" if len(values) > 1 else "")
+    return write(mean(values)) + (f" ± {write(deviation_of(values))}" if len(values) > 1 else "")
 
 
 def name_of(line: Line) -> str:

@@ -51,7 +51,7 @@ def study(context: StudyContext, hidden: int, distance: int, singular_values: li
     last_norms: dict[str, list[float]] = {name: [] for name in (*names.values(), *lstms.values())}
     last_losses: dict[str, list[float]] = {clipped: [], free: []}
     highest: dict[str, list[float]] = {clipped: [], free: []}
-    shown: list[tuple[Columns, Columns, Columns]] = []  # of each seed
+    histories: list[tuple[Columns, Columns, Columns]] = []  # of each seed
     for seed in context.all_seeds(seeds):
         norms = {name: gradient_norms(vanilla(hidden, value, seed), distance, seed).tolist()
                  for value, name in names.items()}
@@ -65,10 +65,10 @@ def study(context: StudyContext, hidden: int, distance: int, singular_values: li
         for name, row in losses.items():
             last_losses[name].append(mean(row[-AVERAGED_STEPS:]))
             highest[name].append(max(row))
-        shown.append((norms, losses, gradients))
-    write_histories(context.folder, *shown[0])
-    print_tables(*shown[0], context.seed + seeds[0])
-    draw(*shown[0], singular_values, context.folder / "results.png")
+        histories.append((norms, losses, gradients))
+    write_histories(context.folder, *histories[0])
+    print_tables(*histories[0], context.seed + seeds[0])
+    draw(*histories[0], singular_values, context.folder / "results.png")
     verdicts = judge({value: last_norms[name] for value, name in names.items()},
                      {bias: last_norms[name] for bias, name in lstms.items()}, highest[clipped], highest[free])
     outcomes = print_verdicts(verdicts)
@@ -184,9 +184,9 @@ def write_columns(file: Path, first: str, columns: Columns) -> None:
 
 
 def print_tables(norms: Columns, losses: Columns, gradients: Columns, seed: int) -> None:
-    shown = [k for k in DISTANCES if k < len(next(iter(norms.values())))]
-    print("\n" + format_table([f"norm at distance, seed {seed}", *map(str, shown)], [
-        [name, *(f"{row[k]:.2g}" for k in shown)] for name, row in norms.items()], range(1, len(shown) + 1)))
+    distances = [k for k in DISTANCES if k < len(next(iter(norms.values())))]
+    print("\n" + format_table([f"norm at distance, seed {seed}", *map(str, distances)], [
+        [name, *(f"{row[k]:.2g}" for k in distances)] for name, row in norms.items()], range(1, len(distances) + 1)))
     header = [f"a vanilla net, seed {seed}", f"loss, first {AVERAGED_STEPS}", f"last {AVERAGED_STEPS}", "largest norm"]
     print("\n" + format_table(header, [
         [name, f"{mean(row[:AVERAGED_STEPS]):.2f}", f"{mean(row[-AVERAGED_STEPS:]):.2f}",

@@ -11,10 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain import run
 from dltrain.config.compose import Composed, compose
+from dltrain.dotted import select
 from dltrain.errors import UserError
 from dltrain.run_dir import RunDir
-
-MISSING = object()  # of a key that a config does not have
 
 
 class Plan(NamedTuple):
@@ -45,7 +44,7 @@ def plan_runs(config_dir: str | None, common: list[str] | None, runs: Mapping[st
              for name, (overrides, source) in parsed.items()}
     for name, plan in plans.items():
         config = plan.composed.config
-        if plan.pretrained_from and OmegaConf.select(config, pretrained_key(config), default=MISSING) is MISSING:
+        if plan.pretrained_from and not has_key(config, pretrained_key(config)):
             raise UserError(f"study.runs.{name}.pretrained_from: {config.model._target_} takes no weights of a run")
     return plans
 
@@ -101,6 +100,11 @@ def train_all(context: run.StudyContext, plans: Mapping[str, Plan], seeds: Seque
             config = composed.job_config()
             run.train(config, run_dir, composed.comments(), command=overrides)
             yield TrainedRun(name, seed, config, run_dir)
+
+
+def has_key(config: DictConfig, key: str) -> bool:
+    is_there, _ = select(OmegaConf.to_container(config), key)
+    return is_there
 
 
 def pretrained_key(config: DictConfig) -> str:

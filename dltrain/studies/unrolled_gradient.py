@@ -31,8 +31,8 @@ NEAR = 0.1  # relative error of a truncated gradient that is called near
 
 
 def study(context: StudyContext, cells: list[str], hidden: int, steps: int, seeds: list[int]) -> dict[str, Any]:
-    """Writes gradients.csv, of the first seed, and results.png; returns the largest difference of each
-    cell, and the means over the seeds of the steps."""
+    """Writes gradients.csv, of the first seed, and results.png; returns the largest difference of each cell,
+    and the means over the seeds of the steps."""
     if not cells:
         raise UserError("study.cells: must not be empty")
     if unknown := [cell for cell in cells if cell not in EQUATIONS]:

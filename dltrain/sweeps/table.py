@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 from dltrain import run_pause, stored_files
@@ -13,7 +13,7 @@ from dltrain.config.free_keys import READ_FROM_FILES
 from dltrain.config.groups import natural_key
 from dltrain.drawing.tables import format_table, write_csv
 from dltrain.errors import UserError
-from dltrain.repeats import compare, describe, interval_of
+from dltrain.repeats import compare, describe, deviation_of, interval_of
 from dltrain.run_dir import RunDir
 from dltrain.sweeps import jobs as named
 from dltrain.sweeps.jobs import NOT_IN_ID, assigned
@@ -94,7 +94,8 @@ class Table(NamedTuple):
                 row |= {metric: f"{mean(values):.4f}", f"{metric} deviation": "", f"{metric} 95 %": ""}
                 if len(values) > 1:
                     low, high = interval_of(values)
-                    row |= {f"{metric} deviation": f"{stdev(values):.4f}", f"{metric} 95 %": f"{low:.4f} to {high:.4f}"}
+                    row |= {f"{metric} deviation": f"{deviation_of(values):.4f}",
+                            f"{metric} 95 %": f"{low:.4f} to {high:.4f}"}
             rows.append(row)
         return rows
 
