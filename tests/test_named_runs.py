@@ -58,6 +58,9 @@ def test_a_run_that_does_not_compose_is_refused_before_any_is_trained(tmp_path, 
     (["experiment=batchnorm_effect", "study.lrs=[]"], "study.lrs: must not be empty"),
     (["experiment=input_normalisation", "study.normalizations=[raw,rwa]", "study.claims=[]"], "study.normalizations: "),
     (["experiment=blur", "+study.corruptions.none=null"], "study.corruptions.none: must be a list of transforms"),
+    (["experiment=overfeat_reuse", "study.image_px=[]"], "study.image_px: must not be empty"),
+    (["experiment=overfeat_reuse", "study.image_px=[64,32]", "study.window_px=48"],
+     "study.image_px=32: must be at least study.window_px=48"),
     (["experiment=gates", "study.seeds=[0,0]"], "study.seeds: 0 is there twice")])
 def test_what_does_not_fit_is_refused_before_anything_is_trained(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from dltrain.batches import seed_of
 from dltrain.data.scenes import Scenes
 from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_table, write_csv
+from dltrain.errors import UserError
 from dltrain.models.overfeat import OverFeat, windows_of
 from dltrain.run import StudyContext
 
@@ -41,6 +42,10 @@ class Timing(NamedTuple):
 
 def study(context: StudyContext, window_px: int, image_px: list[int], repeats: int) -> dict[str, Any]:
     """Writes reuse.csv and results.png; returns the largest difference, and the ratio of times of the last image."""
+    if not image_px:
+        raise UserError("study.image_px: must not be empty")
+    if min(image_px) < window_px:
+        raise UserError(f"study.image_px={min(image_px)}: must be at least study.window_px={window_px}")
     torch.manual_seed(seed_of("init", context.seed))
     net = OverFeat(CLASSES, window_px=window_px).eval()
     with torch.inference_mode():
