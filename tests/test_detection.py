@@ -15,15 +15,18 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from dltrain import build, cli, evaluation, run
+from dltrain.augment.pipeline import Augment
 from dltrain.batches import BatchError, DetectionBatch, generator
 from dltrain.config.compose import compose
 from dltrain.data.datamodule import DataKeys
 from dltrain.data.images import read_image
 from dltrain.data.scenes import SceneBoxes
 from dltrain.drawing.boxes import COLOURS, draw_boxes
+from dltrain.drawing.images import LEAST_LIGHT
 from dltrain.errors import UserError
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.run_dir import RunDir
+from dltrain.tasks import detection
 from dltrain.tasks.detection import Detection, keep_above
 from tests.finished_run import FinishedRun
 
@@ -243,6 +246,29 @@ def test_a_batch_that_breaks_its_promise_is_refused(config):
     wrong_label = {"boxes": torch.tensor([[1.0, 5, 2, 9]]), "labels": torch.tensor([10])}
     with pytest.raises(BatchError, match=r"labels must be in \[0, 10\), but of image 1 .* are \[10\]"):
         DetectionBatch(batch.images, [batch.targets[0], wrong_label, batch.targets[2]]).check(10)
+
+
+def test_results_are_drawn_brighter_and_a_batch_as_the_model_sees_it(task, config, monkeypatch):
+    data = build.build_data(config(*WORDS))
+    batch = next(data.read("train", [torch.arange(2)]))
+    pictures: list[Tensor] = []
+
+    def draw(image: Tensor, *others: object) -> Tensor:
+        pictures.append(image)
+        return image
+
+    monkeypatch.setattr(detection, "draw_boxes", draw)
+    monkeypatch.setattr(task, "augment", Augment("standard", channels=3, image_px=64))
+    task.fit_statistics(data)
+    task.class_names = data.class_names
+    task.training_figures(batch)
+    assert all((image.int() - before.int()).abs().max() <= 1
+               for image, before in zip(pictures, batch.images, strict=True))
+    pictures.clear()
+    task.eval().figures(batch, [{**target, "scores": torch.ones(len(target["labels"]))} for target in batch.targets])
+    assert len(pictures) == 8, "truth, predictions, proposals and anchors of each"
+    assert all(float(image.float().mean(0).median()) / 255 == pytest.approx(LEAST_LIGHT, abs=0.02)
+               for image in pictures)
 
 
 def test_a_detector_that_returns_no_scores_is_refused(task, config, monkeypatch):

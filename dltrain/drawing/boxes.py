@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from dltrain.drawing.fonts import font_for
-from dltrain.drawing.images import brighten, enlarge
+from dltrain.drawing.images import enlarge
 
 SIDE_PX = 256  # the longer side of the picture has at least so many pixels
 COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
@@ -16,8 +16,8 @@ COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f
 
 def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, texts: Sequence[str] | None = None) -> Tensor:
     """image (C, H, W) uint8, boxes (N, 4) in its pixels, labels (N,) that choose the colours, texts N strings, to a
-    picture (3, H', W') uint8. Small images are enlarged, and dark ones brightened."""
-    picture = enlarge(brighten(image.cpu()), SIDE_PX)
+    picture (3, H', W') uint8. Small images are enlarged."""
+    picture = enlarge(image.cpu(), SIDE_PX)
     if not len(boxes):
         return picture
     scaled = boxes.cpu() * (picture.shape[2] / image.shape[2])

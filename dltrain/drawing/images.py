@@ -14,9 +14,10 @@ LEAST_LIGHT, LEAST_GAMMA = 0.34, 0.4  # of 1, which is white: of a picture's med
 
 
 def brighten(image: Tensor) -> Tensor:
-    """For results on images (C, H, W) uint8: one that is darker than LEAST_LIGHT in the median of its pixels' mean over
-    the channels is lifted to it, by a gamma curve of that mean; another one is returned as it is. The channels of a
-    pixel have one factor, at most that which makes the largest of them white, so the hues stay."""
+    """For pictures of results, not of batches as the model sees them. An image (C, H, W) uint8 whose median lightness,
+    the mean over the channels, is below LEAST_LIGHT is lifted to it by a gamma curve of the lightness; another one is
+    returned as it is. The channels of a pixel have one factor, at most that which makes the largest of them white, so
+    the hues stay."""
     values = image.float() / 255
     light = values.mean(0).clamp_min(1e-3)
     median = light.median().item()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,6 @@ from rich.text import Text
 
 from dltrain.disk import write_text
 from dltrain.errors import printable
-from dltrain.repeats import deviation_of
 
 WIDE = 10_000  # columns of a file or pipe: nothing is wrapped
 
@@ -53,7 +53,8 @@ def format_values(values: Sequence[float]) -> str:
     """The mean, with the standard deviation of several values; a dash for none."""
     if not values:
         return "-"
-    return format_number(mean(values)) + (f" ± {deviation_of(values):.2g}" if len(values) > 1 else "")
+    deviation = stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+    return format_number(mean(values)) + (f" ± {deviation:.2g}" if len(values) > 1 else "")
 
 
 def format_count(count: int, noun: str) -> str:

@@ -202,7 +202,7 @@ def draw(norms: Columns, losses: Columns, gradients: Columns, singular_values: S
             left.semilogy([singular_values[place] ** k for k in range(len(row))], ":", color=colour(place), linewidth=1)
     left.set(title="norm of the gradient by distance (dotted: s^k)", xlabel="steps back in time",
              ylabel="relative to the last step", ylim=(1e-12, 1e6))
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for place, name in enumerate(losses):
         middle.semilogy(losses[name], color=colour(place), label=name)
         right.semilogy(gradients[name], color=colour(place), label=name, linewidth=1)

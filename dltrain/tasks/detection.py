@@ -15,7 +15,7 @@ from dltrain.augment.pipeline import Augment
 from dltrain.batches import DetectionBatch, generator, to_device
 from dltrain.contracts import Detector, ProposalDetector, class_heads, matches_on_host
 from dltrain.drawing.boxes import draw_boxes
-from dltrain.drawing.images import arrange
+from dltrain.drawing.images import arrange, brighten
 from dltrain.errors import UserError
 from dltrain.parallel.as_one import AsOne
 from dltrain.parallel.sampling import SamplerOfAll, share_samplers
@@ -161,7 +161,8 @@ class Detection(ImageTask[Detector, DetectionBatch]):
     def figures(self, batch: DetectionBatch, outputs: list[Target]) -> dict[str, Figure]:
         pairs = []
         for image, target, detections in list(zip(batch.images, batch.targets, outputs, strict=True))[:IMAGES_SHOWN]:
-            pairs += [self.draw(image, target), self.draw(image, keep_above(detections, LEAST_SCORE))]
+            bright = brighten(image)
+            pairs += [self.draw(bright, target), self.draw(bright, keep_above(detections, LEAST_SCORE))]
         figures: dict[str, Figure] = {"truth_and_predictions": arrange(pairs)}
         if isinstance(self.model, ProposalDetector):
             images = batch.images[:PROPOSAL_IMAGES_SHOWN]
@@ -198,7 +199,8 @@ class Detection(ImageTask[Detector, DetectionBatch]):
                        for (x1, y1, x2, y2), label, s in zip(
                            *(kept[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)]
             line = f"{Path(item.name).name}  {'  '.join(self.describe(kept)) or 'no object'}"
-            yield Prediction(item.name, [line], records=records, pictures={"": to_pil_image(self.draw(image, kept))})
+            picture = to_pil_image(self.draw(brighten(image), kept))
+            yield Prediction(item.name, [line], records=records, pictures={"": picture})
 
 
 def move_targets(targets: list[Target], device: torch.device) -> list[Target]:
@@ -231,5 +233,5 @@ def draw_proposals(images: list[Tensor], proposals: list[Tensor], anchors: list[
         distance = (centres - middle).norm(dim=1)
         nearest = all_anchors[distance <= distance.min() + 1e-3]
         for chosen in (boxes[:PROPOSALS_SHOWN], nearest):
-            pictures.append(draw_boxes(image, chosen, torch.zeros(len(chosen), dtype=torch.long)))
+            pictures.append(draw_boxes(brighten(image), chosen, torch.zeros(len(chosen), dtype=torch.long)))
     return arrange(pictures)
