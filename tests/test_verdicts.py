@@ -122,7 +122,8 @@ def test_dilation_and_hypercolumns_reach_as_far_as_strides():
 TRIALS = 4000
 DRAWS = {"normal": lambda rng, size: rng.normal(size=size), "uniform": lambda rng, size: rng.uniform(-1, 1, size),
          "a few outliers": lambda rng, size: rng.standard_t(3, size),
-         "right answers of 500": lambda rng, size: rng.binomial(500, 0.9, size) / 500}
+         "right answers of 500": lambda rng, size: rng.binomial(500, 0.9, size) / 500,
+         "of few values": lambda rng, size: rng.normal(size=size).round()}
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])

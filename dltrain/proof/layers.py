@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dltrain.drawing.style import new_figure, save_figure
+from dltrain.drawing.style import colour, new_figure, save_figure
 from dltrain.drawing.tables import format_number, format_table, write_csv
 
 COLUMNS = ("mean", "deviation", "max", "zeros", "non_finite")
@@ -136,7 +136,7 @@ def write_layers(layers: Sequence[Layer], file: Path) -> None:
 
 
 def draw_layers(layers: Sequence[Layer], title: str, file: Path) -> None:
-    """Deviation and largest value of outputs and gradients by layer; a red bar where values are not finite."""
+    """Deviation and largest value of outputs and gradients by layer; an orange bar where values are not finite."""
     figure = new_figure(11, max(3.0, 0.22 * len(layers) + 1.2))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, values in zip(panels, ("output", "gradient"), ([layer.output for layer in layers],
@@ -144,11 +144,12 @@ def draw_layers(layers: Sequence[Layer], title: str, file: Path) -> None:
         known = [(place, one) for place, one in enumerate(values) if one is not None]
         for place, one in known:
             if one.non_finite:
-                axes.axhspan(place - 0.5, place + 0.5, color="tab:red", alpha=0.4)
-        for word, marker in (("deviation", "o"), ("max", ">")):
+                axes.axhspan(place - 0.5, place + 0.5, color=colour(1), alpha=0.4)
+        for number, (word, marker) in enumerate((("deviation", "o"), ("max", ">"))):
             points = [(one._asdict()[word], place) for place, one in known if one.max > 0]
-            axes.plot([value for value, _ in points], [place for _, place in points], marker, markersize=4, label=word)
-        axes.set(title=f"{name}, red: values that are not finite", xscale="log" if points else "linear")
+            axes.plot([value for value, _ in points], [place for _, place in points], marker, markersize=4,
+                      color=colour(2 * number), label=word)
+        axes.set(title=f"{name}, orange: values that are not finite", xscale="log" if points else "linear")
         axes.tick_params(axis="x", which="minor", labelbottom=False)
     panels[0].set_yticks(range(len(layers)), [f"{layer.name} ({layer.kind})" for layer in layers], fontsize=6)
     panels[0].invert_yaxis()
