@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -71,6 +73,16 @@ def test_a_receptive_field_is_what_the_kernels_reach():
     field[3:6, 2:7] = 1  # 15 pixels: one in the middle, four 1 px from it, four 1.4 px, two 2 px, four 2.2 px
     assert receptive_field.measure(field) == pytest.approx(
         {"reach_px": 5, "effective_px": 15**0.5, "half_px": 2**0.5})
+
+
+@pytest.mark.parametrize("nets", [["strided"], ["strided", "dilated", "hypercolumn"]], ids=["one", "three"])
+def test_titles_of_receptive_fields_are_not_cut_off(tmp_path, nets):
+    sizes = {net: {"reach_px": 182.0, "effective_px": 153.0, "half_px": 45.0} for net in nets}
+    receptive_field.draw(dict.fromkeys(nets, torch.ones(320, 320)), sizes, tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    assert pixels.min() == 0
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 255
 
 
 def test_fields_and_probes_are_one_command(tmp_path, monkeypatch, capsys):

@@ -133,14 +133,15 @@ def judge(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Verdict]:
 
 
 def draw(fields: Mapping[str, Tensor], sizes: Sizes, file: Path) -> None:
-    figure = new_figure(3.6 * len(fields), 4.5)
+    figure = new_figure(3.6 * len(fields), 4.7)
     for axes, (name, field) in zip(figure.subplots(1, len(fields), squeeze=False)[0], fields.items(), strict=True):
         axes.imshow((field / field.max()).sqrt(), cmap="magma", vmin=0, vmax=1)
         axes.plot(len(field) // 2, len(field) // 2, "c+", markersize=9)
         row = sizes[name]
         axes.set_title(f"{name}\nreach {row['reach_px']:.0f} px, effective {row['effective_px']:.0f} px,\n"
-                       f"half within {row['half_px']:.0f} px", fontsize=10)
+                       f"half within {row['half_px']:.0f} px", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.supxlabel("gradient of the middle pixel's class with respect to the image, square root", fontsize=9)
+    figure.set_layout_engine("compressed")  # square axes, narrower than the figure has room for
+    figure.supxlabel("gradient of the middle pixel's class\nwith respect to the image, square root", fontsize=9)
     save_figure(figure, file)
