@@ -142,6 +142,6 @@ def draw(fields: Mapping[str, Tensor], sizes: Sizes, file: Path) -> None:
                        f"half within {row['half_px']:.0f} px", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.set_layout_engine("compressed")  # square axes, narrower than the figure has room for
+    figure.set_layout_engine("compressed")  # else the titles of square axes are cut off
     figure.supxlabel("gradient of the middle pixel's class\nwith respect to the image, square root", fontsize=9)
     save_figure(figure, file)
